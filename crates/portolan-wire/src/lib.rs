@@ -1,1 +1,15 @@
-//! Placeholder.
+//! What Portolan's processes say to each other, as bytes: no sockets, no clocks, no rights.
+//!
+//! - [`name::ServiceName`] and [`group::GroupId`] are checked once, where a name enters the
+//!   program, and are carried as types from there on.
+//! - [`code::BootstrapCode`] is the outcome of a bootstrap call, with the numbers and texts of
+//!   Mach's bootstrap server.
+//! - [`bootstrap`] encodes and decodes the requests to the bootstrap server and its answers.
+//!
+//! Everything that decodes takes bytes from a peer that may lie: it never panics, and it never
+//! reserves memory for a length before it has seen that many bytes.
+
+pub mod bootstrap;
+pub mod code;
+pub mod group;
+pub mod name;

@@ -1,0 +1,1 @@
+//! Requests to the bootstrap server and its answers.

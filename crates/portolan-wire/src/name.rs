@@ -1,0 +1,1 @@
+//! Names under which services are published.
