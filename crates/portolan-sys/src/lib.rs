@@ -1,1 +1,14 @@
-//! Placeholder.
+//! Linux calls that `rustix` lacks, as safe functions over owned descriptors.
+//!
+//! Three things live here, and nothing else:
+//!
+//! * [`ancillary`]: receiving a packet together with everything the kernel attaches to it
+//!   (descriptors, credentials, a pidfd), and asking for those attachments;
+//! * [`fork`]: noticing, without a system call, that this process is a forked child of the one
+//!   that made a value;
+//! * nothing that has policy, a protocol or a retry in it.
+
+#![deny(unsafe_code)]
+
+pub mod ancillary;
+pub mod fork;
