@@ -13,3 +13,5 @@ pub mod bootstrap;
 pub mod code;
 pub mod group;
 pub mod name;
+pub mod packet;
+pub mod port_id;
