@@ -112,12 +112,14 @@ fn collect(header: &libc::msghdr, received: &mut Received) {
     let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
     while !next.is_null() {
         // SAFETY: a non-null pointer from the CMSG macros points at a whole header.
-        let (cmsg, data) = unsafe { (*next, libc::CMSG_DATA(next)) };
+        let cmsg = unsafe { *next };
+        // SAFETY: as above; the data begins behind the header.
+        let data = unsafe { libc::CMSG_DATA(next) };
         let empty = {
             // SAFETY: CMSG_LEN only computes.
             unsafe { libc::CMSG_LEN(0) as usize }
         };
-        let bytes = (cmsg.cmsg_len as usize).saturating_sub(empty);
+        let bytes = cmsg.cmsg_len.saturating_sub(empty);
         if cmsg.cmsg_level == libc::SOL_SOCKET {
             match cmsg.cmsg_type {
                 libc::SCM_RIGHTS => take_descriptors(data, bytes, &mut received.descriptors),
@@ -137,9 +139,10 @@ fn collect(header: &libc::msghdr, received: &mut Received) {
 
 fn take_descriptors(data: *const u8, bytes: usize, into: &mut Vec<OwnedFd>) {
     for k in 0..bytes / mem::size_of::<RawFd>() {
+        let one = data.cast::<RawFd>().wrapping_add(k);
         // SAFETY: `k` is below the number of whole descriptors in this control message; the
         // buffer has no alignment for RawFd, hence the unaligned read.
-        let raw = unsafe { data.cast::<RawFd>().add(k).read_unaligned() };
+        let raw = unsafe { one.read_unaligned() };
         // The kernel writes a negative errno where it could not make a pidfd.
         if raw >= 0 {
             // SAFETY: the kernel has just installed this descriptor for this call alone.
@@ -152,8 +155,9 @@ fn read_credentials(data: *const u8, bytes: usize) -> Option<Credentials> {
     if bytes < mem::size_of::<libc::ucred>() {
         return None;
     }
-    // SAFETY: the length was checked on the line above; ucred has no invalid bit patterns.
-    let ucred = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+    let data = data.cast::<libc::ucred>();
+    // SAFETY: the length was checked above; ucred has no invalid bit patterns.
+    let ucred = unsafe { data.read_unaligned() };
     let pid = u32::try_from(ucred.pid).unwrap_or(0);
     Some(Credentials {
         pid,

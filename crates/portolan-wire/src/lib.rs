@@ -1,7 +1,7 @@
 //! What Portolan's processes say to each other, as bytes: no sockets, no clocks, no rights.
 //!
-//! - [`name::ServiceName`] and [`group::GroupId`] are checked once, where a name enters the
-//!   program, and are carried as types from there on.
+//! - [`name::ServiceName`], [`label::JobLabel`] and [`group::GroupId`] are checked once, where a
+//!   name enters the program, and are carried as types from there on.
 //! - [`code::BootstrapCode`] is the outcome of a bootstrap call, with the numbers and texts of
 //!   Mach's bootstrap server.
 //! - [`bootstrap`] encodes and decodes the requests to the bootstrap server and its answers.
@@ -11,7 +11,11 @@
 
 pub mod bootstrap;
 pub mod code;
+mod cursor;
 pub mod group;
+pub mod label;
+pub mod moved;
 pub mod name;
 pub mod packet;
 pub mod port_id;
+mod text;

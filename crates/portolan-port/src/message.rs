@@ -1,0 +1,220 @@
+//! What travels: an id, bytes, and rights, as one unit.
+
+use std::fmt;
+
+use portolan_wire::port_id::PortId;
+
+use crate::payload::Payload;
+use crate::receive_right::ReceiveRight;
+use crate::send_once::SendOnceRight;
+use crate::send_right::SendRight;
+use crate::sender::Sender;
+
+/// A message: an `i32` id whose meaning is the peers' own, bytes, and rights.
+///
+/// ```
+/// use portolan_port::{Message, ReceiveRight, Timeout};
+///
+/// let port = ReceiveRight::new()?;
+/// let message = Message::new(7).with_bytes("take this").with_right(port.make_send()?);
+/// let other = ReceiveRight::new()?;
+/// other.make_send()?.send(message, Timeout::POLL)?;
+/// let mut received = other.receive(Timeout::POLL)?;
+/// assert_eq!((received.id(), received.bytes()), (7, &b"take this"[..]));
+/// assert_eq!(received.take_rights().len(), 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Message {
+    pub(crate) id: i32,
+    pub(crate) payload: Payload,
+    pub(crate) rights: Vec<Right>,
+    pub(crate) reply: Option<SendOnceRight>,
+    pub(crate) arrival: Option<Arrival>,
+}
+
+/// What the receiving side knows about a message.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) port: PortId,
+    pub(crate) badge: u64,
+    pub(crate) sequence: u64,
+    pub(crate) sender: Option<Sender>,
+    pub(crate) notification: Option<Notification>,
+}
+
+impl Message {
+    /// A message with this id and nothing else in it.
+    #[must_use]
+    pub fn new(id: i32) -> Self {
+        let payload = Payload::Heap(Vec::new());
+        Self {
+            id,
+            payload,
+            rights: Vec::new(),
+            reply: None,
+            arrival: None,
+        }
+    }
+
+    /// The same message with these bytes.
+    #[must_use]
+    pub fn with_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.payload = Payload::Heap(bytes.into());
+        self
+    }
+
+    /// The same message with this right after those it has.
+    #[must_use]
+    pub fn with_right(mut self, right: impl Into<Right>) -> Self {
+        self.rights.push(right.into());
+        self
+    }
+
+    /// The same message with a right to answer it with, which the receiver finds with
+    /// [`take_reply`](Self::take_reply).
+    ///
+    /// [`SendRight::request`] puts one of its own there.
+    #[must_use]
+    pub fn with_reply(mut self, reply: SendOnceRight) -> Self {
+        self.reply = Some(reply);
+        self
+    }
+
+    /// The id, as the sender chose it.
+    #[must_use]
+    pub fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// The bytes. Nobody else can change them, however they came.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.payload.as_slice()
+    }
+
+    /// The bytes as a vector; copies them if they came in shared memory.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.payload.into_vec()
+    }
+
+    /// The rights in the message.
+    #[must_use]
+    pub fn rights(&self) -> &[Right] {
+        &self.rights
+    }
+
+    /// Takes the rights out of the message.
+    pub fn take_rights(&mut self) -> Vec<Right> {
+        std::mem::take(&mut self.rights)
+    }
+
+    /// Takes the right to answer with, which is there if the sender waits for an answer.
+    ///
+    /// If it stays in the message, dropping the message tells the sender that there will be none.
+    pub fn take_reply(&mut self) -> Option<SendOnceRight> {
+        self.reply.take()
+    }
+
+    /// Who sent the message, as the kernel wrote it down. `None` for a message that was not
+    /// received and for a notification.
+    #[must_use]
+    pub fn sender(&self) -> Option<&Sender> {
+        self.arrival.as_ref()?.sender.as_ref()
+    }
+
+    /// The number that the receiver attached to the send right this came through, see
+    /// [`ReceiveRight::make_send_badged`]; 0 if there is none.
+    #[must_use]
+    pub fn badge(&self) -> u64 {
+        self.arrival.as_ref().map_or(0, |arrival| arrival.badge)
+    }
+
+    /// The port that the message came to; `None` for one that was not received.
+    #[must_use]
+    pub fn port(&self) -> Option<PortId> {
+        self.arrival.as_ref().map(|arrival| arrival.port)
+    }
+
+    /// How many messages had been received from the port before this one since its receive right
+    /// was made or moved (Mach's sequence number).
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.arrival.as_ref().map_or(0, |arrival| arrival.sequence)
+    }
+
+    /// Set if the port itself speaks here and not a sender.
+    #[must_use]
+    pub fn notification(&self) -> Option<Notification> {
+        self.arrival.as_ref()?.notification
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("id", &self.id)
+            .field("bytes", &self.bytes().len())
+            .field("rights", &self.rights)
+            .field("reply", &self.reply)
+            .field("arrival", &self.arrival)
+            .finish()
+    }
+}
+
+/// A right in a message.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Right {
+    /// A send right.
+    Send(SendRight),
+    /// A send-once right.
+    SendOnce(SendOnceRight),
+    /// A receive right, with everything that is queued at it.
+    Receive(ReceiveRight),
+    /// A right whose port was dead when it was sent (`MACH_PORT_DEAD`).
+    Dead,
+}
+
+impl From<SendRight> for Right {
+    fn from(right: SendRight) -> Self {
+        Self::Send(right)
+    }
+}
+
+impl From<SendOnceRight> for Right {
+    fn from(right: SendOnceRight) -> Self {
+        Self::SendOnce(right)
+    }
+}
+
+impl From<ReceiveRight> for Right {
+    fn from(right: ReceiveRight) -> Self {
+        Self::Receive(right)
+    }
+}
+
+/// What a port tells its own receiver, as a message without a sender.
+///
+/// The ids are Mach's (`mach/notify.h`). A message from a peer can have the same id; it is not a
+/// notification unless [`Message::notification`] says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Notification {
+    /// Id 70: no send right is left, see [`ReceiveRight::request_no_senders`].
+    NoSenders {
+        /// Send rights that the receiver had made up to then.
+        make_send_count: u32,
+    },
+    /// Id 71: a send-once right was dropped unused.
+    SendOnce,
+}
+
+impl Notification {
+    pub(crate) fn id(self) -> i32 {
+        match self {
+            Self::NoSenders { .. } => 70,
+            Self::SendOnce => 71,
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! The port: the right to receive.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use portolan_wire::port_id::PortId;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
+use rustix::io::Errno;
+
+use crate::channel::{Channel, Read, Watch, lock};
+use crate::error::{CreateError, MintError, ReceiveError, SendErrorKind};
+use crate::message::{Arrival, Message, Notification};
+use crate::send_once::SendOnceRight;
+use crate::send_right::SendRight;
+use crate::socket;
+use crate::timeout::{Deadline, Timeout};
+
+/// A port, owned: the right to receive what is sent to it.
+///
+/// There is one for each port. Sending it in a message moves the port with everything queued at
+/// it; its senders notice nothing. Dropping it kills the port: unread messages are destroyed, the
+/// rights in them released, senders get dead names, and whoever waits for an answer is told.
+/// Requests that were already received can still be answered.
+///
+/// The descriptor of [`AsFd`] is readable when [`receive`](Self::receive) may find something;
+/// poll it, then receive with [`Timeout::POLL`] until that times out.
+pub struct ReceiveRight {
+    port: Arc<Port>,
+}
+
+/// Numbers of a port, after `mach_port_status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PortStatus {
+    /// Send rights made by the receiver since the right was made or moved.
+    pub make_send_count: u32,
+    /// Messages received since then.
+    pub sequence: u64,
+    /// Send rights that exist, as far as the port has been told: one for each channel that has
+    /// not hung up.
+    pub senders: usize,
+    /// Send-once rights that exist and have their own channel.
+    pub send_once: usize,
+}
+
+impl ReceiveRight {
+    /// Makes a port.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`] if the kernel has no more descriptors for this process.
+    pub fn new() -> Result<Self, CreateError> {
+        Self::with_channels(random_id()?, Vec::new())
+    }
+
+    /// A port that came in a message.
+    pub(crate) fn arrived(id: PortId, channels: Vec<Channel>) -> Result<Self, CreateError> {
+        // Whoever the former owner said they are, the kernel says it again to the new one.
+        for channel in &channels {
+            socket::ask_for_identity(channel.socket())?;
+        }
+        Self::with_channels(id, channels)
+    }
+
+    fn with_channels(id: PortId, channels: Vec<Channel>) -> Result<Self, CreateError> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let port = Port {
+            id,
+            epoch: portolan_sys::fork::epoch(),
+            epoll: Arc::new(epoll),
+            moving: RwLock::new(()),
+            state: Mutex::default(),
+        };
+        for channel in channels {
+            port.add(channel)?;
+        }
+        Ok(Self {
+            port: Arc::new(port),
+        })
+    }
+
+    /// What tells this port from others.
+    #[must_use]
+    pub fn id(&self) -> PortId {
+        self.port.id
+    }
+
+    /// Makes a send right to this port (`MACH_MSG_TYPE_MAKE_SEND`).
+    ///
+    /// # Errors
+    ///
+    /// [`MintError`]
+    pub fn make_send(&self) -> Result<SendRight, MintError> {
+        self.make_send_badged(0)
+    }
+
+    /// Makes a send right to this port that carries a number of the receiver's choice.
+    ///
+    /// Every message that comes through the right, or through a right copied from it, has this
+    /// [`badge`](Message::badge). Nobody but the receiver chooses it, so it tells which right was
+    /// used whatever process holds it now.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError`]
+    pub fn make_send_badged(&self, badge: u64) -> Result<SendRight, MintError> {
+        let ends = self.mint(badge, false)?;
+        let mut state = lock(&self.port.state);
+        state.make_send_count = state.make_send_count.wrapping_add(1);
+        Ok(SendRight::from_end(ends, self.id()))
+    }
+
+    /// Makes a send-once right to this port (`MACH_MSG_TYPE_MAKE_SEND_ONCE`).
+    ///
+    /// Exactly one message comes of it: the one sent with it, or [`Notification::SendOnce`].
+    ///
+    /// # Errors
+    ///
+    /// [`MintError`]
+    pub fn make_send_once(&self) -> Result<SendOnceRight, MintError> {
+        Ok(SendOnceRight::from_end(self.mint(0, true)?, self.id()))
+    }
+
+    fn mint(&self, badge: u64, once: bool) -> Result<OwnedFd, MintError> {
+        self.port
+            .check_process()
+            .map_err(|()| MintError::ForeignProcess)?;
+        let ends = socket::channel()?;
+        self.port.add(Channel::new(ends.receiver, badge, once))?;
+        Ok(ends.holder)
+    }
+
+    /// Takes an accepted `SOCK_SEQPACKET` Unix connection as a channel to this port.
+    ///
+    /// Messages that come on it have this badge. The other end is made into a right with
+    /// [`SendRight::from_socket`].
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::NotAChannel`] if the socket is of another kind.
+    pub fn adopt(&self, socket: OwnedFd, badge: u64) -> Result<(), MintError> {
+        self.port
+            .check_process()
+            .map_err(|()| MintError::ForeignProcess)?;
+        if !socket::is_channel_end(&socket) {
+            return Err(MintError::NotAChannel);
+        }
+        socket::ask_for_identity(&socket)?;
+        Ok(self.port.add(Channel::new(socket, badge, false))?)
+    }
+
+    /// Receives the next message, waiting for one if there is none.
+    ///
+    /// Messages of one sender come in the order they were sent; senders take turns. Any number of
+    /// threads may receive from one port.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::TimedOut`] if none came in time.
+    pub fn receive(&self, timeout: impl Into<Timeout>) -> Result<Message, ReceiveError> {
+        let deadline = timeout.into().deadline();
+        let mut patience = MAX_STEPS_WHEN_LATE;
+        loop {
+            match self.port.step(deadline)? {
+                Step::Message(message) => return Ok(message),
+                Step::Nothing => return Err(ReceiveError::TimedOut),
+                Step::Other if deadline.has_passed() => patience -= 1,
+                Step::Other => {}
+            }
+            if patience == 0 {
+                return Err(ReceiveError::TimedOut);
+            }
+        }
+    }
+
+    /// Asks for one [`Notification::NoSenders`] when no send right to this port is left
+    /// (`MACH_NOTIFY_NO_SENDERS`).
+    ///
+    /// It comes at once if there is none now and the receiver has made at least `sync`. Pass 1 to
+    /// wait for the first right to be made, or the last
+    /// [`make_send_count`](PortStatus::make_send_count) that was seen. Asking again after it came
+    /// arms it again. Send-once rights do not count.
+    pub fn request_no_senders(&self, sync: u32) {
+        let mut state = lock(&self.port.state);
+        if state.senders == 0 && sync <= state.make_send_count {
+            let make_send_count = state.make_send_count;
+            self.port
+                .notify(&mut state, Notification::NoSenders { make_send_count });
+        } else {
+            state.no_senders_wanted = true;
+        }
+    }
+
+    /// Numbers of this port.
+    #[must_use]
+    pub fn status(&self) -> PortStatus {
+        let state = lock(&self.port.state);
+        PortStatus {
+            make_send_count: state.make_send_count,
+            sequence: state.sequence,
+            senders: state.senders,
+            send_once: state.channels.len() - state.senders,
+        }
+    }
+
+    pub(crate) fn port(&self) -> &Arc<Port> {
+        &self.port
+    }
+
+    /// Stops receiving, also through port sets, and gives the channels that are to move.
+    pub(crate) fn pause(&self) -> Result<Vec<Arc<Channel>>, SendErrorKind> {
+        self.port
+            .check_process()
+            .map_err(|()| SendErrorKind::ForeignProcess)?;
+        let _moving = self
+            .port
+            .moving
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.port.state);
+        let channels = std::mem::take(&mut state.channels);
+        state.paused.extend(channels);
+        for channel in state.paused.values() {
+            // It is watched, so this cannot fail; were it not, nothing would have to be done.
+            epoll::delete(&self.port.epoll, channel.socket()).ok();
+        }
+        Ok(state.paused.values().cloned().collect())
+    }
+
+    /// Takes up receiving again after [`pause`](Self::pause), since the port did not move.
+    pub(crate) fn resume(&self) {
+        let mut state = lock(&self.port.state);
+        for (token, channel) in std::mem::take(&mut state.paused) {
+            let data = EventData::new_u64(token);
+            // The set had room for it a moment ago.
+            epoll::add(&self.port.epoll, channel.socket(), data, EventFlags::IN).ok();
+            state.channels.insert(token, channel);
+        }
+    }
+
+    /// Lets go of a paused port without killing it, because it lives elsewhere now.
+    pub(crate) fn forget(self) {
+        let mut state = lock(&self.port.state);
+        state.gone = true;
+        state.paused.clear();
+    }
+}
+
+impl AsFd for ReceiveRight {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.port.epoll.as_fd()
+    }
+}
+
+impl Drop for ReceiveRight {
+    fn drop(&mut self) {
+        if self.port.check_process().is_ok() {
+            self.port.kill();
+        }
+    }
+}
+
+impl fmt::Debug for ReceiveRight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReceiveRight")
+            .field("id", &self.id())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Once a deadline has passed, packets that are not messages are still taken, but not for ever:
+/// a peer could keep them coming.
+const MAX_STEPS_WHEN_LATE: u32 = 1024;
+
+/// The epoll token of [`State::bell`]; channels count from 1.
+const BELL: u64 = 0;
+
+/// What a receive right owns, shared with the port sets it is in.
+pub(crate) struct Port {
+    pub(crate) id: PortId,
+    epoch: u64,
+    epoll: Arc<OwnedFd>,
+    /// Read by whoever takes packets from channels, written while the channels change hands.
+    moving: RwLock<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    channels: HashMap<u64, Arc<Channel>>,
+    /// Those that are not received from because the port is about to move.
+    paused: HashMap<u64, Arc<Channel>>,
+    last_token: u64,
+    senders: usize,
+    make_send_count: u32,
+    sequence: u64,
+    no_senders_wanted: bool,
+    notifications: VecDeque<Notification>,
+    /// Readable while there are notifications; made for the first.
+    bell: Option<OwnedFd>,
+    /// The port has been killed or has moved.
+    gone: bool,
+}
+
+/// What one look at a port brought.
+pub(crate) enum Step {
+    Message(Message),
+    /// Something happened that is not a message.
+    Other,
+    /// Nothing happened before the deadline.
+    Nothing,
+}
+
+impl Port {
+    pub(crate) fn check_process(&self) -> Result<(), ()> {
+        if self.epoch == portolan_sys::fork::epoch() {
+            Ok(())
+        } else {
+            Err(())
+        }
+    }
+
+    /// Takes one packet or notification, waiting for it until the deadline.
+    pub(crate) fn step(&self, deadline: Deadline) -> Result<Step, ReceiveError> {
+        self.check_process()
+            .map_err(|()| ReceiveError::ForeignProcess)?;
+        if let Some(message) = self.take_notification() {
+            return Ok(Step::Message(message));
+        }
+        let Some((token, flags)) = self.wait(deadline.timespec())? else {
+            return Ok(if deadline.has_passed() {
+                Step::Nothing
+            } else {
+                Step::Other
+            });
+        };
+        let _staying = self.moving.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(channel) = lock(&self.state).channels.get(&token).cloned() else {
+            return Ok(Step::Other);
+        };
+        if flags.contains(EventFlags::OUT) {
+            channel.flush();
+        }
+        Ok(self.read(token, &channel))
+    }
+
+    fn wait(&self, timeout: Option<Timespec>) -> Result<Option<(u64, EventFlags)>, Errno> {
+        let mut events = [MaybeUninit::<Event>::uninit(); 1];
+        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok((events, _)) => Ok(events.first().map(|event| (event.data.u64(), event.flags))),
+            Err(Errno::INTR) => Ok(None),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn read(&self, token: u64, channel: &Arc<Channel>) -> Step {
+        match channel.read(self.id) {
+            Read::Message(mut message) => {
+                let mut state = lock(&self.state);
+                if let Some(arrival) = &mut message.arrival {
+                    arrival.sequence = state.sequence;
+                }
+                state.sequence += 1;
+                drop(state);
+                if channel.is_once() {
+                    self.remove(token);
+                }
+                return Step::Message(message);
+            }
+            Read::Minted(minted) => {
+                // Without descriptors for another sender, the new right is dead from the start.
+                self.add(minted).ok();
+            }
+            Read::Empty => {}
+            Read::Closed => self.hang_up(token, channel),
+        }
+        Step::Other
+    }
+
+    /// Puts a channel among those that are received from.
+    fn add(&self, channel: Channel) -> Result<(), Errno> {
+        let channel = Arc::new(channel);
+        let mut state = lock(&self.state);
+        state.last_token += 1;
+        let token = state.last_token;
+        epoll::add(
+            &self.epoll,
+            channel.socket(),
+            EventData::new_u64(token),
+            EventFlags::IN,
+        )?;
+        channel.watched(Watch {
+            epoll: Arc::clone(&self.epoll),
+            token,
+        });
+        state.senders += usize::from(!channel.is_once());
+        state.channels.insert(token, channel);
+        Ok(())
+    }
+
+    fn hang_up(&self, token: u64, channel: &Channel) {
+        channel.close();
+        self.remove(token);
+        if channel.is_once() {
+            self.notify(&mut lock(&self.state), Notification::SendOnce);
+        }
+    }
+
+    fn remove(&self, token: u64) {
+        let mut state = lock(&self.state);
+        let Some(channel) = state.channels.remove(&token) else {
+            return;
+        };
+        // The socket may outlive this through a reply right, and would stay in the set.
+        epoll::delete(&self.epoll, channel.socket()).ok();
+        if channel.is_once() {
+            return;
+        }
+        state.senders -= 1;
+        if state.senders == 0 && state.no_senders_wanted {
+            state.no_senders_wanted = false;
+            let make_send_count = state.make_send_count;
+            self.notify(&mut state, Notification::NoSenders { make_send_count });
+        }
+    }
+
+    fn notify(&self, state: &mut State, notification: Notification) {
+        state.notifications.push_back(notification);
+        if state.bell.is_none() {
+            state.bell = self.make_bell().ok();
+        }
+        if let Some(bell) = &state.bell {
+            // Full only after 2^64 - 2 notifications.
+            rustix::io::write(bell, &1_u64.to_ne_bytes()).ok();
+        }
+    }
+
+    fn make_bell(&self) -> Result<OwnedFd, Errno> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        epoll::add(&self.epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        Ok(bell)
+    }
+
+    fn take_notification(&self) -> Option<Message> {
+        let mut state = lock(&self.state);
+        let notification = state.notifications.pop_front()?;
+        if let Some(bell) = state
+            .bell
+            .as_ref()
+            .filter(|_| state.notifications.is_empty())
+        {
+            rustix::io::read(bell, &mut [0_u8; 8]).ok();
+        }
+        let mut message = Message::new(notification.id());
+        let sequence = state.sequence;
+        state.sequence += 1;
+        let (port, notification) = (self.id, Some(notification));
+        message.arrival = Some(Arrival {
+            port,
+            badge: 0,
+            sequence,
+            sender: None,
+            notification,
+        });
+        Some(message)
+    }
+
+    fn kill(&self) {
+        let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
+        if std::mem::replace(&mut state.gone, true) {
+            return;
+        }
+        let channels = std::mem::take(&mut state.channels);
+        drop(state);
+        for channel in channels.into_values() {
+            epoll::delete(&self.epoll, channel.socket()).ok();
+            channel.port_died();
+        }
+    }
+}
+
+fn random_id() -> Result<PortId, Errno> {
+    let mut bytes = [0; 16];
+    let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    // getrandom(2): requests of up to 256 bytes are always served whole.
+    debug_assert_eq!(n, bytes.len());
+    Ok(PortId::from_bytes(bytes))
+}

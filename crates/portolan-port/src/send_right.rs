@@ -1,0 +1,486 @@
+//! The right to send.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use portolan_wire::packet::Kind;
+use portolan_wire::port_id::PortId;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use crate::channel::{MAX_OWED, lock};
+use crate::error::{MintError, ReplyError, RequestError, SendError, SendErrorKind};
+use crate::message::{Arrival, Message};
+use crate::payload::Payload;
+use crate::sender::Sender;
+use crate::socket::{self, Incoming, Nothing, Outgoing, Refusal};
+use crate::timeout::{Deadline, Timeout};
+use crate::transfer;
+
+/// The right to send messages to a port.
+///
+/// It is this holder's own channel to the port: nothing another holder does can disturb it.
+/// Sending it in a message moves it. When the port dies it becomes a dead name, and everything
+/// but dropping it fails with `DeadName`.
+///
+/// Any number of threads may use one right. The descriptor of [`AsFd`] is readable when answers
+/// have come or the port has died; see [`is_dead`](Self::is_dead).
+pub struct SendRight {
+    socket: OwnedFd,
+    port: PortId,
+    epoch: u64,
+    /// Something has been sent, so the channel belongs to this process.
+    used: AtomicBool,
+    dead: AtomicBool,
+    replies: Mutex<Replies>,
+    progress: Condvar,
+}
+
+/// Requests that wait for their answers.
+#[derive(Default)]
+struct Replies {
+    last_slot: u32,
+    slots: HashMap<u32, Slot>,
+    /// A thread is reading the socket for all that wait.
+    reading: bool,
+}
+
+enum Slot {
+    Waiting,
+    Answered(Message),
+    /// The reply right was dropped unused.
+    Refused,
+    /// The reply right went to another process, which answers here.
+    Redirected(Arc<OwnedFd>),
+    /// Nobody waits any more, but the port may still hold the reply right.
+    Abandoned,
+    /// The port died.
+    Dead,
+}
+
+impl SendRight {
+    pub(crate) fn from_end(socket: OwnedFd, port: PortId) -> Self {
+        Self {
+            socket,
+            port,
+            epoch: portolan_sys::fork::epoch(),
+            used: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+            replies: Mutex::default(),
+            progress: Condvar::new(),
+        }
+    }
+
+    /// Takes the client's end of a connected `SOCK_SEQPACKET` Unix socket as a right to the port
+    /// that [adopts](crate::ReceiveRight::adopt) the other.
+    ///
+    /// Such a port has no id that is known here: [`port`](Self::port) is all zeros. The socket is
+    /// used by this right alone; if other processes have it too, [`copy`](Self::copy) the right
+    /// first and use the copy.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::NotAChannel`] if the socket is of another kind.
+    pub fn from_socket(socket: OwnedFd) -> Result<Self, MintError> {
+        if !socket::is_channel_end(&socket) {
+            return Err(MintError::NotAChannel);
+        }
+        portolan_sys::ancillary::pass_credentials(&socket, true).map_err(MintError::System)?;
+        Ok(Self::from_end(socket, PortId::from_bytes([0; 16])))
+    }
+
+    /// Which port this is a right to.
+    #[must_use]
+    pub fn port(&self) -> PortId {
+        self.port
+    }
+
+    /// Sends a message.
+    ///
+    /// Success means that the port has it in its queue, not that anybody has read it.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`], which holds the message with all its rights. Its kinds are `TimedOut` when
+    /// the queue is full, `DeadName`, `TooLarge`, `TooManyRights`, `RightsInFlight`.
+    pub fn send(&self, message: Message, timeout: impl Into<Timeout>) -> Result<(), SendError> {
+        self.post(message, 0, timeout.into().deadline())
+    }
+
+    /// Sends a message and waits for the answer to it.
+    ///
+    /// A reply right in the message is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Send`] with the message if it was not sent, else [`RequestError::Reply`].
+    pub fn request(
+        &self,
+        message: Message,
+        send: impl Into<Timeout>,
+        reply: impl Into<Timeout>,
+    ) -> Result<Message, RequestError> {
+        let pending = self.begin_request(message, send)?;
+        Ok(pending.wait(reply)?)
+    }
+
+    /// Sends a message whose answer is fetched later.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send), and `TooManyRequests`.
+    pub fn begin_request(
+        &self,
+        mut message: Message,
+        send: impl Into<Timeout>,
+    ) -> Result<PendingReply<'_>, SendError> {
+        message.reply = None;
+        let deadline = send.into().deadline();
+        let Some(slot) = self.open_slot() else {
+            return Err(SendError::new(
+                SendErrorKind::TooManyRequests { limit: MAX_OWED },
+                message,
+            ));
+        };
+        match self.post(message, slot, deadline) {
+            Ok(()) => Ok(PendingReply { right: self, slot }),
+            Err(error) => {
+                lock(&self.replies).slots.remove(&slot);
+                Err(error)
+            }
+        }
+    }
+
+    fn post(&self, mut message: Message, slot: u32, deadline: Deadline) -> Result<(), SendError> {
+        match self.try_post(&mut message, slot, deadline) {
+            Ok(()) => Ok(()),
+            Err(kind) => {
+                if matches!(kind, SendErrorKind::DeadName) {
+                    self.dead.store(true, Ordering::Relaxed);
+                }
+                Err(SendError::new(kind, message))
+            }
+        }
+    }
+
+    fn try_post(
+        &self,
+        message: &mut Message,
+        slot: u32,
+        deadline: Deadline,
+    ) -> Result<(), SendErrorKind> {
+        self.check_process()
+            .map_err(|()| SendErrorKind::ForeignProcess)?;
+        if self.dead.load(Ordering::Relaxed) {
+            return Err(SendErrorKind::DeadName);
+        }
+        self.used.store(true, Ordering::Relaxed);
+        transfer::send(self.socket(), (Kind::Message, slot), message, deadline)
+    }
+
+    /// Makes another right to the same port (`MACH_MSG_TYPE_COPY_SEND`).
+    ///
+    /// It has a channel of its own, so it shares nothing with this one but the
+    /// [badge](crate::ReceiveRight::make_send_badged).
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::DeadName`]; [`MintError::TimedOut`] if the port's queue stays full.
+    pub fn copy(&self, timeout: impl Into<Timeout>) -> Result<Self, MintError> {
+        self.copy_until(timeout.into().deadline())
+    }
+
+    pub(crate) fn copy_until(&self, deadline: Deadline) -> Result<Self, MintError> {
+        self.check_process()
+            .map_err(|()| MintError::ForeignProcess)?;
+        let ends = socket::channel()?;
+        let fds = [ends.receiver.as_fd()];
+        let packet = Outgoing {
+            fds: &fds,
+            ..Outgoing::control(Kind::Mint, 0)
+        };
+        match socket::send(self.socket(), &packet, deadline) {
+            Ok(()) => Ok(Self::from_end(ends.holder, self.port)),
+            Err(Refusal::Full) => Err(MintError::TimedOut),
+            Err(Refusal::Closed) => Err(MintError::DeadName),
+            Err(Refusal::InFlight) => Err(Errno::TOOMANYREFS.into()),
+            Err(Refusal::System(errno)) => Err(errno.into()),
+        }
+    }
+
+    /// Whether the port is known to be dead.
+    ///
+    /// Reads what has come for this right, so after the descriptor became readable this tells
+    /// whether it was the port's death.
+    pub fn is_dead(&self) -> bool {
+        if self.check_process().is_ok() && !self.dead.load(Ordering::Relaxed) {
+            let replies = lock(&self.replies);
+            if !replies.reading {
+                drop(self.read_all(replies));
+            }
+        }
+        self.dead.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub(crate) fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn check_process(&self) -> Result<(), ()> {
+        if self.epoch == portolan_sys::fork::epoch() {
+            Ok(())
+        } else {
+            Err(())
+        }
+    }
+
+    fn open_slot(&self) -> Option<u32> {
+        let mut replies = lock(&self.replies);
+        if replies.slots.len() >= MAX_OWED && !replies.reading {
+            replies = self.read_all(replies);
+        }
+        if replies.slots.len() >= MAX_OWED {
+            return None;
+        }
+        loop {
+            replies.last_slot = replies.last_slot.wrapping_add(1);
+            let slot = replies.last_slot;
+            if slot != 0 && !replies.slots.contains_key(&slot) {
+                replies.slots.insert(slot, Slot::Waiting);
+                return Some(slot);
+            }
+        }
+    }
+
+    /// Waits for the answer in a slot. One of the waiting threads reads for all.
+    fn wait_for(&self, slot: u32, deadline: Deadline) -> Result<Message, ReplyError> {
+        self.check_process()
+            .map_err(|()| ReplyError::ForeignProcess)?;
+        let mut replies = lock(&self.replies);
+        loop {
+            match replies.slots.remove(&slot) {
+                Some(Slot::Answered(message)) => return Ok(message),
+                Some(Slot::Refused) => return Err(ReplyError::NoReply),
+                Some(Slot::Redirected(socket)) => {
+                    replies
+                        .slots
+                        .insert(slot, Slot::Redirected(Arc::clone(&socket)));
+                    drop(replies);
+                    return self.wait_elsewhere(&socket, deadline);
+                }
+                Some(Slot::Dead | Slot::Abandoned) | None => return Err(ReplyError::DeadName),
+                Some(Slot::Waiting) => {}
+            }
+            replies.slots.insert(slot, Slot::Waiting);
+            if replies.reading {
+                replies = self.wait_for_reader(replies, deadline)?;
+            } else {
+                replies.reading = true;
+                drop(replies);
+                let ready = socket::wait(self.socket(), PollFlags::IN, deadline);
+                replies = lock(&self.replies);
+                replies.reading = false;
+                self.progress.notify_all();
+                if !ready? {
+                    return Err(ReplyError::TimedOut);
+                }
+                replies = self.read_all(replies);
+            }
+        }
+    }
+
+    fn wait_for_reader<'a>(
+        &self,
+        replies: MutexGuard<'a, Replies>,
+        deadline: Deadline,
+    ) -> Result<MutexGuard<'a, Replies>, ReplyError> {
+        match deadline.remaining() {
+            None => Ok(self
+                .progress
+                .wait(replies)
+                .unwrap_or_else(PoisonError::into_inner)),
+            Some(left) if left.is_zero() => Err(ReplyError::TimedOut),
+            Some(left) => {
+                let waited = self.progress.wait_timeout(replies, left);
+                Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
+            }
+        }
+    }
+
+    /// Takes what has come and puts it where somebody waits for it.
+    fn read_all<'a>(&self, mut replies: MutexGuard<'a, Replies>) -> MutexGuard<'a, Replies> {
+        // A peer that keeps sending gets a share of the time only.
+        for _ in 0..MAX_OWED {
+            match socket::try_receive(self.socket()) {
+                Ok(incoming) => {
+                    if self.dispatch(incoming, &mut replies).is_err() {
+                        self.die(&mut replies, &[]);
+                    }
+                }
+                Err(Nothing::Empty) => break,
+                Err(Nothing::Closed | Nothing::Violation) => {
+                    self.die(&mut replies, &[]);
+                    break;
+                }
+            }
+        }
+        self.progress.notify_all();
+        replies
+    }
+
+    fn dispatch(&self, mut incoming: Incoming, replies: &mut Replies) -> Result<(), Nothing> {
+        let slot = incoming.header.slot;
+        let outcome = match incoming.header.kind {
+            Kind::Reply => Slot::Answered(self.answer(incoming)?),
+            Kind::NoReply => Slot::Refused,
+            Kind::Redirect => {
+                let socket = incoming.fds.pop_front().filter(socket::is_channel_end);
+                Slot::Redirected(Arc::new(socket.ok_or(Nothing::Violation)?))
+            }
+            Kind::PortDied => {
+                self.die(replies, incoming_bytes(&incoming));
+                return Ok(());
+            }
+            Kind::Message | Kind::Mint => return Err(Nothing::Violation),
+        };
+        match replies.slots.get_mut(&slot) {
+            Some(waiting @ Slot::Waiting) => *waiting = outcome,
+            // Nobody waits any more: the answer is dropped with its rights.
+            Some(Slot::Abandoned) => drop(replies.slots.remove(&slot)),
+            _ => return Err(Nothing::Violation),
+        }
+        Ok(())
+    }
+
+    fn answer(&self, incoming: Incoming) -> Result<Message, Nothing> {
+        let sender = incoming.credentials.map(|credentials| Sender {
+            credentials,
+            pidfd: None,
+        });
+        let mut message = transfer::receive(incoming)?;
+        message.arrival = Some(Arrival {
+            port: self.port,
+            badge: 0,
+            sequence: 0,
+            sender,
+            notification: None,
+        });
+        Ok(message)
+    }
+
+    /// The port is dead. The slots in `owed` (little-endian `u32`s) may still be answered.
+    fn die(&self, replies: &mut Replies, owed: &[u8]) {
+        self.dead.store(true, Ordering::Relaxed);
+        let owed = |slot: &u32| owed.as_chunks::<4>().0.contains(&slot.to_le_bytes());
+        replies
+            .slots
+            .retain(|slot, state| !matches!(state, Slot::Abandoned) || owed(slot));
+        for (slot, state) in &mut replies.slots {
+            if matches!(state, Slot::Waiting) && !owed(slot) {
+                *state = Slot::Dead;
+            }
+        }
+    }
+
+    /// Waits for the one message on a redirected slot.
+    fn wait_elsewhere(&self, socket: &OwnedFd, deadline: Deadline) -> Result<Message, ReplyError> {
+        loop {
+            match socket::try_receive(socket.as_fd()) {
+                Ok(incoming) if incoming.header.kind == Kind::Message => {
+                    return self.answer(incoming).map_err(|_| ReplyError::NoReply);
+                }
+                Ok(_) | Err(Nothing::Closed | Nothing::Violation) => {
+                    return Err(ReplyError::NoReply);
+                }
+                Err(Nothing::Empty) => {}
+            }
+            if !socket::wait(socket.as_fd(), PollFlags::IN, deadline)? {
+                return Err(ReplyError::TimedOut);
+            }
+        }
+    }
+}
+
+fn incoming_bytes(incoming: &Incoming) -> &[u8] {
+    match &incoming.payload {
+        Payload::Heap(bytes) => bytes,
+        Payload::Sealed(_) => &[],
+    }
+}
+
+impl AsFd for SendRight {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket()
+    }
+}
+
+impl fmt::Debug for SendRight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendRight")
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A request whose answer has not been fetched.
+///
+/// The descriptor of [`AsFd`] is that of the right, and so is shared by all its requests: when it
+/// is readable, an answer to one of them has come. Dropping this forgets the request; the answer
+/// is dropped when it comes.
+#[must_use = "the answer is lost if it is not waited for"]
+pub struct PendingReply<'a> {
+    right: &'a SendRight,
+    slot: u32,
+}
+
+impl PendingReply<'_> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`ReplyError::TimedOut`]; [`ReplyError::NoReply`] as soon as the server drops the reply
+    /// right; [`ReplyError::DeadName`] as soon as it dies.
+    pub fn wait(self, timeout: impl Into<Timeout>) -> Result<Message, ReplyError> {
+        self.right.wait_for(self.slot, timeout.into().deadline())
+    }
+
+    /// Fetches the answer if it is there, without consuming the request.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`wait`](Self::wait); `TimedOut` means not yet.
+    pub fn poll(&mut self) -> Result<Message, ReplyError> {
+        self.right.wait_for(self.slot, Deadline::Passed)
+    }
+}
+
+impl AsFd for PendingReply<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.right.socket()
+    }
+}
+
+impl Drop for PendingReply<'_> {
+    fn drop(&mut self) {
+        let mut replies = lock(&self.right.replies);
+        match replies.slots.get_mut(&self.slot) {
+            Some(state @ Slot::Waiting) => *state = Slot::Abandoned,
+            _ => drop(replies.slots.remove(&self.slot)),
+        }
+    }
+}
+
+impl fmt::Debug for PendingReply<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingReply")
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,246 @@
+//! One packet in, one packet out, and waiting for a socket.
+//!
+//! Nothing here relies on flags of the socket: a former holder may have changed them, so every
+//! call says itself that it does not wait.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use portolan_sys::ancillary::{self, Credentials, MAX_DESCRIPTORS, Received};
+use portolan_wire::packet::{
+    self, Flags, HEADER_BYTES, Header, Kind, MAX_MESSAGE_RIGHTS, RIGHT_BYTES, RightDescriptor,
+};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+use crate::mapping::Mapping;
+use crate::payload::{INLINE_MAX, Payload};
+use crate::timeout::Deadline;
+
+/// A packet to send.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) header: Header,
+    pub(crate) rights: &'a [RightDescriptor],
+    pub(crate) inline: &'a [u8],
+    pub(crate) fds: &'a [BorrowedFd<'a>],
+}
+
+impl Outgoing<'_> {
+    /// A packet that is only a header.
+    pub(crate) fn control(kind: Kind, slot: u32) -> Self {
+        Self {
+            header: Header::control(kind, slot),
+            rights: &[],
+            inline: &[],
+            fds: &[],
+        }
+    }
+}
+
+/// Why a packet was not sent.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// The queue is full; room may come.
+    Full,
+    /// The other end is closed.
+    Closed,
+    /// The user's limit of descriptors in flight is reached.
+    InFlight,
+    System(Errno),
+}
+
+/// Sends a packet without waiting.
+pub(crate) fn try_send(socket: BorrowedFd<'_>, packet: &Outgoing<'_>) -> Result<(), Refusal> {
+    let head = packet.header.encode();
+    let rights: Vec<u8> = packet
+        .rights
+        .iter()
+        .flat_map(RightDescriptor::encode)
+        .collect();
+    let slices = [
+        IoSlice::new(&head),
+        IoSlice::new(&rights),
+        IoSlice::new(packet.inline),
+    ];
+    send_slices(socket, &slices, packet.fds)
+}
+
+pub(crate) fn send_slices(
+    socket: BorrowedFd<'_>,
+    slices: &[IoSlice<'_>],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Refusal> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Refusal::System(Errno::INVAL));
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    match rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, slices, &mut control, flags)) {
+        Ok(_) => Ok(()),
+        Err(Errno::AGAIN) => Err(Refusal::Full),
+        Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(Refusal::Closed),
+        Err(Errno::TOOMANYREFS) => Err(Refusal::InFlight),
+        Err(other) => Err(Refusal::System(other)),
+    }
+}
+
+/// Sends a packet, waiting for room until the deadline; [`Refusal::Full`] if none came.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    packet: &Outgoing<'_>,
+    deadline: Deadline,
+) -> Result<(), Refusal> {
+    loop {
+        match try_send(socket, packet) {
+            Err(Refusal::Full) => {}
+            done => return done,
+        }
+        match wait(socket, PollFlags::OUT, deadline) {
+            Ok(true) => {}
+            Ok(false) => return Err(Refusal::Full),
+            Err(errno) => return Err(Refusal::System(errno)),
+        }
+    }
+}
+
+/// Waits until the socket is ready; false if the deadline passed first.
+pub(crate) fn wait(
+    socket: BorrowedFd<'_>,
+    events: PollFlags,
+    deadline: Deadline,
+) -> Result<bool, Errno> {
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(socket, events)];
+        match rustix::event::poll(&mut fds, deadline.timespec().as_ref()) {
+            Ok(n) => return Ok(n > 0),
+            Err(Errno::INTR) => {}
+            Err(other) => return Err(other),
+        }
+    }
+}
+
+/// A packet as it came, its descriptors counted.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) header: Header,
+    pub(crate) rights: Vec<RightDescriptor>,
+    pub(crate) payload: Payload,
+    /// Those of the rights, or of the control packet.
+    pub(crate) fds: VecDeque<OwnedFd>,
+    pub(crate) credentials: Option<Credentials>,
+    pub(crate) pidfd: Option<OwnedFd>,
+}
+
+/// Why there is no packet.
+#[derive(Debug)]
+pub(crate) enum Nothing {
+    /// None is queued.
+    Empty,
+    /// The other end is closed and everything it sent has been received.
+    Closed,
+    /// The other end broke the protocol.
+    Violation,
+}
+
+/// Receives a packet without waiting.
+pub(crate) fn try_receive(socket: BorrowedFd<'_>) -> Result<Incoming, Nothing> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(
+            HEADER_BYTES + MAX_MESSAGE_RIGHTS * RIGHT_BYTES + INLINE_MAX,
+            0,
+        );
+        let received = receive_raw(socket, buffer)?;
+        let bytes = buffer.get(..received.len).unwrap_or_default();
+        take_apart(bytes, received)
+    })
+}
+
+/// Receives the bytes and descriptors of a packet without waiting.
+pub(crate) fn receive_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Nothing> {
+    let mut result = ancillary::receive(socket, buffer);
+    // Reported once and before the packets that are still queued.
+    if result
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+    {
+        result = ancillary::receive(socket, buffer);
+    }
+    match result {
+        Ok(received) if received.len == 0 => Err(Nothing::Closed),
+        Ok(received) if received.truncated || received.descriptors_lost => Err(Nothing::Violation),
+        Ok(received) => Ok(received),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Nothing::Empty),
+        Err(_) => Err(Nothing::Closed),
+    }
+}
+
+fn take_apart(bytes: &[u8], received: Received) -> Result<Incoming, Nothing> {
+    let packet = packet::decode(bytes).map_err(|_| Nothing::Violation)?;
+    if packet.descriptors() != received.descriptors.len() {
+        return Err(Nothing::Violation);
+    }
+    let mut fds = VecDeque::from(received.descriptors);
+    let payload = if packet.header.flags.contains(Flags::OUT_OF_LINE) {
+        let len = usize::try_from(packet.header.length).map_err(|_| Nothing::Violation)?;
+        let file = fds.pop_front().ok_or(Nothing::Violation)?;
+        Payload::Sealed(Mapping::of_sealed(file, len).map_err(|_| Nothing::Violation)?)
+    } else {
+        Payload::Heap(packet.inline.to_vec())
+    };
+    Ok(Incoming {
+        header: packet.header,
+        rights: packet.rights,
+        payload,
+        fds,
+        credentials: received.credentials,
+        pidfd: received.pidfd,
+    })
+}
+
+/// The two ends of a new channel.
+pub(crate) struct Ends {
+    pub(crate) receiver: OwnedFd,
+    pub(crate) holder: OwnedFd,
+}
+
+/// Makes a channel whose two ends will be told who speaks.
+pub(crate) fn channel() -> Result<Ends, Errno> {
+    let (receiver, holder) = pair()?;
+    ask_for_identity(&receiver)?;
+    pass_credentials(&holder)?;
+    Ok(Ends { receiver, holder })
+}
+
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let kind = SocketType::SEQPACKET;
+    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
+}
+
+/// Makes the kernel write down who sends on the other end, until its first message has come.
+pub(crate) fn ask_for_identity(receiver: impl AsFd) -> Result<(), Errno> {
+    pass_credentials(&receiver)?;
+    // Kernels before 6.5 have no pidfds to pass.
+    drop(ancillary::pass_pidfd(receiver, true));
+    Ok(())
+}
+
+fn pass_credentials(socket: impl AsFd) -> Result<(), Errno> {
+    ancillary::pass_credentials(socket, true)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+}
+
+/// Whether a descriptor from a peer can be the end of a channel at all.
+pub(crate) fn is_channel_end(socket: &OwnedFd) -> bool {
+    rustix::net::sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX)
+        && rustix::net::sockopt::socket_type(socket) == Ok(SocketType::SEQPACKET)
+}

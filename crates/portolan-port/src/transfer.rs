@@ -1,0 +1,349 @@
+//! Rights on their way: from values into descriptors of a packet, and back.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use portolan_sys::ancillary::MAX_DESCRIPTORS;
+use portolan_wire::moved::{self, MovedChannel};
+use portolan_wire::packet::{
+    Flags, Header, Kind, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, MAX_RIGHT_FDS, RightDescriptor,
+    RightKind,
+};
+use portolan_wire::port_id::PortId;
+use rustix::io::Errno;
+
+use crate::channel::Channel;
+use crate::error::{MintError, SendErrorKind};
+use crate::message::{Message, Right};
+use crate::payload::Payload;
+use crate::receive_right::ReceiveRight;
+use crate::send_once::SendOnceRight;
+use crate::send_right::SendRight;
+use crate::socket::{self, Incoming, Nothing, Outgoing, Refusal};
+use crate::timeout::Deadline;
+
+/// Sends `message` as a packet of this kind. On success the message is spent; otherwise it is
+/// whole, and may be sent again.
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    (kind, slot): (Kind, u32),
+    message: &mut Message,
+    deadline: Deadline,
+) -> Result<(), SendErrorKind> {
+    check_limits(message)?;
+    message.payload.make_portable()?;
+    for right in &mut message.rights {
+        make_portable(right, deadline)?;
+    }
+    if let Some(reply) = &mut message.reply {
+        reply.make_portable()?;
+    }
+    let sent = pack_and_send(socket, (kind, slot), message, deadline);
+    match sent {
+        Ok(()) => settle(message),
+        Err(_) => stay(message),
+    }
+    sent
+}
+
+fn pack_and_send(
+    socket: BorrowedFd<'_>,
+    way: (Kind, u32),
+    message: &Message,
+    deadline: Deadline,
+) -> Result<(), SendErrorKind> {
+    let luggage = Luggage::pack(message)?;
+    let fds = luggage.fds(message);
+    if fds.len() > MAX_DESCRIPTORS {
+        return Err(SendErrorKind::TooManyRights { count: fds.len() });
+    }
+    socket::send(socket, &luggage.packet(message, way, &fds), deadline).map_err(send_error)
+}
+
+fn check_limits(message: &Message) -> Result<(), SendErrorKind> {
+    let len = message.bytes().len();
+    if len > MAX_MESSAGE_BYTES {
+        return Err(SendErrorKind::TooLarge { len });
+    }
+    let count = message.rights.len() + usize::from(message.reply.is_some());
+    if count > MAX_MESSAGE_RIGHTS {
+        return Err(SendErrorKind::TooManyRights { count });
+    }
+    Ok(())
+}
+
+/// Brings a right into the form in which one descriptor stands for all of it.
+///
+/// A send right that has been used gets a channel of its own, because the old one belongs to who
+/// used it; see `SendRight::copy`.
+fn make_portable(right: &mut Right, deadline: Deadline) -> Result<(), SendErrorKind> {
+    match right {
+        Right::Send(send) if send.is_used() => match send.copy_until(deadline) {
+            Ok(fresh) => *send = fresh,
+            Err(MintError::DeadName) => *right = Right::Dead,
+            Err(other) => return Err(mint_error(other)),
+        },
+        Right::SendOnce(once) => once.make_portable()?,
+        Right::Send(_) | Right::Receive(_) | Right::Dead => {}
+    }
+    Ok(())
+}
+
+fn mint_error(error: MintError) -> SendErrorKind {
+    match error {
+        MintError::DeadName => SendErrorKind::DeadName,
+        MintError::TimedOut => SendErrorKind::TimedOut,
+        MintError::ForeignProcess => SendErrorKind::ForeignProcess,
+        MintError::NotAChannel => SendErrorKind::System(Errno::NOTSOCK.into()),
+        MintError::System(error) => SendErrorKind::System(error),
+    }
+}
+
+pub(crate) fn send_error(refusal: Refusal) -> SendErrorKind {
+    match refusal {
+        Refusal::Full => SendErrorKind::TimedOut,
+        Refusal::Closed => SendErrorKind::DeadName,
+        Refusal::InFlight => SendErrorKind::RightsInFlight,
+        Refusal::System(errno) => SendErrorKind::System(errno.into()),
+    }
+}
+
+/// What a message needs besides itself to become a packet.
+struct Luggage {
+    descriptors: Vec<RightDescriptor>,
+    /// Sockets that hold the channels of each receive right, in order.
+    vans: Vec<OwnedFd>,
+}
+
+impl Luggage {
+    fn pack(message: &Message) -> Result<Self, SendErrorKind> {
+        let mut luggage = Self {
+            descriptors: Vec::new(),
+            vans: Vec::new(),
+        };
+        for right in &message.rights {
+            luggage.add(right)?;
+        }
+        if let Some(reply) = &message.reply {
+            luggage.describe(RightKind::SendOnce, 1, reply.port());
+        }
+        Ok(luggage)
+    }
+
+    fn add(&mut self, right: &Right) -> Result<(), SendErrorKind> {
+        match right {
+            Right::Send(send) => {
+                send.check_process()
+                    .map_err(|_| SendErrorKind::ForeignProcess)?;
+                self.describe(RightKind::Send, 1, send.port());
+            }
+            Right::SendOnce(once) => self.describe(RightKind::SendOnce, 1, once.port()),
+            Right::Receive(receive) => {
+                let vans = load_vans(&receive.pause()?)?;
+                let count = u8::try_from(vans.len())
+                    .ok()
+                    .filter(|count| *count <= MAX_RIGHT_FDS);
+                let too_many = SendErrorKind::TooManyRights { count: vans.len() };
+                self.describe(RightKind::Receive, count.ok_or(too_many)?, receive.id());
+                self.vans.extend(vans);
+            }
+            Right::Dead => {
+                self.describe(RightKind::Dead, 0, PortId::from_bytes([0; 16]));
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&mut self, kind: RightKind, fds: u8, port: PortId) {
+        self.descriptors.push(RightDescriptor { kind, fds, port });
+    }
+
+    fn fds<'a>(&'a self, message: &'a Message) -> Vec<BorrowedFd<'a>> {
+        let mut fds = Vec::new();
+        if let Payload::Sealed(mapping) = &message.payload {
+            fds.push(mapping.file());
+        }
+        let mut vans = self.vans.iter();
+        let counts = self.descriptors.iter().map(|right| usize::from(right.fds));
+        for (right, count) in message.rights.iter().zip(counts) {
+            match right {
+                Right::Send(send) => fds.push(send.socket()),
+                Right::SendOnce(once) => fds.extend(once.socket()),
+                Right::Receive(_) => fds.extend(vans.by_ref().take(count).map(AsFd::as_fd)),
+                Right::Dead => {}
+            }
+        }
+        fds.extend(message.reply.as_ref().and_then(SendOnceRight::socket));
+        fds
+    }
+
+    fn packet<'a>(
+        &'a self,
+        message: &'a Message,
+        (kind, slot): (Kind, u32),
+        fds: &'a [BorrowedFd<'a>],
+    ) -> Outgoing<'a> {
+        let (flags, inline) = match &message.payload {
+            Payload::Heap(bytes) => (Flags::NONE, bytes.as_slice()),
+            Payload::Sealed(_) => (Flags::OUT_OF_LINE, &[][..]),
+        };
+        let reply = if message.reply.is_some() {
+            Flags::REPLY_RIGHT
+        } else {
+            Flags::NONE
+        };
+        let header = Header {
+            kind,
+            flags: flags.with(reply),
+            // At most MAX_MESSAGE_RIGHTS, checked before.
+            rights: self.descriptors.len() as u16,
+            id: message.id,
+            slot,
+            length: message.bytes().len() as u64,
+        };
+        Outgoing {
+            header,
+            rights: &self.descriptors,
+            inline,
+            fds,
+        }
+    }
+}
+
+/// The other end has everything now; what is left here must close without a word.
+fn settle(message: &mut Message) {
+    for right in message.take_rights() {
+        match right {
+            Right::SendOnce(once) => once.forget(),
+            Right::Receive(receive) => receive.forget(),
+            Right::Send(_) | Right::Dead => {}
+        }
+    }
+    if let Some(reply) = message.take_reply() {
+        reply.forget();
+    }
+}
+
+/// Nothing was sent: ports that were to move are received from again.
+fn stay(message: &Message) {
+    for right in &message.rights {
+        if let Right::Receive(receive) = right {
+            receive.resume();
+        }
+    }
+}
+
+/// Queues the receiver's ends of a port's channels in sockets of their own, so that they and all
+/// that is queued in them travel as one unit with the message.
+fn load_vans(channels: &[Arc<Channel>]) -> Result<Vec<OwnedFd>, Errno> {
+    let mut vans = Vec::new();
+    let mut rear: Option<OwnedFd> = None;
+    for load in channels.chunks(MAX_DESCRIPTORS) {
+        let records: Vec<u8> = load
+            .iter()
+            .flat_map(|channel| channel.record().encode())
+            .collect();
+        let fds: Vec<_> = load.iter().map(|channel| channel.socket()).collect();
+        loop {
+            let open = match rear.take() {
+                Some(open) => open,
+                None => {
+                    let (front, open) = socket::pair()?;
+                    vans.push(front);
+                    open
+                }
+            };
+            match socket::send_slices(open.as_fd(), &[IoSlice::new(&records)], &fds) {
+                Ok(()) => {
+                    rear = Some(open);
+                    break;
+                }
+                // This one is loaded; the next takes the rest.
+                Err(Refusal::Full) => {}
+                Err(Refusal::System(errno)) => return Err(errno),
+                Err(Refusal::Closed) => return Err(Errno::PIPE),
+                Err(Refusal::InFlight) => return Err(Errno::TOOMANYREFS),
+            }
+        }
+    }
+    Ok(vans)
+}
+
+fn unload_vans(
+    vans: impl Iterator<Item = OwnedFd>,
+) -> Result<Vec<(MovedChannel, OwnedFd)>, Nothing> {
+    let mut channels = Vec::new();
+    let mut buffer = vec![0; MAX_DESCRIPTORS * moved::RECORD_BYTES];
+    for van in vans {
+        loop {
+            let received = match socket::receive_raw(van.as_fd(), &mut buffer) {
+                Ok(received) => received,
+                Err(Nothing::Empty | Nothing::Closed) => break,
+                Err(Nothing::Violation) => return Err(Nothing::Violation),
+            };
+            let bytes = buffer.get(..received.len).unwrap_or_default();
+            let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;
+            if records.len() != received.descriptors.len() {
+                return Err(Nothing::Violation);
+            }
+            channels.extend(records.into_iter().zip(received.descriptors));
+        }
+    }
+    Ok(channels)
+}
+
+/// Rights and payload of a packet that came.
+pub(crate) fn receive(incoming: Incoming) -> Result<Message, Nothing> {
+    let Incoming {
+        header,
+        rights,
+        payload,
+        mut fds,
+        ..
+    } = incoming;
+    let mut message = Message::new(header.id);
+    message.payload = payload;
+    for descriptor in rights {
+        message.rights.push(unpack(descriptor, &mut fds)?);
+    }
+    if header.flags.contains(Flags::REPLY_RIGHT) {
+        match message.rights.pop() {
+            Some(Right::SendOnce(reply)) => message.reply = Some(reply),
+            _ => return Err(Nothing::Violation),
+        }
+    }
+    Ok(message)
+}
+
+fn unpack(right: RightDescriptor, fds: &mut VecDeque<OwnedFd>) -> Result<Right, Nothing> {
+    let mut own = fds.drain(..usize::from(right.fds).min(fds.len()));
+    let unpacked = match (right.kind, own.next()) {
+        (RightKind::Send, Some(socket)) if socket::is_channel_end(&socket) => {
+            Right::Send(SendRight::from_end(socket, right.port))
+        }
+        (RightKind::SendOnce, Some(socket)) if socket::is_channel_end(&socket) => {
+            Right::SendOnce(SendOnceRight::from_end(socket, right.port))
+        }
+        (RightKind::Receive, first) => {
+            let channels = unload_vans(first.into_iter().chain(own))?;
+            let channels = channels.into_iter().map(Channel::arrived).collect();
+            let receive = ReceiveRight::arrived(right.port, channels);
+            Right::Receive(receive.map_err(|_| Nothing::Violation)?)
+        }
+        (RightKind::Dead, _) => Right::Dead,
+        (RightKind::Send | RightKind::SendOnce, _) => return Err(Nothing::Violation),
+    };
+    Ok(unpacked)
+}
+
+impl From<Errno> for SendErrorKind {
+    fn from(errno: Errno) -> Self {
+        if errno == Errno::TOOMANYREFS {
+            Self::RightsInFlight
+        } else {
+            Self::System(errno.into())
+        }
+    }
+}
