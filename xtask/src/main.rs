@@ -1,1 +1,54 @@
-fn main() {}
+//! `cargo xtask`: the chores of this repository, so that a person and CI run the same thing.
+
+mod chores;
+mod command;
+mod setup;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about,
+    max_term_width = 100
+)]
+enum Chore {
+    /// Install, or name, the programs that tests need beside Rust
+    Setup,
+    /// Run every test: doc tests, unit tests, and the end-to-end tests with their programs
+    Test,
+    /// Check the rules of the code base that no compiler checks
+    Tidy,
+    /// Build the documentation of the workspace; a warning is an error
+    Doc,
+    /// Formatting, clippy, tidy and documentation: all of `ci` but the tests
+    Lint,
+    /// All that CI does: `test`, then `lint`
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(&Chore::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            command::complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: &Chore) -> anyhow::Result<()> {
+    let root = command::workspace_root()?;
+    match chore {
+        Chore::Setup => setup::run(),
+        Chore::Test => chores::test(&root),
+        Chore::Tidy => tidy::run(&root),
+        Chore::Doc => chores::doc(&root),
+        Chore::Lint => chores::lint(&root),
+        Chore::Ci => chores::test(&root).and_then(|()| chores::lint(&root)),
+    }
+}

@@ -1,0 +1,135 @@
+//! The table of conformance statements and the tests that are named after them agree.
+
+use std::collections::BTreeMap;
+
+use super::Finding;
+use super::source::RustFile;
+use super::tree::Tree;
+
+const PAGE: &str = "docs/reference/statements.md";
+
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
+    let tests = tests(tree.rust());
+    let rows = rows(tree.text(PAGE).unwrap_or_default());
+    let mut findings = Vec::new();
+    for (&test, place) in &tests {
+        for number in statements(test) {
+            if !rows
+                .iter()
+                .any(|row| row.number == number && row.test == test)
+            {
+                let text = format!("{test} is not in the row of statement {number} of {PAGE}");
+                findings.push(Finding::new(place, text));
+            }
+        }
+    }
+    for row in &rows {
+        if !statements(row.test).contains(&row.number) {
+            let text = format!("{} stands in the row of statement {}", row.test, row.number);
+            findings.push(Finding::at(PAGE, row.line, text));
+        } else if !tests.contains_key(row.test) {
+            let text = format!("there is no test {}", row.test);
+            findings.push(Finding::at(PAGE, row.line, text));
+        }
+    }
+    findings
+}
+
+/// A test that a row of the table names.
+struct Row<'a> {
+    line: usize,
+    number: u32,
+    test: &'a str,
+}
+
+/// Reads `| number | statement | `test`, `test` |`.
+fn rows(page: &str) -> Vec<Row<'_>> {
+    let mut rows = Vec::new();
+    for (line, text) in page.lines().enumerate() {
+        let cells: Vec<&str> = text.split('|').map(str::trim).collect();
+        let ["", number, .., tests, ""] = cells.as_slice() else {
+            continue;
+        };
+        let Ok(number) = number.parse() else { continue };
+        let tests = tests.split('`').skip(1).step_by(2);
+        rows.extend(tests.map(|test| Row { line, number, test }));
+    }
+    rows
+}
+
+/// Every function named `sNN_…` and where it stands.
+fn tests(files: &[RustFile]) -> BTreeMap<&str, String> {
+    let mut tests = BTreeMap::new();
+    for file in files {
+        for (number, line) in file.lines_with("fn") {
+            let name = line.code.split("fn ").nth(1).unwrap_or_default();
+            let name = name.split('(').next().unwrap_or_default();
+            if !statements(name).is_empty() {
+                tests.insert(name, format!("{}:{}", file.path, number + 1));
+            }
+        }
+    }
+    tests
+}
+
+/// The numbers in front of a test's name: 12 and 13 in `s12_s13_moves`.
+fn statements(name: &str) -> Vec<u32> {
+    let parts = name.split('_');
+    parts
+        .map_while(|part| part.strip_prefix('s')?.parse().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(page: &str) -> Vec<String> {
+        let source = "#[test]\nfn s54_unknown_name() {}\nfn s5_a() {}\nfn send_it() {}\n";
+        let tree = Tree::of(&[(PAGE, page), ("crates/x/tests/a.rs", source)]);
+        check(&tree).iter().map(Finding::to_string).collect()
+    }
+
+    const HEAD: &str = "| number | statement | test |\n| --- | --- | --- |\n";
+
+    #[test]
+    fn a_full_table_passes() {
+        let page = format!("{HEAD}| 5 | x | `s5_a` |\n| 54 | y | `s54_unknown_name` |\n");
+        assert_eq!(findings(&page), [""; 0]);
+    }
+
+    #[test]
+    fn a_test_without_a_row_is_found() {
+        let page = format!("{HEAD}| 5 | x | `s5_a` |\n");
+        let text = format!("s54_unknown_name is not in the row of statement 54 of {PAGE}");
+        assert_eq!(findings(&page), [format!("crates/x/tests/a.rs:2: {text}")]);
+    }
+
+    #[test]
+    fn a_row_without_a_test_is_found() {
+        let page = format!("{HEAD}| 5 | x | `s5_a`, `s5_b` |\n| 54 | y | `s54_unknown_name` |\n");
+        assert_eq!(
+            findings(&page),
+            [format!("{PAGE}:3: there is no test s5_b")]
+        );
+    }
+
+    #[test]
+    fn a_test_in_another_row_is_found() {
+        let page = format!("{HEAD}| 6 | x | `s5_a` |\n| 54 | y | `s54_unknown_name` |\n");
+        let found = findings(&page);
+        let missing = format!("s5_a is not in the row of statement 5 of {PAGE}");
+        assert_eq!(found[0], format!("crates/x/tests/a.rs:3: {missing}"));
+        assert_eq!(
+            found[1],
+            format!("{PAGE}:3: s5_a stands in the row of statement 6")
+        );
+    }
+
+    #[test]
+    fn a_test_may_name_several_statements() {
+        assert_eq!(statements("s12_s13_moves"), [12, 13]);
+        assert_eq!(statements("s05_separate"), [5]);
+        assert_eq!(statements("send_s5_it"), [0; 0]);
+    }
+}
