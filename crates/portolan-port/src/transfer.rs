@@ -1,7 +1,7 @@
 //! Rights on their way: from values into descriptors of a packet, and back.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -40,12 +40,21 @@ pub(crate) fn send(
     if let Some(reply) = &mut message.reply {
         reply.make_portable()?;
     }
-    let sent = pack_and_send(socket, (kind, slot), message, deadline);
+    let mut sent = pack_and_send(socket, (kind, slot), message, deadline);
+    if matches!(sent, Err(SendErrorKind::System(ref error)) if is_message_size(error)) {
+        // A socket buffer below the kernel's default; out of line, every message is small.
+        message.payload.make_sealed()?;
+        sent = pack_and_send(socket, (kind, slot), message, deadline);
+    }
     match sent {
         Ok(()) => settle(message),
         Err(_) => stay(message),
     }
     sent
+}
+
+fn is_message_size(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::MSGSIZE)
 }
 
 fn pack_and_send(
