@@ -1,6 +1,7 @@
 //! The right to send.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,6 +91,34 @@ impl SendRight {
         }
         portolan_sys::ancillary::pass_credentials(&socket, true).map_err(MintError::System)?;
         Ok(Self::from_end(socket, PortId::from_bytes([0; 16])))
+    }
+
+    /// Takes the descriptor whose number is in an environment variable as a right, after
+    /// [`from_socket`](Self::from_socket). The descriptor itself stays open for others.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::NotAChannel`] if the value is no number, if no descriptor has it, or if that is
+    /// no `SOCK_SEQPACKET` Unix socket.
+    pub fn inherit(value: &OsStr) -> Result<Self, MintError> {
+        let number = value.to_str().and_then(|value| value.parse().ok());
+        let number = number.ok_or(MintError::NotAChannel)?;
+        let socket = portolan_sys::inherit::duplicate(number);
+        Self::from_socket(socket.map_err(|_| MintError::NotAChannel)?)
+    }
+
+    /// The descriptor of a right that has not been used, to leave open for a program that is to
+    /// [`inherit`](Self::inherit) it. Gives a used right back.
+    ///
+    /// # Errors
+    ///
+    /// The right itself, if something has been sent with it.
+    pub fn into_socket(self) -> Result<OwnedFd, Self> {
+        if self.is_used() {
+            Err(self)
+        } else {
+            Ok(self.socket)
+        }
     }
 
     /// Which port this is a right to.

@@ -10,6 +10,7 @@
 //! | [`Register`](Operation::Register) | a send right to publish; none to undeclare; or a dead name | |
 //! | [`CheckIn`](Operation::CheckIn) | | the receive right |
 //! | [`LookUp`](Operation::LookUp) | | a send right |
+//! | [`Confine`](Operation::Confine) | | a send right to this server |
 //! | the others | | |
 //!
 //! All integers are little-endian and nothing is padded. A *string* is its length in bytes as a
@@ -36,16 +37,19 @@ pub enum Operation {
     List,
     /// End the server.
     Shutdown,
+    /// Make a bootstrap right for a confined program.
+    Confine,
 }
 
 impl Operation {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Register,
         Self::CheckIn,
         Self::LookUp,
         Self::Status,
         Self::List,
         Self::Shutdown,
+        Self::Confine,
     ];
 
     /// The message id of the request.
@@ -57,6 +61,7 @@ impl Operation {
             Self::Status => 4,
             Self::List => 5,
             Self::Shutdown => 6,
+            Self::Confine => 7,
         }
     }
 
@@ -163,7 +168,18 @@ pub enum Request {
     List,
     /// See [`Operation::Shutdown`]. No bytes.
     Shutdown,
+    /// See [`Operation::Confine`].
+    Confine {
+        /// At 0: string. What the program is called in the log and the list.
+        label: JobLabel,
+        /// The rest: the text of an entitlement file, TOML or property list, at most
+        /// [`MAX_ENTITLEMENT_BYTES`].
+        entitlements: Vec<u8>,
+    },
 }
+
+/// The longest entitlement file.
+pub const MAX_ENTITLEMENT_BYTES: usize = 64 << 10;
 
 impl Request {
     /// What is asked for.
@@ -175,6 +191,7 @@ impl Request {
             Self::Status { .. } => Operation::Status,
             Self::List => Operation::List,
             Self::Shutdown => Operation::Shutdown,
+            Self::Confine { .. } => Operation::Confine,
         }
     }
 
@@ -193,6 +210,13 @@ impl Request {
             }
             Self::Status { name } => put_string(&mut out, name.as_str()),
             Self::List | Self::Shutdown => {}
+            Self::Confine {
+                label,
+                entitlements,
+            } => {
+                put_string(&mut out, label.as_str());
+                out.extend(entitlements);
+            }
         }
         out
     }
@@ -224,6 +248,10 @@ impl Request {
             },
             Operation::List => Self::List,
             Operation::Shutdown => Self::Shutdown,
+            Operation::Confine => Self::Confine {
+                label: JobLabel::from_bytes(take_string(&mut cursor)?)?,
+                entitlements: take_entitlements(&mut cursor)?,
+            },
         };
         expect_end(&cursor)?;
         Ok(request)
@@ -270,9 +298,11 @@ impl Reply {
         let reply = match operation {
             Operation::Status => Self::Status(ServiceStatus::from_raw(cursor.u32()?)?),
             Operation::List => Self::List(take_services(&mut cursor)?),
-            Operation::Register | Operation::CheckIn | Operation::LookUp | Operation::Shutdown => {
-                Self::Done
-            }
+            Operation::Register
+            | Operation::CheckIn
+            | Operation::LookUp
+            | Operation::Shutdown
+            | Operation::Confine => Self::Done,
         };
         expect_end(&cursor)?;
         Ok(reply)
@@ -390,6 +420,12 @@ pub enum DecodeError {
         /// The number.
         value: u8,
     },
+    /// An entitlement file is longer than [`MAX_ENTITLEMENT_BYTES`].
+    #[error("{len} bytes of entitlements are more than {MAX_ENTITLEMENT_BYTES}")]
+    EntitlementsTooLong {
+        /// Bytes there are.
+        len: usize,
+    },
     /// A name is not one.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -431,6 +467,13 @@ fn take_string<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], DecodeError> {
 
 fn take_name(cursor: &mut Cursor<'_>) -> Result<ServiceName, DecodeError> {
     Ok(ServiceName::from_bytes(take_string(cursor)?)?)
+}
+
+fn take_entitlements(cursor: &mut Cursor<'_>) -> Result<Vec<u8>, DecodeError> {
+    match cursor.remaining() {
+        len if len > MAX_ENTITLEMENT_BYTES => Err(DecodeError::EntitlementsTooLong { len }),
+        len => Ok(cursor.bytes(len)?.to_vec()),
+    }
 }
 
 fn take_flags(cursor: &mut Cursor<'_>) -> Result<Flags, DecodeError> {

@@ -17,5 +17,6 @@ pub mod label;
 pub mod moved;
 pub mod name;
 pub mod packet;
+pub mod place;
 pub mod port_id;
 mod text;

@@ -60,11 +60,17 @@ impl Kind {
     ];
 
     fn code(self) -> u8 {
-        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or(0, |(code, _)| *code)
+        Self::ALL
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or(0, |(code, _)| *code)
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == code).map(|(_, kind)| *kind)
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == code)
+            .map(|(_, kind)| *kind)
     }
 }
 
@@ -117,7 +123,14 @@ impl Header {
     /// A header without rights, payload or flags.
     #[must_use]
     pub const fn control(kind: Kind, slot: u32) -> Self {
-        Self { kind, flags: Flags::NONE, rights: 0, id: 0, slot, length: 0 }
+        Self {
+            kind,
+            flags: Flags::NONE,
+            rights: 0,
+            id: 0,
+            slot,
+            length: 0,
+        }
     }
 
     /// The bytes of this header.
@@ -149,15 +162,25 @@ pub enum RightKind {
 }
 
 impl RightKind {
-    const ALL: [(u8, Self); 4] =
-        [(1, Self::Send), (2, Self::SendOnce), (3, Self::Receive), (4, Self::Dead)];
+    const ALL: [(u8, Self); 4] = [
+        (1, Self::Send),
+        (2, Self::SendOnce),
+        (3, Self::Receive),
+        (4, Self::Dead),
+    ];
 
     fn code(self) -> u8 {
-        Self::ALL.iter().find(|(_, kind)| *kind == self).map_or(0, |(code, _)| *code)
+        Self::ALL
+            .iter()
+            .find(|(_, kind)| *kind == self)
+            .map_or(0, |(code, _)| *code)
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == code).map(|(_, kind)| *kind)
+        Self::ALL
+            .iter()
+            .find(|(known, _)| *known == code)
+            .map(|(_, kind)| *kind)
     }
 
     fn allows_fds(self, fds: u8) -> bool {
@@ -202,7 +225,11 @@ impl RightDescriptor {
         }
         let mut port = [0; 16];
         port.copy_from_slice(&bytes[8..]);
-        Ok(Self { kind, fds, port: PortId::from_bytes(port) })
+        Ok(Self {
+            kind,
+            fds,
+            port: PortId::from_bytes(port),
+        })
     }
 }
 
@@ -298,9 +325,16 @@ pub fn decode(bytes: &[u8]) -> Result<Packet<'_>, PacketError> {
     let table = usize::from(header.rights) * RIGHT_BYTES;
     let (table, inline) = rest.split_at_checked(table).ok_or(short)?;
     let (entries, _) = table.as_chunks::<RIGHT_BYTES>();
-    let rights = entries.iter().map(RightDescriptor::decode).collect::<Result<_, _>>()?;
+    let rights = entries
+        .iter()
+        .map(RightDescriptor::decode)
+        .collect::<Result<_, _>>()?;
     check_length(&header, inline.len())?;
-    Ok(Packet { header, rights, inline })
+    Ok(Packet {
+        header,
+        rights,
+        inline,
+    })
 }
 
 fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, PacketError> {
@@ -329,9 +363,16 @@ fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, PacketError> {
 }
 
 fn check_length(header: &Header, found: usize) -> Result<(), PacketError> {
-    let inline = if header.flags.contains(Flags::OUT_OF_LINE) { 0 } else { header.length };
+    let inline = if header.flags.contains(Flags::OUT_OF_LINE) {
+        0
+    } else {
+        header.length
+    };
     if inline != found as u64 {
-        return Err(PacketError::Length { announced: header.length, found });
+        return Err(PacketError::Length {
+            announced: header.length,
+            found,
+        });
     }
     Ok(())
 }
@@ -350,8 +391,11 @@ mod tests {
             slot: 9,
             length: 3,
         };
-        let right =
-            RightDescriptor { kind: RightKind::Send, fds: 1, port: PortId::from_bytes([7; 16]) };
+        let right = RightDescriptor {
+            kind: RightKind::Send,
+            fds: 1,
+            port: PortId::from_bytes([7; 16]),
+        };
         [&header.encode()[..], &right.encode(), b"abc"].concat()
     }
 
@@ -370,7 +414,10 @@ mod tests {
     fn every_truncation_is_refused() {
         let bytes = message();
         for len in 0..bytes.len() {
-            assert!(decode(&bytes[..len]).is_err(), "{len} bytes were taken for a packet");
+            assert!(
+                decode(&bytes[..len]).is_err(),
+                "{len} bytes were taken for a packet"
+            );
         }
     }
 

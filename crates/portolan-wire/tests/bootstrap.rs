@@ -48,6 +48,13 @@ fn requests_have_the_committed_bytes() {
             include_str!("golden/request-shutdown.hex"),
             Request::Shutdown,
         ),
+        (
+            include_str!("golden/request-confine.hex"),
+            Request::Confine {
+                label: JobLabel::from_bytes(b"app").unwrap(),
+                entitlements: b"x = 1".to_vec(),
+            },
+        ),
     ];
     for (golden, request) in cases {
         let (id, bytes) = parse_golden(golden);
@@ -98,7 +105,7 @@ fn replies_have_the_committed_bytes() {
 
 #[test]
 fn an_unknown_operation_is_refused() {
-    for id in [0, 7, -1, i32::MIN, i32::MAX] {
+    for id in [0, 8, -1, i32::MIN, i32::MAX] {
         let error = Request::decode(id, &[]).unwrap_err();
         assert_eq!(error, DecodeError::UnknownOperation { id });
         assert_eq!(error.code(), BootstrapCode::BAD_OPERATION);
@@ -223,6 +230,10 @@ fn request() -> impl Strategy<Value = Request> {
         any_name().prop_map(|name| Request::Status { name }),
         Just(Request::List),
         Just(Request::Shutdown),
+        proptest::collection::vec(any::<u8>(), 0..50).prop_map(|entitlements| Request::Confine {
+            label: JobLabel::from_bytes(b"app").unwrap(),
+            entitlements,
+        }),
     ]
 }
 

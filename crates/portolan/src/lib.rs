@@ -1,1 +1,22 @@
-//! Placeholder.
+//! Mach IPC for Linux.
+//!
+//! Processes talk through *ports*. Rights to ports are capabilities that travel in messages, the
+//! *bootstrap server* publishes them under names, and the sandbox decides who may use which name.
+//!
+//! * Ports, rights and messages are re-exported from [`portolan_port`]; start at [`ReceiveRight`],
+//!   [`SendRight`] and [`Message`].
+//! * [`bootstrap`] publishes and finds rights by name.
+//! * [`message_port`] is the comfortable way: a name, a callback, requests with time-outs.
+
+pub mod bootstrap;
+pub mod message_port;
+
+pub use portolan_port::{
+    CreateError, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message, MintError, Notification,
+    PendingReply, PortId, PortSet, PortStatus, ReceiveError, ReceiveRight, ReplyError,
+    RequestError, Right, SendError, SendErrorKind, SendOnceRight, SendRight, Sender, Timeout,
+};
+pub use portolan_wire::code::BootstrapCode;
+pub use portolan_wire::group::{GroupError, GroupId};
+pub use portolan_wire::label::{JobLabel, LabelError};
+pub use portolan_wire::name::{NameError, ServiceName};

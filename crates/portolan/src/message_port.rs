@@ -1,0 +1,1 @@
+//! Named ports with a callback.
