@@ -38,11 +38,12 @@ impl Surroundings {
     ///
     /// ```
     /// use portolan_wire::place::Surroundings;
+    /// use std::path::Path;
     ///
     /// let around = Surroundings { xdg: Some("/run/user/7".into()), uid: 7, ..Default::default() };
-    /// assert_eq!(around.directory(|_| false), "/run/user/7/portolan");
+    /// assert_eq!(around.directory(|_| false), Path::new("/run/user/7/portolan"));
     /// let bare = Surroundings { uid: 7, ..Default::default() };
-    /// assert_eq!(bare.directory(|_| false), "/tmp/portolan-7");
+    /// assert_eq!(bare.directory(|_| false), Path::new("/tmp/portolan-7"));
     /// ```
     pub fn directory(&self, usable: impl FnOnce(&Path) -> bool) -> PathBuf {
         let given = |variable: &Option<OsString>| {
