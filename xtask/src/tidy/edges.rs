@@ -101,7 +101,7 @@ pub(super) fn check(metadata: &Metadata, manifest: &str) -> Vec<Finding> {
         for dependency in package
             .dependencies
             .iter()
-            .filter(|dependency| !dependency.is_dev())
+            .filter(|dependency| !dependency.is_for_tests())
         {
             let is_member = members.iter().any(|member| member.name == dependency.name);
             let problem = if is_member {
@@ -217,6 +217,12 @@ mod tests {
     fn a_library_takes_only_its_own_externals() {
         let found = findings("portolan-wire", ("rustix 1", "normal"));
         assert_eq!(found.len(), 1, "{found:?}");
+    }
+
+    #[test]
+    fn what_only_model_checks_use_is_free() {
+        assert!(findings("portolan-ring", ("loom 0", "loom")).is_empty());
+        assert_eq!(findings("portolan-ring", ("loom 0", "normal")).len(), 1);
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) struct Package {
 pub(super) struct Dependency {
     pub(super) name: String,
     kind: Option<String>,
+    target: Option<String>,
     pub(super) optional: bool,
 }
 
@@ -108,8 +109,9 @@ impl Metadata {
 }
 
 impl Dependency {
-    pub(super) fn is_dev(&self) -> bool {
-        is_dev(self.kind.as_deref())
+    /// A dev-dependency, or loom, which stands in for the standard library in model checks.
+    pub(super) fn is_for_tests(&self) -> bool {
+        is_dev(self.kind.as_deref()) || self.target.as_deref() == Some("cfg(loom)")
     }
 }
 
@@ -132,7 +134,7 @@ pub(super) mod tests {
     use super::*;
 
     /// `(name, version, licence, dependencies)`, a dependency being `("name version", kind)` with
-    /// the kinds normal, optional, build and dev.
+    /// the kinds normal, optional, build, dev and loom.
     type Fixture<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)]);
 
     /// What cargo would print about `packages`; `members` are `"name version"`.
@@ -144,7 +146,8 @@ pub(super) mod tests {
         };
         let declared = |&(target, how): &(&str, &str)| {
             let name = target.split(' ').next();
-            json!({"name": name, "kind": kind(how), "optional": how == "optional"})
+            json!({"name": name, "kind": kind(how), "optional": how == "optional",
+                   "target": (how == "loom").then_some("cfg(loom)")})
         };
         let resolved = |&(target, how): &(&str, &str)| json!({"pkg": target, "dep_kinds": [{"kind": kind(how)}]});
         let list: Vec<Value> = packages
