@@ -10,6 +10,7 @@ mod licences;
 mod links;
 mod metadata;
 mod placeholders;
+mod quotes;
 mod signatures;
 mod sizes;
 mod sleeps;
@@ -77,6 +78,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     for file in tree.files() {
         findings.extend(leaks::check(file));
         findings.extend(links::check(file, &tree));
+        findings.extend(quotes::check(file, &tree));
     }
     findings.extend(statements::check(&tree));
 
