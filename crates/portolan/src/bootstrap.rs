@@ -325,7 +325,7 @@ fn take_send(answer: &mut Message) -> Result<SendRight, BootstrapError> {
 #[non_exhaustive]
 pub enum BootstrapError {
     /// The server said no; the code says why.
-    #[error("{0}")]
+    #[error("{code} ({number})", code = .0, number = .0.raw())]
     Refused(BootstrapCode),
     /// The server could not be asked.
     #[error("the bootstrap server cannot be reached")]
