@@ -1,1 +1,12 @@
-//! Placeholder.
+//! Entitlements, application groups, and what they allow.
+//!
+//! [`Entitlements`] are what a program's author asks for, in Apple's keys; [`sandbox_check`]
+//! decides one operation on one name by them. Both are pure: nothing here asks the kernel, and who
+//! a caller is has been established before.
+
+mod check;
+mod entitlements;
+mod key;
+
+pub use check::{Filter, Identity, Operation, Verdict, Violation, sandbox_check};
+pub use entitlements::{Entitlements, EntitlementsError, FileError, Position};

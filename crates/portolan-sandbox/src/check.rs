@@ -1,0 +1,183 @@
+//! May this program use this name?
+
+use std::fmt;
+use std::sync::Arc;
+
+use portolan_wire::group::GroupId;
+use portolan_wire::label::JobLabel;
+
+use crate::entitlements::Entitlements;
+use crate::key;
+
+/// What is asked for, under the names of Apple's `sandbox_check`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Publishing a name: `mach-register`.
+    MachRegister,
+    /// Finding a name: `mach-lookup`.
+    MachLookup,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MachRegister => "mach-register",
+            Self::MachLookup => "mach-lookup",
+        })
+    }
+}
+
+/// What kind of name it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Filter {
+    /// A name that everybody looks up: `SANDBOX_FILTER_GLOBAL_NAME`.
+    GlobalName,
+    /// A name that belongs to one process: `SANDBOX_FILTER_LOCAL_NAME`. The groups' rule is the
+    /// same; the exceptions have keys of their own.
+    LocalName,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Identity {
+    /// A program without a sandbox, which may use any name.
+    Unsandboxed,
+    /// A program that is bound by its entitlements.
+    Sandboxed {
+        /// What it is called.
+        label: JobLabel,
+        /// What it may do.
+        entitlements: Arc<Entitlements>,
+    },
+}
+
+impl Identity {
+    /// The identity of a program with these entitlements: without `app-sandbox` among them, the
+    /// others mean nothing.
+    pub fn new(label: JobLabel, entitlements: Arc<Entitlements>) -> Self {
+        if entitlements.app_sandbox {
+            Self::Sandboxed {
+                label,
+                entitlements,
+            }
+        } else {
+            Self::Unsandboxed
+        }
+    }
+}
+
+/// The decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may.
+    Allowed,
+    /// It may not.
+    Denied(Violation),
+}
+
+/// What was refused, and what would have allowed it.
+///
+/// As text it is one line, whatever the name has in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Who asked.
+    pub label: JobLabel,
+    /// What for.
+    pub operation: Operation,
+    /// The name.
+    pub name: String,
+    /// The entitlement that would have allowed it.
+    pub key: &'static str,
+    /// A value of it that would have.
+    pub value: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            label,
+            operation,
+            name,
+            key,
+            value,
+        } = self;
+        let (name, value) = (name.escape_debug(), value.escape_debug());
+        write!(
+            f,
+            "{label}: deny {operation} \"{name}\"; allowed by {key} with \"{value}\""
+        )
+    }
+}
+
+/// Decides whether a program may use a name.
+///
+/// A program without a sandbox may use any. Another may register and look up `<group>.…` of each
+/// group it is in, its own label and `<label>.…`, and what an exception names: for registering, an
+/// exception that ends in `*` stands for every name that begins so; for looking up, it stands for
+/// itself and the star is a letter like any other (as on macOS).
+///
+/// The answer does not depend on whether there is such a name.
+pub fn sandbox_check(
+    identity: &Identity,
+    operation: Operation,
+    filter: Filter,
+    name: &str,
+) -> Verdict {
+    let Identity::Sandboxed {
+        label,
+        entitlements,
+    } = identity
+    else {
+        return Verdict::Allowed;
+    };
+    let allowed = entitlements
+        .application_groups
+        .iter()
+        .any(|group| group.contains(name))
+        || is_own(label, name)
+        || is_excepted(entitlements, operation, filter, name);
+    if allowed {
+        return Verdict::Allowed;
+    }
+    let (key, value) = remedy(operation, filter, name);
+    let (label, name) = (label.clone(), name.to_owned());
+    Verdict::Denied(Violation {
+        label,
+        operation,
+        name,
+        key,
+        value,
+    })
+}
+
+fn is_own(label: &JobLabel, name: &str) -> bool {
+    let rest = name.strip_prefix(label.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn is_excepted(
+    entitlements: &Entitlements,
+    operation: Operation,
+    filter: Filter,
+    name: &str,
+) -> bool {
+    let exceptions = entitlements.exceptions(operation, filter);
+    exceptions
+        .iter()
+        .any(|exception| match (operation, exception.strip_suffix('*')) {
+            (Operation::MachRegister, Some(prefix)) => name.starts_with(prefix),
+            _ => exception == name,
+        })
+}
+
+/// A name of two or more parts could be one of a group's; an exception is for those that are not.
+fn remedy(operation: Operation, filter: Filter, name: &str) -> (&'static str, String) {
+    let group = name.rsplit_once('.').map(|(group, _)| group);
+    match group.filter(|group| group.contains('.') && group.parse::<GroupId>().is_ok()) {
+        Some(group) => (key::APPLICATION_GROUPS, group.to_owned()),
+        None => (key::exception(operation, filter), name.to_owned()),
+    }
+}

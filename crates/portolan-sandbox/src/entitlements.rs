@@ -1,0 +1,219 @@
+//! What a program's author asks for, read from a file.
+
+mod read;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use portolan_wire::group::{GroupError, GroupId};
+use thiserror::Error;
+
+use crate::check::{Filter, Operation};
+
+/// The entitlements of a program.
+///
+/// Keys that have no meaning on Linux are known and read, so that a file for macOS can be used
+/// unchanged, but only what is here has an effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Entitlements {
+    /// `com.apple.security.app-sandbox`. Without it, the others mean nothing.
+    pub app_sandbox: bool,
+    /// `com.apple.security.application-groups`.
+    pub application_groups: Vec<GroupId>,
+    /// `com.apple.security.temporary-exception.mach-lookup.global-name`.
+    pub lookup_global: Vec<String>,
+    /// `com.apple.security.temporary-exception.mach-lookup.local-name`.
+    pub lookup_local: Vec<String>,
+    /// `com.apple.security.temporary-exception.mach-register.global-name`.
+    pub register_global: Vec<String>,
+    /// `com.apple.security.temporary-exception.mach-register.local-name`.
+    pub register_local: Vec<String>,
+}
+
+impl Entitlements {
+    /// Reads a file: TOML, an XML property list or a binary one, told apart by how it begins.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError`], which names the file and, where there is one, the position in it.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        let cause = |cause| FileError {
+            path: path.to_path_buf(),
+            cause,
+        };
+        let bytes = std::fs::read(path).map_err(|error| cause(Cause::Unreadable(error)))?;
+        Self::parse(&bytes).map_err(|error| cause(Cause::Wrong(Box::new(error))))
+    }
+
+    /// Reads the contents of a file.
+    ///
+    /// ```
+    /// use portolan_sandbox::Entitlements;
+    ///
+    /// let toml = br#"
+    ///     "com.apple.security.app-sandbox" = true
+    ///     "com.apple.security.application-groups" = ["group.com.example"]
+    /// "#;
+    /// let entitlements = Entitlements::parse(toml)?;
+    /// assert!(entitlements.application_groups[0].contains("group.com.example.server"));
+    /// # Ok::<(), portolan_sandbox::EntitlementsError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`EntitlementsError`]
+    pub fn parse(bytes: &[u8]) -> Result<Self, EntitlementsError> {
+        read::parse(bytes)
+    }
+
+    pub(crate) fn exceptions(&self, operation: Operation, filter: Filter) -> &[String] {
+        match (operation, filter) {
+            (Operation::MachLookup, Filter::GlobalName) => &self.lookup_global,
+            (Operation::MachLookup, Filter::LocalName) => &self.lookup_local,
+            (Operation::MachRegister, Filter::GlobalName) => &self.register_global,
+            (Operation::MachRegister, Filter::LocalName) => &self.register_local,
+        }
+    }
+}
+
+/// A place in a text, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Line.
+    pub line: usize,
+    /// Column, in characters.
+    pub column: usize,
+}
+
+impl Position {
+    fn of(text: &str, offset: usize) -> Self {
+        let before = text.get(..offset).unwrap_or(text);
+        let start = before.rfind('\n').map_or(0, |at| at + 1);
+        let column = before.get(start..).map_or(0, |line| line.chars().count()) + 1;
+        Self {
+            line: before.matches('\n').count() + 1,
+            column,
+        }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
+/// Why bytes are not entitlements.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EntitlementsError {
+    /// Not TOML.
+    #[error("{}", .source.message())]
+    Toml {
+        /// Where.
+        at: Option<Position>,
+        /// What the parser says.
+        source: toml::de::Error,
+    },
+    /// Not a property list.
+    #[error("not a property list")]
+    PropertyList {
+        /// What the parser says.
+        #[from]
+        source: plist::Error,
+    },
+    /// Neither a table nor a dictionary.
+    #[error("a property list of entitlements is a dictionary")]
+    NotATable,
+    /// Neither binary nor UTF-8.
+    #[error("not UTF-8")]
+    NotUtf8(#[from] std::str::Utf8Error),
+    /// There is no such key.
+    #[error("unknown key {key}, did you mean {nearest}?")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// Where.
+        at: Option<Position>,
+        /// The known key that is most like it.
+        nearest: &'static str,
+    },
+    /// The value is of another type.
+    #[error("the value of {key} must be {expected}")]
+    WrongType {
+        /// The key.
+        key: String,
+        /// Where.
+        at: Option<Position>,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// A group is not the id of one.
+    #[error("{group:?} is not the id of an application group")]
+    Group {
+        /// The group.
+        group: String,
+        /// Where its key is.
+        at: Option<Position>,
+        /// Why.
+        source: GroupError,
+    },
+}
+
+impl EntitlementsError {
+    /// Where in the text it is wrong; a binary property list has no positions.
+    #[must_use]
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Toml { at, .. }
+            | Self::UnknownKey { at, .. }
+            | Self::WrongType { at, .. }
+            | Self::Group { at, .. } => *at,
+            Self::PropertyList { .. } | Self::NotATable | Self::NotUtf8(_) => None,
+        }
+    }
+}
+
+/// An entitlement file is missing or wrong.
+#[derive(Debug)]
+pub struct FileError {
+    path: PathBuf,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    Unreadable(io::Error),
+    Wrong(Box<EntitlementsError>),
+}
+
+impl FileError {
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        if let Cause::Wrong(error) = &self.cause
+            && let Some(position) = error.position()
+        {
+            write!(f, ":{position}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for FileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Unreadable(error) => Some(error),
+            Cause::Wrong(error) => Some(&**error),
+        }
+    }
+}

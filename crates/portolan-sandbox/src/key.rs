@@ -1,0 +1,207 @@
+//! The entitlement keys, as Apple spells them.
+
+use crate::check::{Filter, Operation};
+
+/// What the value of a key must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Boolean,
+    /// A string, or an array of strings.
+    Strings,
+}
+
+pub(crate) const APP_SANDBOX: &str = "com.apple.security.app-sandbox";
+pub(crate) const APPLICATION_GROUPS: &str = "com.apple.security.application-groups";
+
+pub(crate) const LOOKUP_GLOBAL: &str =
+    "com.apple.security.temporary-exception.mach-lookup.global-name";
+pub(crate) const LOOKUP_LOCAL: &str =
+    "com.apple.security.temporary-exception.mach-lookup.local-name";
+pub(crate) const REGISTER_GLOBAL: &str =
+    "com.apple.security.temporary-exception.mach-register.global-name";
+pub(crate) const REGISTER_LOCAL: &str =
+    "com.apple.security.temporary-exception.mach-register.local-name";
+
+/// The key that excepts names from the rules for an operation.
+pub(crate) fn exception(operation: Operation, filter: Filter) -> &'static str {
+    match (operation, filter) {
+        (Operation::MachLookup, Filter::GlobalName) => LOOKUP_GLOBAL,
+        (Operation::MachLookup, Filter::LocalName) => LOOKUP_LOCAL,
+        (Operation::MachRegister, Filter::GlobalName) => REGISTER_GLOBAL,
+        (Operation::MachRegister, Filter::LocalName) => REGISTER_LOCAL,
+    }
+}
+
+/// Every key that a file may have, with or without a meaning here: a file that was written for
+/// macOS is read unchanged, and a misspelt key is found.
+pub(crate) const ALL: &[(&str, Shape)] = &[
+    (APP_SANDBOX, Shape::Boolean),
+    ("com.apple.security.inherit", Shape::Boolean),
+    (APPLICATION_GROUPS, Shape::Strings),
+    ("com.apple.security.network.client", Shape::Boolean),
+    ("com.apple.security.network.server", Shape::Boolean),
+    (
+        "com.apple.security.files.user-selected.read-only",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.files.user-selected.read-write",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.files.user-selected.executable",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.files.downloads.read-only",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.files.downloads.read-write",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.files.bookmarks.app-scope",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.files.bookmarks.document-scope",
+        Shape::Boolean,
+    ),
+    ("com.apple.security.files.all", Shape::Boolean),
+    (
+        "com.apple.security.assets.pictures.read-only",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.assets.pictures.read-write",
+        Shape::Boolean,
+    ),
+    ("com.apple.security.assets.music.read-only", Shape::Boolean),
+    ("com.apple.security.assets.music.read-write", Shape::Boolean),
+    ("com.apple.security.assets.movies.read-only", Shape::Boolean),
+    (
+        "com.apple.security.assets.movies.read-write",
+        Shape::Boolean,
+    ),
+    ("com.apple.security.device.camera", Shape::Boolean),
+    ("com.apple.security.device.microphone", Shape::Boolean),
+    ("com.apple.security.device.audio-input", Shape::Boolean),
+    ("com.apple.security.device.usb", Shape::Boolean),
+    ("com.apple.security.device.bluetooth", Shape::Boolean),
+    ("com.apple.security.device.firewire", Shape::Boolean),
+    ("com.apple.security.device.serial", Shape::Boolean),
+    ("com.apple.security.print", Shape::Boolean),
+    (
+        "com.apple.security.personal-information.addressbook",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.personal-information.calendars",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.personal-information.location",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.personal-information.photos-library",
+        Shape::Boolean,
+    ),
+    ("com.apple.security.automation.apple-events", Shape::Boolean),
+    (LOOKUP_GLOBAL, Shape::Strings),
+    (LOOKUP_LOCAL, Shape::Strings),
+    (REGISTER_GLOBAL, Shape::Strings),
+    (REGISTER_LOCAL, Shape::Strings),
+    (
+        "com.apple.security.temporary-exception.apple-events",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.audio-unit-host",
+        Shape::Boolean,
+    ),
+    (
+        "com.apple.security.temporary-exception.files.home-relative-path.read-only",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.files.home-relative-path.read-write",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.files.absolute-path.read-only",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.files.absolute-path.read-write",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.shared-preference.read-only",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.shared-preference.read-write",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.iokit-user-client-class",
+        Shape::Strings,
+    ),
+    (
+        "com.apple.security.temporary-exception.sbpl",
+        Shape::Strings,
+    ),
+];
+
+/// The shape of a known key.
+pub(crate) fn shape(key: &str) -> Option<Shape> {
+    ALL.iter()
+        .find(|(known, _)| *known == key)
+        .map(|(_, shape)| *shape)
+}
+
+/// The known key that is most like this one.
+pub(crate) fn nearest(key: &str) -> &'static str {
+    let distances = ALL.iter().map(|(known, _)| (distance(key, known), *known));
+    distances.min().map_or(APP_SANDBOX, |(_, known)| known)
+}
+
+/// Levenshtein's distance: insertions, deletions and substitutions of bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, y) in row.iter_mut().skip(1).zip(b.bytes()) {
+            let above = *cell;
+            left = (diagonal + usize::from(x != y))
+                .min(above + 1)
+                .min(left + 1);
+            (diagonal, *cell) = (above, left);
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_those_of_the_textbook() {
+        for (a, b, expected) in [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0)] {
+            assert_eq!(distance(a, b), expected, "{a:?} to {b:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_recognised() {
+        let nearest = nearest("com.apple.security.aplication-group");
+        assert_eq!(nearest, APPLICATION_GROUPS);
+    }
+}
