@@ -1,1 +1,13 @@
-//! Placeholder.
+//! The bootstrap server: names, rights to them, and the policy that guards them.
+//!
+//! * [`registry`] is the state: who has which name. It does no I/O and reads no clock.
+//! * [`server`] drives it: an event loop over ports, connections, and the ends of processes and
+//!   ports. It can run inside any process, see [`server::private`].
+//! * [`daemon`] is the server as a process of its own, with a directory and a socket.
+//!
+//! The server is never on the way of a message: it hands out rights, and when it is gone, every
+//! conversation goes on.
+
+pub mod daemon;
+pub mod registry;
+pub mod server;

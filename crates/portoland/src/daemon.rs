@@ -1,0 +1,288 @@
+//! The server as a process: its directory, its socket, its lock, and how it is started and ended.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use portolan_wire::place::{self, Surroundings};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Resource, Rlimit};
+use thiserror::Error;
+
+use crate::server::{Server, ServerError};
+
+/// How a server process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Until it is told to end, logging to standard error.
+    Foreground,
+    /// Starts a copy of this process in [`Mode::Detached`] and ends.
+    Detach,
+    /// In a session of its own. Standard input is the lock that a client holds for it, and
+    /// standard output is told when the server listens.
+    Detached,
+}
+
+/// The server could not run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DaemonError {
+    /// Another server listens in the directory.
+    #[error("a bootstrap server already listens at {}", socket.display())]
+    AlreadyRunning {
+        /// Where.
+        socket: PathBuf,
+    },
+    /// Others can write to the directory, so the socket in it could be anybody's.
+    #[error("{} must be a directory of this user that nobody else can write to", path.display())]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The path of the directory is too long for a socket address.
+    #[error("{} is too long a path for a socket", path.display())]
+    PathTooLong {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// A file or a socket could not be made.
+    #[error("cannot set up {}", path.display())]
+    SetUp {
+        /// What it was about.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The server failed.
+    #[error("the server failed")]
+    Server(#[from] ServerError),
+}
+
+/// Runs the server of this directory until it is told to end by
+/// [`Operation::Shutdown`](portolan_wire::bootstrap::Operation::Shutdown), SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// [`DaemonError`]
+pub fn run(directory: &Path, mode: Mode) -> Result<(), DaemonError> {
+    if mode == Mode::Detach {
+        return detach().map_err(|source| DaemonError::SetUp {
+            path: PathBuf::new(),
+            source,
+        });
+    }
+    raise_descriptor_limit();
+    prepare(directory)?;
+    let path = directory.join(place::LOCK);
+    let starting = |source| DaemonError::SetUp {
+        path: path.clone(),
+        source,
+    };
+    let lock = match mode {
+        Mode::Detached => None,
+        Mode::Foreground | Mode::Detach => Some(lock(&path).map_err(starting)?),
+    };
+    let listener = listen(directory)?;
+    let identity = identity_of(&directory.join(place::SOCKET));
+    drop(lock);
+    let mut server = Server::new()?;
+    server.listen(listener)?;
+    server.end_on_signals()?;
+    if mode == Mode::Detached {
+        announce().map_err(starting)?;
+    }
+    let result = server.run();
+    remove(directory, identity);
+    Ok(result?)
+}
+
+/// The directory in which clients of this user look for the server.
+pub fn directory() -> PathBuf {
+    let uid = rustix::process::getuid().as_raw();
+    let (portolan, xdg) = (
+        env::var_os(place::DIRECTORY),
+        env::var_os("XDG_RUNTIME_DIR"),
+    );
+    Surroundings { portolan, xdg, uid }
+        .directory(|run| fs::metadata(run).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid))
+}
+
+/// Starts this program again with `--detached` in the place of `--detach`.
+fn detach() -> io::Result<()> {
+    let arguments = env::args_os().skip(1).map(|argument| {
+        if argument == "--detach" {
+            OsString::from("--detached")
+        } else {
+            argument
+        }
+    });
+    // The copy belongs to init once this process has ended, which it does now.
+    Command::new(env::current_exe()?)
+        .args(arguments)
+        .spawn()
+        .map(drop)
+}
+
+/// Lets go of the lock and of the starting client's terminal, and tells it that it can connect.
+fn announce() -> io::Result<()> {
+    rustix::process::setsid().ok();
+    let nothing = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    io::stdout().write_all(b"ready\n")?;
+    io::stdout().flush()?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    Ok(rustix::stdio::dup2_stdout(&nothing)?)
+}
+
+fn prepare(directory: &Path) -> Result<(), DaemonError> {
+    let path = directory.to_path_buf();
+    let created = DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory);
+    created.map_err(|source| DaemonError::SetUp {
+        path: path.clone(),
+        source,
+    })?;
+    let found = fs::symlink_metadata(directory);
+    let found = found.map_err(|source| DaemonError::SetUp {
+        path: path.clone(),
+        source,
+    })?;
+    let own = found.uid() == rustix::process::getuid().as_raw();
+    if found.is_dir() && own && found.mode() & 0o022 == 0 {
+        Ok(())
+    } else {
+        Err(DaemonError::UnsafeDirectory { path })
+    }
+}
+
+fn lock(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))?;
+    Ok(file)
+}
+
+/// Binds the socket. A socket file that nobody listens on is left over and is replaced.
+fn listen(directory: &Path) -> Result<OwnedFd, DaemonError> {
+    let path = directory.join(place::SOCKET);
+    let address =
+        SocketAddrUnix::new(&path).map_err(|_| DaemonError::PathTooLong { path: path.clone() })?;
+    bind(&path, &address).map_err(|errno| match errno {
+        Errno::ADDRINUSE => DaemonError::AlreadyRunning {
+            socket: path.clone(),
+        },
+        other => DaemonError::SetUp {
+            path: path.clone(),
+            source: other.into(),
+        },
+    })
+}
+
+fn bind(path: &Path, address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
+    let socket = seqpacket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    match rustix::net::bind(&socket, address) {
+        Err(Errno::ADDRINUSE) if !answers(address)? => {
+            rustix::fs::unlink(path)?;
+            rustix::net::bind(&socket, address)?;
+        }
+        other => other?,
+    }
+    rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+fn answers(address: &SocketAddrUnix) -> Result<bool, Errno> {
+    let probe = seqpacket(SocketFlags::CLOEXEC)?;
+    match rustix::net::connect(&probe, address) {
+        Err(Errno::CONNREFUSED) => Ok(false),
+        // With a full backlog it is there as well.
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(other) => Err(other),
+    }
+}
+
+fn seqpacket(flags: SocketFlags) -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+fn identity_of(path: &Path) -> Option<(u64, u64)> {
+    fs::symlink_metadata(path)
+        .ok()
+        .map(|found| (found.dev(), found.ino()))
+}
+
+/// Removes the socket, unless a server that was started meanwhile has put its own there.
+fn remove(directory: &Path, identity: Option<(u64, u64)>) {
+    let path = directory.join(place::SOCKET);
+    let lock = OpenOptions::new()
+        .append(true)
+        .open(directory.join(place::LOCK));
+    let locked = lock.is_ok_and(|lock| {
+        let ours = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if ours && identity_of(&path) == identity {
+            // A socket that stays is replaced by the next server.
+            fs::remove_file(&path).ok();
+        }
+        ours
+    });
+    if !locked {
+        tracing::debug!("another server is starting; the socket is left to it");
+    }
+}
+
+/// Each client costs descriptors, so the soft limit is of no use here.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(errno) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%errno, "cannot raise the limit of descriptors");
+    }
+}
+
+/// Sends the log to standard error, a line for each event; `PORTOLAN_LOG` chooses what is logged
+/// (`warn`, `portoland=debug`, …), `info` if it is not set.
+pub fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PORTOLAN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Fails only if the program logs already, and then the choice is its own.
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .try_init()
+        .ok();
+}
+
+/// An error and what caused it, as one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line.push_str(": ");
+        line.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    line
+}
