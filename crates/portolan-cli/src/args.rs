@@ -1,0 +1,176 @@
+//! What can be typed. Help, completions and the man page are made from this.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use portolan::{JobLabel, ServiceName};
+
+use crate::exit;
+
+/// Mach IPC for Linux: ports, rights, and names for them.
+#[derive(Debug, Parser)]
+#[command(name = "portolan", version, after_long_help = exit::HELP)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Show what Portolan does, with real processes, in a few seconds.
+    Demo(Demo),
+    /// Serve a name: each request's bytes go to a command, its output is the answer.
+    Serve(Serve),
+    /// Send a request to a name and print the answer.
+    Call(Call),
+    /// Send a message to a name without waiting for an answer.
+    Send(Send),
+    /// List the published names.
+    List(List),
+    /// Check that a name can be looked up.
+    Lookup(Lookup),
+    /// Tell whether a name's service is active.
+    Status(Status),
+    /// Run a program that is known by its entitlements.
+    Run(Run),
+    /// Run the bootstrap server of this user in the foreground.
+    Bootstrap(Bootstrap),
+    /// End the bootstrap server of this user.
+    Shutdown,
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// Write one page for each command into this directory instead of one page to standard
+        /// output.
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Round trips of each kind that are timed.
+    #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rounds: u32,
+    /// The part of the story that this process plays.
+    #[arg(long, hide = true)]
+    pub(crate) part: Option<Part>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Part {
+    Server,
+    Client,
+    Outsider,
+    Talker,
+    SocketEcho,
+    PortEcho,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The name to publish.
+    pub(crate) name: ServiceName,
+    /// Answer each request with its own bytes.
+    #[arg(long, conflicts_with = "command", required_unless_present = "command")]
+    pub(crate) echo: bool,
+    /// Requests that are served at once.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) jobs: u16,
+    /// The command and its arguments.
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Call {
+    #[command(flatten)]
+    pub(crate) message: Outgoing,
+    /// Print the answer's id and length as JSON to standard error.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    #[command(flatten)]
+    pub(crate) message: Outgoing,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Outgoing {
+    /// The name of the service.
+    pub(crate) name: ServiceName,
+    /// The message's id.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    pub(crate) id: i32,
+    /// Seconds to wait for room in the service's queue, and again for its answer.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// File with the message's bytes; `-` or nothing for standard input.
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Lookup {
+    /// The name of the service.
+    pub(crate) name: ServiceName,
+    /// The process that registered the name for itself.
+    #[arg(long)]
+    pub(crate) pid: Option<u32>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// The name of the service.
+    pub(crate) name: ServiceName,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// File with the program's entitlements: TOML, or a property list.
+    #[arg(long)]
+    pub(crate) entitlements: PathBuf,
+    /// What the program is called in the log and the list; its file name if not given.
+    #[arg(long)]
+    pub(crate) label: Option<JobLabel>,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    pub(crate) program: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bootstrap {
+    /// Go to the background.
+    #[arg(long, hide = true)]
+    pub(crate) detach: bool,
+    /// Already in the background.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    pub(crate) detached: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

@@ -1,0 +1,105 @@
+//! Exit codes, for scripts.
+
+use portolan::bootstrap::{BootstrapError, ConnectError};
+use portolan::{BootstrapCode, ReplyError, RequestError, SendError, SendErrorKind};
+
+/// For `portolan help` and the man page.
+pub(crate) const HELP: &str = "\
+Exit codes:
+    0  success
+    1  anything that has no code of its own
+    2  the command line is wrong, or a name is not valid
+    3  no service has the name (bootstrap code 1102)
+    4  the name may not be used: permission denied (1100)
+    5  it took longer than the time-out
+    6  the service died or dropped the request without an answer
+    7  no bootstrap server is there and none could be started
+    8  the message is larger than 64 MiB
+    9  the name is in use by this program (1103)
+   78  the entitlement file is missing or wrong
+  126  the program cannot be executed
+  127  the program does not exist";
+
+/// Anything that has no code of its own.
+const OTHER: u8 = 1;
+
+/// A failure whose exit code is known where it happens.
+#[derive(Debug)]
+pub(crate) struct Coded {
+    pub(crate) code: u8,
+    pub(crate) error: anyhow::Error,
+}
+
+impl std::fmt::Display for Coded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+impl std::error::Error for Coded {}
+
+/// The entitlement file is missing or wrong (`EX_CONFIG`).
+pub(crate) fn configuration(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    Coded {
+        code: 78,
+        error: error.into(),
+    }
+    .into()
+}
+
+/// A program could not be executed, with the codes of a shell.
+pub(crate) fn not_executed(program: &std::ffi::OsStr, error: std::io::Error) -> anyhow::Error {
+    let code = if error.kind() == std::io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    };
+    let error = anyhow::Error::new(error).context(format!("cannot execute {}", program.display()));
+    Coded { code, error }.into()
+}
+
+/// The exit code that says why.
+pub(crate) fn code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(known).unwrap_or(OTHER)
+}
+
+fn known(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(coded) = error.downcast_ref::<Coded>() {
+        return Some(coded.code);
+    }
+    if let Some(error) = error.downcast_ref::<BootstrapError>() {
+        return match error.code()? {
+            BootstrapCode::UNKNOWN_SERVICE => Some(3),
+            BootstrapCode::NOT_PRIVILEGED => Some(4),
+            BootstrapCode::SERVICE_ACTIVE => Some(9),
+            _ => None,
+        };
+    }
+    if error.is::<ConnectError>() {
+        return Some(7);
+    }
+    if let Some(error) = error.downcast_ref::<RequestError>() {
+        return match error {
+            RequestError::Send(error) => send(error),
+            RequestError::Reply(error) => reply(error),
+        };
+    }
+    error.downcast_ref::<SendError>().and_then(send)
+}
+
+fn send(error: &SendError) -> Option<u8> {
+    match error.kind() {
+        SendErrorKind::TimedOut => Some(5),
+        SendErrorKind::DeadName => Some(6),
+        SendErrorKind::TooLarge { .. } => Some(8),
+        _ => None,
+    }
+}
+
+fn reply(error: &ReplyError) -> Option<u8> {
+    match error {
+        ReplyError::TimedOut => Some(5),
+        ReplyError::NoReply | ReplyError::DeadName => Some(6),
+        _ => None,
+    }
+}

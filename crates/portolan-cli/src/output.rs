@@ -1,0 +1,49 @@
+//! What the command prints.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the one place that prints"
+)]
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+/// Prints a line of output.
+pub(crate) fn line(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
+/// Prints a remark that is not output.
+pub(crate) fn remark(text: impl std::fmt::Display) {
+    eprintln!("portolan: {text}");
+}
+
+/// Prints why the command failed.
+pub(crate) fn error(error: &anyhow::Error) {
+    remark(format_args!("{error:#}"));
+}
+
+/// Prints one JSON value as a line of output.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Prints one JSON value as a line beside the output.
+pub(crate) fn json_remark(value: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stderr().lock();
+    serde_json::to_writer(&mut out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Writes bytes as they are.
+pub(crate) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The command as a user runs it: real processes, the real server, each test in a runtime
+//! directory of its own.
+
+mod bad_input;
+mod confined;
+mod demo;
+mod pages;
+mod service;
+mod world;

@@ -1,0 +1,216 @@
+//! A runtime directory with its server, and the command in it.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// What a run of the command came to.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// Fails the test unless the command succeeded.
+    pub(crate) fn ok(self) -> Vec<u8> {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self.stdout
+    }
+
+    /// Fails the test unless the command ended with this code and said this.
+    pub(crate) fn fails(self, code: i32, says: &str) {
+        assert_eq!(self.code, Some(code), "{}", self.stderr);
+        assert!(
+            self.stderr.contains(says),
+            "{says:?} is not in {:?}",
+            self.stderr
+        );
+    }
+}
+
+/// A runtime directory. Dropping it ends its server and waits until that is gone.
+pub(crate) struct World {
+    directory: TempDir,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self {
+            directory: TempDir::new().expect("temporary directory"),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The runtime directory of the server.
+    pub(crate) fn runtime(&self) -> PathBuf {
+        self.path("runtime")
+    }
+
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, text).expect("write a file");
+        path
+    }
+
+    /// The command in this world.
+    pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        command
+            .args(arguments)
+            .env("PORTOLAN_RUNTIME_DIR", self.runtime())
+            .env_remove("PORTOLAN_BOOTSTRAP_FD")
+            .env_remove("PORTOLAN_AUTOSTART")
+            .env_remove("PORTOLAN_LOG")
+            .env("PORTOLAN_SERVER", "")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn run<const N: usize>(&self, arguments: [&str; N]) -> Ran {
+        ran(self.command(arguments).output().expect("run portolan"))
+    }
+
+    /// Runs the command with this on its standard input.
+    pub(crate) fn feed<const N: usize>(&self, arguments: [&str; N], input: &[u8]) -> Ran {
+        let mut child = self
+            .command(arguments)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("run portolan");
+        let mut stdin = child.stdin.take().expect("stdin");
+        let output = std::thread::scope(|scope| {
+            // A command that fails early does not read its input.
+            scope.spawn(move || stdin.write_all(input).ok());
+            child.wait_with_output().expect("wait")
+        });
+        ran(output)
+    }
+
+    /// Starts `portolan serve` and waits until it serves.
+    pub(crate) fn serve<const N: usize>(&self, arguments: [&str; N]) -> Running {
+        Running::serving(&mut self.command(std::iter::once("serve").chain(arguments)))
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.runtime().join("bootstrap.log")).expect("the server's log")
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if self.runtime().join("bootstrap").exists() {
+            let ended = self.run(["shutdown"]);
+            if !std::thread::panicking() {
+                assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+                wait_until_gone(&self.runtime().join("bootstrap"));
+            }
+        }
+    }
+}
+
+/// The server removes its socket as the last thing it does.
+fn wait_until_gone(socket: &Path) {
+    let start = std::time::Instant::now();
+    while socket.exists() {
+        assert!(
+            start.elapsed().as_secs() < 20,
+            "the server left its socket behind"
+        );
+        std::thread::yield_now();
+    }
+}
+
+/// A program that is killed and reaped when the test is done with it.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self {
+            child: command.spawn().expect("start a program"),
+        }
+    }
+
+    /// Starts a program that ends up as `portolan serve` and waits until it serves.
+    pub(crate) fn serving(command: &mut Command) -> Self {
+        let mut running = Self::start(command);
+        wait_for_line(&mut running.child, "serving ");
+        running
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn finish(mut self) -> Ran {
+        let (mut stdout, mut stderr) = (Vec::new(), String::new());
+        self.child
+            .stdout
+            .take()
+            .expect("stdout")
+            .read_to_end(&mut stdout)
+            .expect("read");
+        self.child
+            .stderr
+            .take()
+            .expect("stderr")
+            .read_to_string(&mut stderr)
+            .expect("read");
+        let code = self.child.wait().expect("wait").code();
+        Ran {
+            code,
+            stdout,
+            stderr,
+        }
+    }
+
+    pub(crate) fn kill(mut self) -> ExitStatus {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Reads standard error up to a line with this in it.
+pub(crate) fn wait_for_line(child: &mut Child, start: &str) {
+    let stderr = child.stderr.as_mut().expect("stderr");
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !String::from_utf8_lossy(&text)
+        .lines()
+        .any(|line| line.contains(start))
+        || !text.ends_with(b"\n")
+    {
+        let n = stderr.read(&mut byte).expect("read");
+        assert_eq!(n, 1, "it ended: {}", String::from_utf8_lossy(&text));
+        text.extend(byte);
+    }
+}
+
+pub(crate) fn ran(output: Output) -> Ran {
+    Ran {
+        code: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
