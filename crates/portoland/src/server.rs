@@ -12,7 +12,7 @@ mod process;
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
@@ -26,6 +26,7 @@ use portolan_wire::bootstrap::{Flags, Reply, Request};
 use portolan_wire::code::BootstrapCode;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -68,6 +69,8 @@ impl From<CreateError> for ServerError {
 #[derive(Debug)]
 pub struct Server {
     events: OwnedFd,
+    /// The ends of processes and of published ports; watched through `events`.
+    deaths: OwnedFd,
     requests: PortSet,
     public: ReceiveRight,
     confined: HashMap<PortId, Confined>,
@@ -100,12 +103,15 @@ impl Server {
     /// [`ServerError`] if the kernel has no more descriptors for this process.
     pub fn new() -> Result<Self, ServerError> {
         let events = epoll::create(CreateFlags::CLOEXEC)?;
+        let deaths = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&events, &deaths, Source::Deaths.data(), EventFlags::IN)?;
         let requests = PortSet::new()?;
         let public = ReceiveRight::new()?;
         requests.insert(&public)?;
         epoll::add(&events, &requests, Source::Requests.data(), EventFlags::IN)?;
         Ok(Self {
             events,
+            deaths,
             requests,
             public,
             confined: HashMap::new(),
@@ -194,8 +200,26 @@ impl Server {
             Source::Requests => self.take_requests(),
             Source::Listener => self.accept(),
             Source::Signals => self.ended = true,
+            Source::Deaths => self.see_to_deaths(),
             Source::Process(client) => self.process_exited(client),
             Source::Service(port) => self.service_spoke(port),
+        }
+    }
+
+    /// What has ended by now is gone for every request that is looked at later: whoever saw a
+    /// process end and asks for its name must find it free.
+    fn see_to_deaths(&mut self) {
+        let mut buffer = [MaybeUninit::<Event>::uninit(); BATCH];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        while let Ok((deaths, _)) = epoll::wait(&self.deaths, &mut buffer, Some(&now))
+            && !deaths.is_empty()
+        {
+            for death in &*deaths {
+                self.happened(Source::from_data(death.data));
+            }
         }
     }
 
@@ -220,6 +244,7 @@ impl Server {
         let Some(reply) = message.take_reply() else {
             return;
         };
+        self.see_to_deaths();
         let answer = self
             .answer(&mut message)
             .unwrap_or_else(|code| Message::new(code.raw()));
@@ -274,17 +299,32 @@ impl Server {
     }
 
     fn process_exited(&mut self, client: ClientKey) {
-        self.processes.forget(client);
+        if let Some(process) = self.processes.forget(client) {
+            self.stop_watching(process.as_fd());
+        }
         for port in self.registry.client_exited(client) {
-            self.services.remove(&port);
+            self.let_go(port);
         }
     }
 
     fn service_spoke(&mut self, port: PortKey) {
-        if self.services.get(&port).is_some_and(SendRight::is_dead) {
+        if self.services.get(&port).is_none_or(SendRight::is_dead) {
             self.registry.port_died(port);
-            self.services.remove(&port);
+            self.let_go(port);
         }
+    }
+
+    fn let_go(&mut self, port: PortKey) {
+        if let Some(right) = self.services.remove(&port) {
+            self.stop_watching(right.as_fd());
+        }
+    }
+
+    /// Closing is not enough: whoever has a duplicate of the descriptor would keep it among those
+    /// that are waited for.
+    fn stop_watching(&self, fd: BorrowedFd<'_>) {
+        // Fails only for one that is not watched.
+        epoll::delete(&self.deaths, fd).ok();
     }
 
     fn answer(&mut self, message: &mut Message) -> Result<Message, BootstrapCode> {
@@ -335,7 +375,7 @@ impl Server {
     fn client(
         &mut self,
         pid: u32,
-        pidfd: Option<std::os::fd::BorrowedFd<'_>>,
+        pidfd: Option<BorrowedFd<'_>>,
         label: Option<JobLabel>,
     ) -> Result<ClientKey, BootstrapCode> {
         match self.processes.find(pid) {
@@ -345,7 +385,7 @@ impl Server {
         }
         let client = self.processes.watch(pid, pidfd, |fd, client| {
             epoll::add(
-                &self.events,
+                &self.deaths,
                 fd,
                 Source::Process(client).data(),
                 EventFlags::IN,
@@ -442,7 +482,7 @@ impl Server {
     /// Keeps the right to a published port, and notices when the port dies.
     fn keep(&mut self, key: PortKey, right: SendRight) -> Result<(), BootstrapCode> {
         let data = Source::Service(key).data();
-        if epoll::add(&self.events, right.as_fd(), data, EventFlags::IN).is_err() {
+        if epoll::add(&self.deaths, right.as_fd(), data, EventFlags::IN).is_err() {
             self.registry.port_died(key);
             return Err(BootstrapCode::NO_MEMORY);
         }
@@ -580,6 +620,7 @@ enum Source {
     Requests,
     Listener,
     Signals,
+    Deaths,
     Process(ClientKey),
     Service(PortKey),
 }
@@ -590,8 +631,9 @@ impl Source {
             Self::Requests => 0,
             Self::Listener => 1,
             Self::Signals => 2,
+            Self::Deaths => 4,
             Self::Process(client) => (client.0 << 2) + 3,
-            Self::Service(port) => (port.0 + 1) << 2,
+            Self::Service(port) => (port.0 + 2) << 2,
         })
     }
 
@@ -600,8 +642,9 @@ impl Source {
             0 => Self::Requests,
             1 => Self::Listener,
             2 => Self::Signals,
+            4 => Self::Deaths,
             other if other & 3 == 3 => Self::Process(ClientKey(other >> 2)),
-            other => Self::Service(PortKey((other >> 2) - 1)),
+            other => Self::Service(PortKey((other >> 2) - 2)),
         }
     }
 }

@@ -59,10 +59,10 @@ impl Processes {
         Ok(client)
     }
 
-    pub(super) fn forget(&mut self, client: ClientKey) {
-        if let Some(pid) = self.pids.remove(&client) {
-            self.by_pid.remove(&pid);
-        }
+    /// Forgets a process and gives its descriptor, which is still watched.
+    pub(super) fn forget(&mut self, client: ClientKey) -> Option<OwnedFd> {
+        let pid = self.pids.remove(&client)?;
+        self.by_pid.remove(&pid).map(|(_, process)| process)
     }
 }
 
