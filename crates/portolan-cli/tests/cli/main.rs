@@ -4,6 +4,9 @@
 mod bad_input;
 mod confined;
 mod demo;
+mod load;
+mod names;
 mod pages;
+mod parts;
 mod service;
 mod world;
