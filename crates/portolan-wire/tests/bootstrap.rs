@@ -1,8 +1,4 @@
 //! The bootstrap protocol against committed bytes, round trips and arbitrary bytes.
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper that fails is a test that fails"
-)]
 
 use portolan_wire::bootstrap::{
     DecodeError, Flags, Operation, Reply, Request, ServiceInfo, ServiceStatus,
@@ -51,7 +47,7 @@ fn requests_have_the_committed_bytes() {
         (
             include_str!("golden/request-confine.hex"),
             Request::Confine {
-                label: JobLabel::from_bytes(b"app").unwrap(),
+                label: JobLabel::from_bytes(b"app").expect("a valid sample"),
                 entitlements: b"x = 1".to_vec(),
             },
         ),
@@ -150,7 +146,10 @@ fn every_shorter_and_longer_request_is_refused() {
 #[test]
 fn a_name_that_is_none_is_refused() {
     let status = |text: &[u8]| {
-        let mut bytes = u16::try_from(text.len()).unwrap().to_le_bytes().to_vec();
+        let mut bytes = u16::try_from(text.len())
+            .expect("a valid sample")
+            .to_le_bytes()
+            .to_vec();
         bytes.extend(text);
         Request::decode(Operation::Status.id(), &bytes)
     };
@@ -231,7 +230,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::List),
         Just(Request::Shutdown),
         proptest::collection::vec(any::<u8>(), 0..50).prop_map(|entitlements| Request::Confine {
-            label: JobLabel::from_bytes(b"app").unwrap(),
+            label: JobLabel::from_bytes(b"app").expect("a valid sample"),
             entitlements,
         }),
     ]
@@ -247,7 +246,7 @@ fn service() -> impl Strategy<Value = ServiceInfo> {
     )
         .prop_map(|(pid, status, per_pid, name, owner)| ServiceInfo {
             pid,
-            status: ServiceStatus::from_raw(status).unwrap(),
+            status: ServiceStatus::from_raw(status).expect("a valid sample"),
             per_pid,
             name,
             owner,
@@ -255,7 +254,7 @@ fn service() -> impl Strategy<Value = ServiceInfo> {
 }
 
 fn flags() -> impl Strategy<Value = Flags> {
-    any::<u32>().prop_map(|bits| Flags::from_bits(bits & 0xcb).unwrap())
+    any::<u32>().prop_map(|bits| Flags::from_bits(bits & 0xcb).expect("a valid sample"))
 }
 
 fn any_name() -> impl Strategy<Value = ServiceName> {
@@ -267,20 +266,26 @@ fn any_label() -> impl Strategy<Value = JobLabel> {
 }
 
 fn name(text: &str) -> ServiceName {
-    text.parse().unwrap()
+    text.parse().expect("a valid sample")
 }
 
 fn label(text: &str) -> JobLabel {
-    text.parse().unwrap()
+    text.parse().expect("a valid sample")
 }
 
 /// A golden file is `id N` on its first line, then bytes in hexadecimal; `#` begins a comment.
 fn parse_golden(text: &str) -> (i32, Vec<u8>) {
-    let mut lines = text.lines().map(|line| line.split('#').next().unwrap());
-    let id = lines.next().unwrap().strip_prefix("id ").unwrap();
+    let mut lines = text
+        .lines()
+        .map(|line| line.split('#').next().expect("a valid sample"));
+    let id = lines
+        .next()
+        .expect("a valid sample")
+        .strip_prefix("id ")
+        .expect("a valid sample");
     let bytes = lines
         .flat_map(str::split_whitespace)
-        .map(|byte| u8::from_str_radix(byte, 16).unwrap())
+        .map(|byte| u8::from_str_radix(byte, 16).expect("a valid sample"))
         .collect();
-    (id.trim().parse().unwrap(), bytes)
+    (id.trim().parse().expect("a valid sample"), bytes)
 }
