@@ -94,7 +94,7 @@ impl LocalMessagePort {
     /// [`CreateLocalError::Bootstrap`]: [`NOT_PRIVILEGED`](BootstrapCode::NOT_PRIVILEGED) (1100) if
     /// the sandbox forbids the name or another process has it;
     /// [`SERVICE_ACTIVE`](BootstrapCode::SERVICE_ACTIVE) (1103) if this process, or another of its
-    /// job, has it and not as a message port.
+    /// job, has it and not as a message port, or may not look it up.
     pub fn create<C>(
         bootstrap: &Bootstrap,
         name: &ServiceName,
