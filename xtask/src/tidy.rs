@@ -80,6 +80,7 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
         findings.extend(links::check(file, &tree));
         findings.extend(quotes::check(file, &tree));
     }
+    findings.extend(unsafety::check_list(&tree));
     findings.extend(statements::check(&tree));
 
     say("The ten largest source files:");

@@ -2,6 +2,7 @@
 
 use super::Finding;
 use super::source::{RustFile, has_word};
+use super::tree::Tree;
 
 /// Crates, or single files, that may use `unsafe`.
 const ALLOWED: &[(&str, &str)] = &[
@@ -33,6 +34,21 @@ pub(super) fn check(file: &RustFile) -> Vec<Finding> {
             Some(Finding::at(&file.path, number, problem))
         })
         .collect()
+}
+
+/// The README names every file with `unsafe` in it, or its folder with a `/` at the end.
+pub(super) fn check_list(tree: &Tree) -> Vec<Finding> {
+    let readme = tree.text("README.md").unwrap_or_default();
+    let named: Vec<&str> = readme.split('`').skip(1).step_by(2).collect();
+    let is_named = |path: &str| {
+        let covers = |name: &&str| name.ends_with('/') && path.starts_with(*name);
+        named.iter().any(|name| *name == path || covers(name))
+    };
+    let files = tree.rust().iter();
+    let unnamed =
+        files.filter(|file| file.lines_with("unsafe").next().is_some() && !is_named(&file.path));
+    let text = "not in the README's list of files with `unsafe`";
+    unnamed.map(|file| Finding::new(&file.path, text)).collect()
 }
 
 /// A function, a trait or a block of foreign functions: its contract is documented under
@@ -108,5 +124,22 @@ mod tests {
     fn the_name_of_the_lint_and_comments_do_not_count() {
         let text = "#![deny(unsafe_code)]\n// unsafe\nlet x = \"unsafe\";\n";
         assert_eq!(findings("crates/portolan-wire/src/x.rs", text), 0);
+    }
+
+    #[test]
+    fn the_readme_lists_every_file() {
+        let source = "unsafe { f() }\n";
+        let found = |readme| {
+            let tree = Tree::of(&[
+                ("README.md", readme),
+                (SYS, source),
+                ("a.rs", "fn f() {}\n"),
+            ]);
+            check_list(&tree).len()
+        };
+        assert_eq!(found("none"), 1);
+        assert_eq!(found("`crates/portolan-sys/src/x.rs`"), 0);
+        assert_eq!(found("`crates/portolan-sys/src/`"), 0);
+        assert_eq!(found("`crates/portolan-sys`"), 1);
     }
 }
