@@ -376,6 +376,9 @@ impl Local {
     }
 
     fn run_once(&self, deadline: Option<Instant>) -> Result<Pass, ReceiveError> {
+        if !self.is_ours() {
+            return Err(ReceiveError::ForeignProcess);
+        }
         while self.wait(deadline)? {
             let taken = match &*self.live() {
                 Some(live) => live.take_message()?,
