@@ -1,0 +1,304 @@
+//! Messages and rights between processes, and what is left when one of them is gone.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use portolan_port::{
+    Message, ReceiveError, ReceiveRight, ReplyError, Right, SendErrorKind, SendRight, Timeout,
+};
+use portolan_testkit::process::{self, Process, play};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
+
+/// Where the other processes begin; nothing to do in the one that runs the tests.
+#[test]
+fn play_a_part() {
+    let Some((part, socket)) = process::part() else {
+        return;
+    };
+    match part.as_str() {
+        "send one" => send_one(&right_from(socket)),
+        "ask" => ask(&right_from(socket)),
+        "hold requests" => hold_requests(&port_from(socket)),
+        "pass rights on" => pass_rights_on(&right_from(socket)),
+        "use what comes" => use_what_comes(&port_from(socket)),
+        "keep a duplicate" => keep_a_duplicate(&right_from(socket)),
+        other => panic!("no part {other}"),
+    }
+}
+
+fn right_from(socket: OwnedFd) -> SendRight {
+    SendRight::from_socket(socket).expect("a right")
+}
+
+fn port_from(socket: OwnedFd) -> ReceiveRight {
+    let port = ReceiveRight::new().expect("port");
+    port.adopt(socket, 0).expect("adopt");
+    port
+}
+
+/// Another process with a send right to `port`.
+fn client(part: &str, port: &ReceiveRight) -> Process {
+    let right = port.make_send().expect("send right");
+    play(part, right.into_socket().expect("unused"))
+}
+
+/// Another process with a port, and a right to it.
+fn server(part: &str) -> (Process, SendRight) {
+    let kind = SocketType::SEQPACKET;
+    let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
+    let (here, there) = pair.expect("socketpair");
+    (play(part, there), right_from(here))
+}
+
+fn port() -> ReceiveRight {
+    ReceiveRight::new().expect("port")
+}
+
+fn answer(request: &mut Message, answer: Message) {
+    let reply = request.take_reply().expect("reply right");
+    reply.send(answer).expect("answer");
+}
+
+fn take_sends(message: &mut Message) -> Vec<SendRight> {
+    let rights = message.take_rights().into_iter();
+    rights
+        .map(|right| match right {
+            Right::Send(right) => right,
+            other => panic!("expected a send right, got {other:?}"),
+        })
+        .collect()
+}
+
+fn pid_of(message: &Message) -> u32 {
+    let sender = message.sender().expect("sender");
+    sender.pid().expect("visible here")
+}
+
+fn is_readable(fd: impl AsFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
+}
+
+/// A client in this process is served.
+fn assert_served(port: &ReceiveRight, client: &SendRight) {
+    let pending = client
+        .begin_request(Message::new(100), PATIENCE)
+        .expect("send");
+    let mut request = port.receive(PATIENCE).expect("receive");
+    assert_eq!(request.id(), 100);
+    answer(&mut request, Message::new(101));
+    assert_eq!(pending.wait(PATIENCE).expect("answer").id(), 101);
+}
+
+fn send_one(port: &SendRight) {
+    port.send(Message::new(44).with_bytes("last words"), PATIENCE)
+        .expect("send");
+}
+
+#[test]
+fn s44_sender_is_known_after_it_exited() {
+    let port = port();
+    let mut other = client("send one", &port);
+    other.finish();
+    let message = port.receive(PATIENCE).expect("receive");
+    assert_eq!((message.id(), message.bytes()), (44, &b"last words"[..]));
+    let sender = message.sender().expect("sender");
+    assert_eq!(sender.pid(), Some(other.id()));
+    assert_ne!(sender.pid(), Some(std::process::id()));
+    assert_eq!(sender.uid(), rustix::process::getuid().as_raw());
+    assert_eq!(sender.gid(), rustix::process::getgid().as_raw());
+    if let Some(pidfd) = sender.pidfd() {
+        assert!(is_readable(pidfd), "it has exited");
+    }
+}
+
+#[test]
+fn the_pidfd_of_a_sender_tells_when_it_exits() {
+    let port = port();
+    let mut other = client("ask", &port);
+    let request = port.receive(PATIENCE).expect("receive");
+    let Some(pidfd) = request.sender().expect("sender").pidfd() else {
+        return;
+    };
+    assert!(!is_readable(pidfd), "it waits for its answer");
+    other.kill();
+    assert!(is_readable(pidfd));
+}
+
+fn ask(port: &SendRight) {
+    port.request(Message::new(1), PATIENCE, PATIENCE)
+        .expect("answer");
+}
+
+#[test]
+fn a_client_that_is_killed_in_a_request_disturbs_nobody() {
+    let port = port();
+    let honest = port.make_send().expect("send right");
+    let mut other = client("ask", &port);
+    let mut request = port.receive(PATIENCE).expect("receive");
+    assert_eq!(pid_of(&request), other.id());
+    other.kill();
+    let reply = request.take_reply().expect("reply right");
+    let error = reply.send(Message::new(2)).expect_err("nobody waits");
+    assert!(matches!(error.kind(), SendErrorKind::DeadName), "{error}");
+    assert_served(&port, &honest);
+    assert_eq!(port.status().senders, 1);
+    let mut another = client("ask", &port);
+    answer(
+        &mut port.receive(PATIENCE).expect("receive"),
+        Message::new(2),
+    );
+    another.finish();
+}
+
+/// Tells the sender of each request through the right in it that it has been read, and answers
+/// none.
+fn hold_requests(port: &ReceiveRight) {
+    let mut held = Vec::new();
+    while let Ok(mut request) = port.receive(PATIENCE) {
+        for right in take_sends(&mut request) {
+            right.send(Message::new(7), PATIENCE).expect("send");
+        }
+        held.push(request);
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_in_a_request_fails_it_at_once() {
+    let here = port();
+    let (mut other, right) = server("hold requests");
+    let waiting = |id| {
+        let tell = here.make_send().expect("send right");
+        let request = Message::new(id).with_right(tell);
+        let pending = right.begin_request(request, PATIENCE).expect("send");
+        assert_eq!(here.receive(PATIENCE).expect("it was read").id(), 7);
+        pending
+    };
+    let (first, second) = (waiting(1), waiting(2));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| first.wait(Timeout::NEVER));
+        let second = scope.spawn(|| second.wait(Timeout::NEVER));
+        other.kill();
+        for waited in [first, second] {
+            let waited = waited.join().expect("no panic");
+            assert!(matches!(waited, Err(ReplyError::DeadName)), "{waited:?}");
+        }
+    });
+    assert!(right.is_dead());
+    let error = right
+        .send(Message::new(3), Timeout::NEVER)
+        .expect_err("dead");
+    assert!(matches!(error.kind(), SendErrorKind::DeadName));
+}
+
+/// Gets three rights: sends with the first, then passes this one and the second on with the third.
+fn pass_rights_on(parent: &SendRight) {
+    let mut rights = parent.request(Message::new(0), PATIENCE, PATIENCE);
+    let rights = take_sends(rights.as_mut().expect("answer"));
+    let [used, fresh, next] = <[_; 3]>::try_from(rights).expect("three rights");
+    used.send(Message::new(1), PATIENCE).expect("send");
+    let both = Message::new(0).with_right(used).with_right(fresh);
+    next.send(both, PATIENCE).expect("pass on");
+    // Stays, so that what it passed on is not all that is left.
+    parent
+        .request(Message::new(0), PATIENCE, PATIENCE)
+        .expect("answer");
+}
+
+/// Sends a message with each right that comes, and when all is done waits for an answer.
+fn use_what_comes(port: &ReceiveRight) {
+    let rights = take_sends(&mut port.receive(PATIENCE).expect("receive"));
+    for (id, right) in (2..).zip(&rights) {
+        right
+            .send(Message::new(id), PATIENCE)
+            .expect("use the right");
+    }
+    for right in &rights {
+        right.request(Message::new(0), PATIENCE, PATIENCE).ok();
+    }
+}
+
+#[test]
+fn a_right_that_passed_through_processes_names_who_uses_it() {
+    let (here, asked) = (port(), port());
+    let mut first = client("pass rights on", &asked);
+    let (second, to_second) = server("use what comes");
+    let mut request = asked.receive(PATIENCE).expect("receive");
+    let rights = Message::new(0)
+        .with_right(here.make_send_badged(1).expect("send right"))
+        .with_right(here.make_send_badged(2).expect("send right"))
+        .with_right(to_second);
+    answer(&mut request, rights);
+    let came: Vec<_> = (0..3)
+        .map(|_| here.receive(PATIENCE).expect("receive"))
+        .map(|message| (message.id(), pid_of(&message), message.badge()))
+        .collect();
+    assert!(came.contains(&(1, first.id(), 1)), "{came:?}");
+    assert!(came.contains(&(2, second.id(), 1)), "{came:?}");
+    assert!(came.contains(&(3, second.id(), 2)), "{came:?}");
+    answer(
+        &mut asked.receive(PATIENCE).expect("receive"),
+        Message::new(0),
+    );
+    first.finish();
+}
+
+/// Gets two rights, passes the first on with the second but keeps a duplicate of its socket, and
+/// speaks through that when it is told to.
+fn keep_a_duplicate(parent: &SendRight) {
+    let mut rights = parent.request(Message::new(0), PATIENCE, PATIENCE);
+    let rights = take_sends(rights.as_mut().expect("answer"));
+    let [right, next] = <[_; 2]>::try_from(rights).expect("two rights");
+    let duplicate = right.as_fd().try_clone_to_owned().expect("duplicate");
+    next.send(Message::new(0).with_right(right), PATIENCE)
+        .expect("pass on");
+    parent
+        .request(Message::new(0), PATIENCE, PATIENCE)
+        .expect("the sign to speak");
+    right_from(duplicate)
+        .send(Message::new(666), PATIENCE)
+        .expect("the kernel takes it");
+    parent
+        .request(Message::new(0), PATIENCE, PATIENCE)
+        .expect("the end");
+}
+
+#[test]
+fn who_passed_a_right_on_cannot_speak_in_the_name_of_who_got_it() {
+    let (here, asked) = (port(), port());
+    let honest = here.make_send().expect("send right");
+    let mut thief = client("keep a duplicate", &asked);
+    let (mut owner, to_owner) = server("use what comes");
+    let rights = Message::new(0)
+        .with_right(here.make_send().expect("send right"))
+        .with_right(to_owner);
+    answer(&mut asked.receive(PATIENCE).expect("receive"), rights);
+    let message = here.receive(PATIENCE).expect("the owner's message");
+    assert_eq!((message.id(), pid_of(&message)), (2, owner.id()));
+    let mut request = here.receive(PATIENCE).expect("the owner's request");
+    assert_eq!(pid_of(&request), owner.id());
+
+    answer(
+        &mut asked.receive(PATIENCE).expect("receive"),
+        Message::new(0),
+    );
+    let mut done = asked.receive(PATIENCE).expect("it has spoken");
+    assert!(matches!(
+        here.receive(Timeout::POLL),
+        Err(ReceiveError::TimedOut)
+    ));
+    assert_eq!(here.status().senders, 1, "that channel is closed");
+    let reply = request.take_reply().expect("reply right");
+    assert!(reply.send(Message::new(0)).is_err());
+    assert_served(&here, &honest);
+    answer(&mut done, Message::new(0));
+    thief.finish();
+    owner.finish();
+}
