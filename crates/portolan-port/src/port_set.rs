@@ -65,8 +65,12 @@ impl PortSet {
     ///
     /// # Errors
     ///
-    /// [`CreateError`] if the kernel refuses.
+    /// [`CreateError`] if the kernel refuses; `EPERM` if the set or the port belongs to the process
+    /// that this one was forked from.
     pub fn insert(&self, member: &ReceiveRight) -> Result<bool, CreateError> {
+        if self.is_foreign() || member.port().check_process().is_err() {
+            return Err(Errno::PERM.into());
+        }
         let mut members = lock(&self.members);
         members
             .by_token
@@ -86,8 +90,12 @@ impl PortSet {
 
     /// Takes a port out of the set.
     ///
-    /// Returns false if it was not a member (`KERN_NOT_IN_SET`).
+    /// Returns false if it was not a member (`KERN_NOT_IN_SET`), and in a forked child, whose
+    /// parent's set it would be.
     pub fn remove(&self, member: &ReceiveRight) -> bool {
+        if self.is_foreign() {
+            return false;
+        }
         lock(&self.members)
             .by_token
             .retain(|_, (id, _)| *id != member.id());
@@ -100,7 +108,7 @@ impl PortSet {
     ///
     /// [`ReceiveError::TimedOut`] if none came in time.
     pub fn receive(&self, timeout: impl Into<Timeout>) -> Result<Message, ReceiveError> {
-        if self.epoch != portolan_sys::fork::epoch() {
+        if self.is_foreign() {
             return Err(ReceiveError::ForeignProcess);
         }
         let deadline = timeout.into().deadline();
@@ -118,6 +126,10 @@ impl PortSet {
             }
         }
         Err(ReceiveError::TimedOut)
+    }
+
+    fn is_foreign(&self) -> bool {
+        self.epoch != portolan_sys::fork::epoch()
     }
 
     fn ready_member(&self, deadline: Deadline) -> Result<Option<Arc<Port>>, Errno> {

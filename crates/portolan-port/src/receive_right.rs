@@ -183,8 +183,11 @@ impl ReceiveRight {
     /// It comes at once if there is none now and the receiver has made at least `sync`. Pass 1 to
     /// wait for the first right to be made, or the last
     /// [`make_send_count`](PortStatus::make_send_count) that was seen. Asking again after it came
-    /// arms it again. Send-once rights do not count.
+    /// arms it again. Send-once rights do not count. In a forked child this does nothing.
     pub fn request_no_senders(&self, sync: u32) {
+        if self.port.check_process().is_err() {
+            return;
+        }
         let mut state = lock(&self.port.state);
         if state.senders == 0 && sync <= state.make_send_count {
             let make_send_count = state.make_send_count;
@@ -247,6 +250,7 @@ impl ReceiveRight {
         let mut state = lock(&self.port.state);
         state.gone = true;
         state.paused.clear();
+        self.port.silence(&mut state);
     }
 }
 
@@ -445,6 +449,14 @@ impl Port {
         Ok(bell)
     }
 
+    /// Takes the bell out of the set, where it would go on ringing if a forked child had it too.
+    fn silence(&self, state: &mut State) {
+        if let Some(bell) = state.bell.take() {
+            // It is in the set, so this cannot fail.
+            epoll::delete(&self.epoll, &bell).ok();
+        }
+    }
+
     fn take_notification(&self) -> Option<Message> {
         let mut state = lock(&self.state);
         let notification = state.notifications.pop_front()?;
@@ -476,6 +488,7 @@ impl Port {
             return;
         }
         let channels = std::mem::take(&mut state.channels);
+        self.silence(&mut state);
         drop(state);
         for channel in channels.into_values() {
             epoll::delete(&self.epoll, channel.socket()).ok();

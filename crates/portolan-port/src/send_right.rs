@@ -112,9 +112,10 @@ impl SendRight {
     ///
     /// # Errors
     ///
-    /// The right itself, if something has been sent with it.
+    /// The right itself, if something has been sent with it or if it belongs to the process that
+    /// this one was forked from.
     pub fn into_socket(self) -> Result<OwnedFd, Self> {
-        if self.is_used() {
+        if self.is_used() || self.check_process().is_err() {
             Err(self)
         } else {
             Ok(self.socket)
@@ -498,6 +499,10 @@ impl AsFd for PendingReply<'_> {
 
 impl Drop for PendingReply<'_> {
     fn drop(&mut self) {
+        // A thread of the parent may have held the lock when the child was forked.
+        if self.right.check_process().is_err() {
+            return;
+        }
         let mut replies = lock(&self.right.replies);
         match replies.slots.get_mut(&self.slot) {
             Some(state @ Slot::Waiting) => *state = Slot::Abandoned,
