@@ -1,0 +1,181 @@
+//! # Safety
+//!
+//! The compiler does not vectorise atomic accesses, and one word at a time is half as fast as
+//! `memcpy`. The accesses are therefore made inside of `asm!`, which the compiler may not look
+//! into, duplicate or move other memory accesses across (no block claims `nomem`). To it, each
+//! block is a call of a function that makes relaxed atomic accesses to single bytes: the processor
+//! makes each byte's access atomic however wide the instruction, and orders the accesses of one
+//! block among each other less strictly than program order at worst, which relaxed allows. Accesses
+//! that follow with `Release`, or precede with `Acquire`, keep their order: loads and stores do on
+//! this architecture, and a store behind a string instruction is seen after all of its stores
+//! (Intel SDM volume 3A, "Memory ordering of fast string operations").
+//!
+//! `rep movsb` relies on the direction flag being clear, which holds on entry of every `asm!`.
+#![allow(unsafe_code, reason = "assembly")]
+
+use std::arch::asm;
+
+/// From this length on the string instruction is the faster one (measured on Sapphire Rapids: 64 B
+/// per cycle against 32, after about 20 ns to start).
+const STRING_FROM: usize = 768;
+
+/// # Safety
+///
+/// `from` must be valid for reads and `to` for writes of `len` bytes, and the two must not overlap.
+/// One of them, or both, may be memory that others write meanwhile.
+#[inline]
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    match len {
+        0 => {}
+        // SAFETY: passed on, as in all arms; the arms differ in how many bytes they may assume.
+        1 => unsafe { move1(from, to) },
+        // SAFETY: at least 2 and at most twice 2 bytes.
+        2..4 => unsafe { ends(move2, 2, from, to, len) },
+        // SAFETY: at least 4 and at most twice 4 bytes.
+        4..8 => unsafe { ends(move4, 4, from, to, len) },
+        // SAFETY: at least 8 and at most twice 8 bytes.
+        8..16 => unsafe { ends(move8, 8, from, to, len) },
+        // SAFETY: at least 16 and at most twice 16 bytes.
+        16..=32 => unsafe { ends(move16, 16, from, to, len) },
+        // SAFETY: at least 32 and at most twice 32 bytes.
+        33..=64 => unsafe { ends(move32, 32, from, to, len) },
+        // SAFETY: more than 64 bytes.
+        65..STRING_FROM => unsafe { blocks(from, to, len) },
+        // SAFETY: passed on.
+        _ => unsafe { string(from, to, len) },
+    }
+}
+
+/// Copies the first and the last `width` bytes, which overlap where `len` is less than twice that.
+///
+/// # Safety
+///
+/// As for [`copy`], and `len` must be between `width` and twice `width`.
+#[inline(always)]
+unsafe fn ends(
+    part: unsafe fn(*const u8, *mut u8),
+    width: usize,
+    from: *const u8,
+    to: *mut u8,
+    len: usize,
+) {
+    let last = len - width;
+    // SAFETY: `len` is at least `width`.
+    unsafe { part(from, to) };
+    // SAFETY: `last + width` is `len`.
+    unsafe { part(from.wrapping_add(last), to.wrapping_add(last)) };
+}
+
+/// # Safety
+///
+/// As for [`copy`], and `len` must be at least 64.
+#[inline(always)]
+unsafe fn blocks(from: *const u8, to: *mut u8, len: usize) {
+    let last = len - 64;
+    for offset in (0..last).step_by(64) {
+        // SAFETY: `offset` is less than `last`, so 64 bytes are left.
+        unsafe { move64(from.wrapping_add(offset), to.wrapping_add(offset)) };
+    }
+    // SAFETY: `last + 64` is `len`.
+    unsafe { move64(from.wrapping_add(last), to.wrapping_add(last)) };
+}
+
+macro_rules! move_through_register {
+    ($name:ident, $class:ident, $load:literal, $store:literal) => {
+        /// # Safety
+        ///
+        /// As for [`copy`], with as many bytes as the name says.
+        #[inline(always)]
+        unsafe fn $name(from: *const u8, to: *mut u8) {
+            // SAFETY: by the contract, and by the argument at the head of this file.
+            unsafe {
+                asm!($load, $store, from = in(reg) from, to = in(reg) to, via = out($class) _,
+                    options(nostack, preserves_flags));
+            }
+        }
+    };
+}
+
+move_through_register!(
+    move1,
+    reg_byte,
+    "mov {via}, byte ptr [{from}]",
+    "mov byte ptr [{to}], {via}"
+);
+move_through_register!(
+    move2,
+    reg,
+    "movzx {via:e}, word ptr [{from}]",
+    "mov word ptr [{to}], {via:x}"
+);
+move_through_register!(
+    move4,
+    reg,
+    "mov {via:e}, dword ptr [{from}]",
+    "mov dword ptr [{to}], {via:e}"
+);
+move_through_register!(
+    move8,
+    reg,
+    "mov {via}, qword ptr [{from}]",
+    "mov qword ptr [{to}], {via}"
+);
+move_through_register!(
+    move16,
+    xmm_reg,
+    "movdqu {via}, [{from}]",
+    "movdqu [{to}], {via}"
+);
+
+/// # Safety
+///
+/// As for [`copy`], with 32 bytes.
+#[inline(always)]
+unsafe fn move32(from: *const u8, to: *mut u8) {
+    // SAFETY: by the contract, and by the argument at the head of this file.
+    unsafe {
+        asm!(
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu [{to}], {a}",
+            "movdqu [{to} + 16], {b}",
+            from = in(reg) from, to = in(reg) to, a = out(xmm_reg) _, b = out(xmm_reg) _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// # Safety
+///
+/// As for [`copy`], with 64 bytes.
+#[inline(always)]
+unsafe fn move64(from: *const u8, to: *mut u8) {
+    // SAFETY: by the contract, and by the argument at the head of this file.
+    unsafe {
+        asm!(
+            "movdqu {a}, [{from}]",
+            "movdqu {b}, [{from} + 16]",
+            "movdqu {c}, [{from} + 32]",
+            "movdqu {d}, [{from} + 48]",
+            "movdqu [{to}], {a}",
+            "movdqu [{to} + 16], {b}",
+            "movdqu [{to} + 32], {c}",
+            "movdqu [{to} + 48], {d}",
+            from = in(reg) from, to = in(reg) to,
+            a = out(xmm_reg) _, b = out(xmm_reg) _, c = out(xmm_reg) _, d = out(xmm_reg) _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+/// # Safety
+///
+/// As for [`copy`].
+#[inline(always)]
+unsafe fn string(from: *const u8, to: *mut u8, len: usize) {
+    // SAFETY: by the contract, and by the argument at the head of this file.
+    unsafe {
+        asm!("rep movsb", inout("rcx") len => _, inout("rsi") from => _, inout("rdi") to => _,
+            options(nostack, preserves_flags));
+    }
+}

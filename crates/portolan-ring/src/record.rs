@@ -1,0 +1,66 @@
+/// Every record starts at a multiple of this many bytes.
+pub(crate) const ALIGNMENT: u64 = 8;
+
+/// Bytes that a record takes beside its payload and the padding.
+pub const RECORD_HEADER_BYTES: usize = 8;
+
+/// One record may take at most `capacity / MAX_RECORD_FRACTION` bytes. With half the ring as the
+/// limit, the next record can be written while the largest one is being read, and a record that
+/// has to wait never needs the ring to be empty.
+pub const MAX_RECORD_FRACTION: usize = 2;
+
+/// What a record says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The payload's length in bytes.
+    pub len: u32,
+    /// A number for the caller's own use, carried unread.
+    pub tag: u32,
+}
+
+/// How many bytes of the ring a record with a payload of `len` bytes takes: header, payload and
+/// padding.
+pub const fn record_bytes(len: u32) -> u64 {
+    (RECORD_HEADER_BYTES as u64 + len as u64).next_multiple_of(ALIGNMENT)
+}
+
+impl Record {
+    pub(crate) fn from_word(word: u64) -> Self {
+        Self {
+            len: word as u32,
+            tag: (word >> 32) as u32,
+        }
+    }
+
+    pub(crate) fn to_word(self) -> u64 {
+        u64::from(self.tag) << 32 | u64::from(self.len)
+    }
+}
+
+/// The largest payload that fits in a ring of `capacity` bytes.
+pub(crate) fn max_payload(capacity: u64) -> u32 {
+    let bytes = capacity / MAX_RECORD_FRACTION as u64 - RECORD_HEADER_BYTES as u64;
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_padded_to_the_next_boundary() {
+        for (len, bytes) in [(0, 8), (1, 16), (8, 16), (9, 24), (u32::MAX, (1 << 32) + 8)] {
+            assert_eq!(record_bytes(len), bytes);
+        }
+    }
+
+    #[test]
+    fn the_header_is_one_word() {
+        let record = Record {
+            len: 0x0102_0304,
+            tag: 0xa0b0_c0d0,
+        };
+        assert_eq!(record.to_word(), 0xa0b0_c0d0_0102_0304);
+        assert_eq!(Record::from_word(record.to_word()), record);
+    }
+}
