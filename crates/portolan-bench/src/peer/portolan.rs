@@ -1,0 +1,167 @@
+//! Portolan. Clients connect to a socket in the cell's directory; to be found by name, the server
+//! registers with a bootstrap server, a process of its own as in real use.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use portolan::bootstrap::{Bootstrap, ConnectError};
+use portolan::{Message, ReceiveRight, Right, SendRight, ServiceName, Timeout};
+use portoland::daemon::{self, Mode};
+
+use super::Client;
+use super::socket::{Seqpacket, dial, listen};
+use crate::cell::{Action, Cell};
+use crate::payload::{Source, sum};
+
+const NAME: &str = "org.portolan.bench";
+
+pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
+    let port = open(cell, ready)?;
+    let mut total = 0u64;
+    loop {
+        let mut request = port.receive(Timeout::NEVER)?;
+        let sum = sum(request.bytes());
+        let reply = request.take_reply();
+        match cell.task.action {
+            Action::PassRight => answer_right(&mut request)?,
+            Action::Stream => match reply {
+                None => total = total.wrapping_add(sum),
+                Some(reply) => reply.send(word(std::mem::take(&mut total)))?,
+            },
+            Action::Sum => reply.context("no reply right")?.send(word(sum))?,
+            Action::Echo | Action::Find | Action::Idle => {
+                let answer = Message::new(0).with_bytes(request.into_bytes());
+                std::hint::black_box(sum);
+                reply.context("no reply right")?.send(answer)?;
+            }
+        }
+    }
+}
+
+/// Runs a bootstrap server until this process is killed.
+pub(crate) fn run_names(directory: &Path) -> anyhow::Result<()> {
+    Ok(daemon::run(directory, Mode::Foreground)?)
+}
+
+fn open(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<ReceiveRight> {
+    if cell.task.action == Action::Find {
+        let bootstrap = started(&cell.directory)?;
+        let port = bootstrap.check_in(&name()?)?;
+        ready();
+        return Ok(port);
+    }
+    let port = ReceiveRight::new()?;
+    let listener = listen::<Seqpacket>(&cell.directory)?;
+    ready();
+    for _ in 0..cell.task.clients {
+        port.adopt(rustix::net::accept(&listener)?, 0)?;
+    }
+    Ok(port)
+}
+
+/// The bootstrap server, which was started just before this process.
+fn started(directory: &Path) -> anyhow::Result<Bootstrap> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match Bootstrap::connect(directory) {
+            Err(ConnectError::NoServer { .. }) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+fn answer_right(request: &mut Message) -> anyhow::Result<()> {
+    let answer = Message::new(0).with_bytes(request.bytes());
+    match request.take_rights().pop() {
+        Some(Right::Send(right)) => Ok(right.send(answer, Timeout::NEVER)?),
+        Some(Right::SendOnce(right)) => Ok(right.send(answer)?),
+        _ => anyhow::bail!("no right in the message"),
+    }
+}
+
+fn word(word: u64) -> Message {
+    Message::new(0).with_bytes(word.to_le_bytes())
+}
+
+fn name() -> anyhow::Result<ServiceName> {
+    Ok(ServiceName::from_bytes(NAME.as_bytes())?)
+}
+
+struct Portolan {
+    right: SendRight,
+    bootstrap: Option<(Bootstrap, ServiceName)>,
+    idle: Vec<SendRight>,
+}
+
+pub(super) fn connect(cell: &Cell) -> anyhow::Result<Box<dyn Client>> {
+    if cell.task.action == Action::Find {
+        let (bootstrap, name) = (Bootstrap::connect(&cell.directory)?, name()?);
+        let mut client = Portolan::with(bootstrap.look_up(&name)?);
+        client.bootstrap = Some((bootstrap, name));
+        return Ok(Box::new(client));
+    }
+    let socket = dial::<Seqpacket>(&cell.directory)?;
+    Ok(Box::new(Portolan::with(SendRight::from_socket(socket)?)))
+}
+
+impl Portolan {
+    fn with(right: SendRight) -> Self {
+        Self {
+            right,
+            bootstrap: None,
+            idle: Vec::new(),
+        }
+    }
+}
+
+impl Client for Portolan {
+    fn round_trip(&mut self, source: &mut Source, length: usize) -> anyhow::Result<u64> {
+        round_trip(&self.right, source, length)
+    }
+
+    fn send(&mut self, source: &mut Source, length: usize) -> anyhow::Result<()> {
+        let message = Message::new(1).with_bytes(source.vector(length));
+        Ok(self.right.send(message, Timeout::NEVER)?)
+    }
+
+    fn total(&mut self) -> anyhow::Result<u64> {
+        round_trip(&self.right, &mut Source::new(0), 0)
+    }
+
+    fn pass_right(&mut self, source: &mut Source, length: usize) -> anyhow::Result<u64> {
+        let port = ReceiveRight::new()?;
+        let message = Message::new(1)
+            .with_bytes(source.vector(length))
+            .with_right(port.make_send()?);
+        self.right.send(message, Timeout::NEVER)?;
+        Ok(sum(port.receive(Timeout::NEVER)?.bytes()))
+    }
+
+    fn find(&self) -> anyhow::Result<Box<dyn Client>> {
+        let (bootstrap, name) = self.bootstrap.as_ref().context("no bootstrap server")?;
+        Ok(Box::new(Self::with(bootstrap.look_up(name)?)))
+    }
+
+    fn open_idle(&mut self, count: usize, used: bool) -> anyhow::Result<()> {
+        let mut source = Source::new(0);
+        for _ in 0..count {
+            let right = self.right.copy(Timeout::NEVER)?;
+            if used {
+                round_trip(&right, &mut source, 64)?;
+            }
+            self.idle.push(right);
+        }
+        // What makes the channels went this way, so they are all there when the answer comes.
+        round_trip(&self.right, &mut source, 64).map(drop)
+    }
+}
+
+fn round_trip(right: &SendRight, source: &mut Source, length: usize) -> anyhow::Result<u64> {
+    let request = Message::new(1).with_bytes(source.vector(length));
+    let answer = right.request(request, Timeout::NEVER, Timeout::NEVER)?;
+    Ok(sum(answer.bytes()))
+}
