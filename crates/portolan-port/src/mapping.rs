@@ -7,6 +7,8 @@
 //! `F_SEAL_WRITE`, `F_SEAL_SHRINK` and `F_SEAL_GROW`, checks them *before* it maps, and seals
 //! cannot be taken off (fcntl(2)). With `F_SEAL_WRITE` no writable shared mapping exists or can be
 //! made, and `write(2)` and hole punching fail; with `F_SEAL_SHRINK` no access can fault.
+//! A file with holes is refused too: reading one would allocate memory on this process's account,
+//! and fault if there is none.
 //! Only files in memory have seals, so no other writer (a disk, a network) is possible.
 #![allow(unsafe_code, reason = "mmap and munmap of sealed memory")]
 
@@ -33,16 +35,22 @@ impl Mapping {
         SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW
     }
 
-    /// Maps `file`, which must be sealed and exactly `len` bytes long; `len` must not be 0.
+    /// Maps `file`, which must be sealed, without holes and exactly `len` bytes long; `len` must
+    /// not be 0.
     ///
     /// # Errors
     ///
-    /// `InvalidData` when the seals or the length are not as required, otherwise what
+    /// `InvalidData` when the seals, the contents or the length are not as required, otherwise what
     /// `fcntl(2)`, `fstat(2)` or `mmap(2)` say.
     pub(crate) fn of_sealed(file: OwnedFd, len: usize) -> io::Result<Self> {
         let seals = rustix::fs::fcntl_get_seals(&file)?;
-        let size = rustix::fs::fstat(&file)?.st_size;
-        if !seals.contains(Self::seals()) || u64::try_from(size) != Ok(len as u64) || len == 0 {
+        let stat = rustix::fs::fstat(&file)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        // In units of 512 bytes (stat(2)), whatever the page size.
+        let is_backed = blocks.saturating_mul(512) >= size;
+        let is_sealed = seals.contains(Self::seals());
+        if !is_sealed || !is_backed || size != len as u64 || len == 0 {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let flags = MapFlags::SHARED;
