@@ -47,6 +47,8 @@ struct Replies {
     slots: HashMap<u32, Slot>,
     /// A thread is reading the socket for all that wait.
     reading: bool,
+    /// The port said that it is dead, which it can do once.
+    port_died: bool,
 }
 
 enum Slot {
@@ -84,7 +86,7 @@ impl SendRight {
     ///
     /// # Errors
     ///
-    /// [`MintError::NotAChannel`] if the socket is of another kind.
+    /// [`MintError::NotAChannel`] if the socket is of another kind or not connected.
     pub fn from_socket(socket: OwnedFd) -> Result<Self, MintError> {
         if !socket::is_channel_end(&socket) {
             return Err(MintError::NotAChannel);
@@ -352,6 +354,7 @@ impl SendRight {
                 Ok(incoming) => {
                     if self.dispatch(incoming, &mut replies).is_err() {
                         self.die(&mut replies, &[]);
+                        break;
                     }
                 }
                 Err(Nothing::Empty) => break,
@@ -375,7 +378,12 @@ impl SendRight {
                 Slot::Redirected(Arc::new(socket.ok_or(Nothing::Violation)?))
             }
             Kind::PortDied => {
-                self.die(replies, incoming_bytes(&incoming));
+                let owed = incoming_bytes(&incoming);
+                let again = std::mem::replace(&mut replies.port_died, true);
+                if again || owed.len() > MAX_OWED * size_of::<u32>() {
+                    return Err(Nothing::Violation);
+                }
+                self.die(replies, owed);
                 return Ok(());
             }
             Kind::Message | Kind::Mint => return Err(Nothing::Violation),
