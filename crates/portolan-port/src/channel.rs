@@ -15,7 +15,7 @@ use crate::error::SendErrorKind;
 use crate::message::{Arrival, Message};
 use crate::send_once::SendOnceRight;
 use crate::sender::Sender;
-use crate::socket::{self, Incoming, Nothing, Outgoing, Refusal};
+use crate::socket::{self, Incoming, Nothing, Outgoing};
 use crate::timeout::Deadline;
 use crate::transfer;
 
@@ -26,6 +26,9 @@ pub(crate) const MAX_OWED: usize = 1024;
 /// closed.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
+/// What a right in an answer counts as beside its bytes, so that at most 256 are kept.
+const BYTES_PER_KEPT_RIGHT: usize = 64 << 10;
+
 /// The receiver's end of one channel: one sender, its identity, and the answers it is owed.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -33,12 +36,21 @@ pub(crate) struct Channel {
     badge: u64,
     /// Good for one message.
     once: bool,
+    epoch: u64,
     socket: OwnedFd,
-    sender: Mutex<Option<Sender>>,
+    reading: Mutex<Reading>,
     answers: Mutex<Answers>,
     /// The other end broke the protocol or left.
     closed: AtomicBool,
     watch: OnceLock<Watch>,
+}
+
+/// What is known from the packets that came.
+#[derive(Debug, Default)]
+struct Reading {
+    sender: Option<Sender>,
+    /// The one message of a send-once right has come.
+    spent: bool,
 }
 
 /// Where the port waits for this channel.
@@ -63,7 +75,7 @@ impl Watch {
 
 #[derive(Debug, Default)]
 struct Answers {
-    /// Slots that a reply right exists for.
+    /// Slots that a reply right or an answer that is kept exists for.
     owed: HashSet<u32>,
     /// Answers for which the socket had no room, oldest first.
     kept: VecDeque<Kept>,
@@ -73,7 +85,47 @@ struct Answers {
 #[derive(Debug)]
 enum Kept {
     Answer(u32, Message),
-    Control(Header),
+    NoReply(u32),
+    /// The answer comes on another channel, of which this is the client's end.
+    Redirect(u32, OwnedFd),
+}
+
+impl Kept {
+    fn slot(&self) -> u32 {
+        let (Self::Answer(slot, _) | Self::NoReply(slot) | Self::Redirect(slot, _)) = self;
+        *slot
+    }
+
+    /// What it counts towards [`MAX_KEPT_BYTES`].
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Answer(_, message) => {
+                message.bytes().len() + message.rights().len() * BYTES_PER_KEPT_RIGHT
+            }
+            Self::NoReply(_) => 0,
+            Self::Redirect(..) => BYTES_PER_KEPT_RIGHT,
+        }
+    }
+
+    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), SendErrorKind> {
+        match self {
+            Self::Answer(slot, message) => {
+                transfer::deliver(socket, (Kind::Reply, *slot), message, Deadline::Passed)
+            }
+            Self::NoReply(slot) => {
+                let packet = Outgoing::control(Kind::NoReply, *slot);
+                socket::try_send(socket, &packet).map_err(transfer::send_error)
+            }
+            Self::Redirect(slot, end) => {
+                let fds = [end.as_fd()];
+                let packet = Outgoing {
+                    fds: &fds,
+                    ..Outgoing::control(Kind::Redirect, *slot)
+                };
+                socket::try_send(socket, &packet).map_err(transfer::send_error)
+            }
+        }
+    }
 }
 
 /// What reading a channel brought.
@@ -87,17 +139,15 @@ pub(crate) enum Read {
 
 impl Channel {
     pub(crate) fn new(socket: OwnedFd, badge: u64, once: bool) -> Self {
-        let sender = Mutex::new(None);
-        let answers = Mutex::default();
-        let (closed, watch) = (AtomicBool::new(false), OnceLock::new());
         Self {
             badge,
             once,
+            epoch: portolan_sys::fork::epoch(),
             socket,
-            sender,
-            answers,
-            closed,
-            watch,
+            reading: Mutex::default(),
+            answers: Mutex::default(),
+            closed: AtomicBool::new(false),
+            watch: OnceLock::new(),
         }
     }
 
@@ -132,12 +182,19 @@ impl Channel {
         if self.closed.load(Ordering::Relaxed) {
             return Read::Closed;
         }
-        // Held while a packet is taken, so that two threads cannot swap two packets of one sender.
-        let mut sender = lock(&self.sender);
+        // Held while a packet is taken, so that two threads cannot swap two packets of one sender,
+        // nor take two from a send-once right.
+        let mut reading = lock(&self.reading);
+        if reading.spent {
+            return Read::Empty;
+        }
         let result = socket::try_receive(self.socket())
-            .and_then(|incoming| self.admit(incoming, &mut sender, port));
+            .and_then(|incoming| self.admit(incoming, &mut reading.sender, port));
         match result {
-            Ok(read) => read,
+            Ok(read) => {
+                reading.spent = self.once;
+                read
+            }
             Err(Nothing::Empty) => Read::Empty,
             Err(Nothing::Closed | Nothing::Violation) => Read::Closed,
         }
@@ -214,120 +271,114 @@ impl Channel {
     }
 
     /// Sends the answer for a slot, or keeps it if the client has no room for it.
+    ///
+    /// An answer that moves a port is not kept: the port would be paused and resumed each time.
     pub(crate) fn answer(&self, slot: u32, message: &mut Message) -> Result<(), SendErrorKind> {
+        transfer::prepare(message, Deadline::Passed)?;
+        // Before the lock: this waits for threads that receive from a port that is to move, and
+        // they may want the lock.
+        transfer::pause(message)?;
         let mut answers = lock(&self.answers);
         self.flush_kept(&mut answers);
-        if answers.kept.is_empty() {
-            let sent = transfer::send(
-                self.socket(),
-                (Kind::Reply, slot),
-                message,
-                Deadline::Passed,
-            );
-            if !matches!(sent, Err(SendErrorKind::TimedOut)) {
-                if sent.is_ok() {
-                    answers.owed.remove(&slot);
-                }
-                return sent;
+        let sent = if answers.kept.is_empty() {
+            let way = (Kind::Reply, slot);
+            transfer::deliver(self.socket(), way, message, Deadline::Passed)
+        } else {
+            transfer::stay(message);
+            Err(SendErrorKind::TimedOut)
+        };
+        match sent {
+            Ok(()) => {
+                answers.owed.remove(&slot);
+                Ok(())
             }
+            Err(SendErrorKind::TimedOut) if !transfer::moves_a_port(message) => {
+                let kept = std::mem::replace(message, Message::new(0));
+                self.keep(&mut answers, Kept::Answer(slot, kept));
+                Ok(())
+            }
+            Err(other) => Err(other),
         }
-        answers.owed.remove(&slot);
-        let kept = std::mem::replace(message, Message::new(0));
-        answers.kept_bytes += kept.bytes().len();
-        self.keep(&mut answers, Kept::Answer(slot, kept));
-        if answers.kept_bytes > MAX_KEPT_BYTES {
-            self.close();
-        }
-        Ok(())
     }
 
     /// Tells the client that a slot will not be answered.
     pub(crate) fn refuse(&self, slot: u32) {
-        let mut answers = lock(&self.answers);
-        if answers.owed.remove(&slot) {
-            self.tell(&mut answers, Header::control(Kind::NoReply, slot));
-        }
+        self.tell(Kept::NoReply(slot));
     }
 
-    /// Tells the client that the answer for a slot comes on another channel.
-    pub(crate) fn redirect(&self, slot: u32, end: &OwnedFd) -> Result<(), SendErrorKind> {
+    /// Tells the client that the answer for a slot comes on another channel. If it is gone, so is
+    /// the other end of that channel.
+    pub(crate) fn redirect(&self, slot: u32, end: OwnedFd) {
+        self.tell(Kept::Redirect(slot, end));
+    }
+
+    fn tell(&self, what: Kept) {
         let mut answers = lock(&self.answers);
+        self.keep(&mut answers, what);
         self.flush_kept(&mut answers);
-        if !answers.kept.is_empty() {
-            return Err(SendErrorKind::TimedOut);
-        }
-        let fds = [end.as_fd()];
-        let packet = Outgoing {
-            fds: &fds,
-            ..Outgoing::control(Kind::Redirect, slot)
-        };
-        socket::try_send(self.socket(), &packet).map_err(transfer::send_error)?;
-        answers.owed.remove(&slot);
-        Ok(())
-    }
-
-    fn tell(&self, answers: &mut Answers, header: Header) {
-        self.flush_kept(answers);
-        let packet = Outgoing {
-            header,
-            ..Outgoing::control(header.kind, header.slot)
-        };
-        let full = !answers.kept.is_empty();
-        if full || matches!(socket::try_send(self.socket(), &packet), Err(Refusal::Full)) {
-            self.keep(answers, Kept::Control(header));
-        }
+        self.watch(&answers);
     }
 
     /// Puts an answer aside until the port sees that there is room for it.
     fn keep(&self, answers: &mut Answers, kept: Kept) {
+        answers.kept_bytes += kept.bytes();
         answers.kept.push_back(kept);
-        if let Some(watch) = self.watch.get() {
-            watch.set(self, EventFlags::IN | EventFlags::OUT);
+        if answers.kept_bytes > MAX_KEPT_BYTES {
+            self.close();
         }
+        self.watch(answers);
     }
 
-    /// Sends what was kept, as far as there is room.
+    /// Sends what was kept, as far as there is room, and waits for more.
     pub(crate) fn flush(&self) {
         let mut answers = lock(&self.answers);
         self.flush_kept(&mut answers);
-        if let Some(watch) = self.watch.get().filter(|_| answers.kept.is_empty()) {
-            watch.set(self, EventFlags::IN);
-        }
+        self.watch(&answers);
+    }
+
+    fn watch(&self, answers: &Answers) {
+        let Some(watch) = self.watch.get() else {
+            return;
+        };
+        watch.set(
+            self,
+            if answers.kept.is_empty() {
+                EventFlags::IN
+            } else {
+                EventFlags::IN | EventFlags::OUT
+            },
+        );
     }
 
     fn flush_kept(&self, answers: &mut Answers) {
         while let Some(mut kept) = answers.kept.pop_front() {
-            let full = match &mut kept {
-                Kept::Answer(slot, message) => {
-                    let bytes = message.bytes().len();
-                    let way = (Kind::Reply, *slot);
-                    let sent = transfer::send(self.socket(), way, message, Deadline::Passed);
-                    let full = matches!(sent, Err(SendErrorKind::TimedOut));
-                    if !full {
-                        answers.kept_bytes = answers.kept_bytes.saturating_sub(bytes);
-                    }
-                    full
-                }
-                Kept::Control(header) => {
-                    let packet = Outgoing {
-                        header: *header,
-                        ..Outgoing::control(header.kind, 0)
-                    };
-                    matches!(socket::try_send(self.socket(), &packet), Err(Refusal::Full))
-                }
-            };
-            if full {
+            let (slot, bytes) = (kept.slot(), kept.bytes());
+            let sent = kept.send(self.socket());
+            if matches!(sent, Err(SendErrorKind::TimedOut)) {
                 answers.kept.push_front(kept);
                 return;
             }
+            answers.kept_bytes = answers.kept_bytes.saturating_sub(bytes);
+            match (sent, kept) {
+                (Ok(()) | Err(SendErrorKind::DeadName), _) => {}
+                // Whoever answered believes that it is on its way, so the client has to know.
+                (Err(_), Kept::NoReply(_)) => self.close(),
+                (Err(_), _) => {
+                    answers.kept.push_front(Kept::NoReply(slot));
+                    continue;
+                }
+            }
+            answers.owed.remove(&slot);
         }
     }
 
     /// The port died. Requests that a reply right exists for can still be answered; all others
     /// fail now.
     pub(crate) fn port_died(&self) {
-        let answers = lock(&self.answers);
-        if answers.owed.is_empty() {
+        let mut answers = lock(&self.answers);
+        self.flush_kept(&mut answers);
+        // A client that does not fetch its answers would not see that there are no more either.
+        if answers.owed.is_empty() || !answers.kept.is_empty() {
             drop(answers);
             return self.close();
         }
@@ -362,6 +413,19 @@ impl Channel {
     pub(crate) fn close(&self) {
         if !self.closed.swap(true, Ordering::Relaxed) {
             shut(self.socket(), Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        let answers = self
+            .answers
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        // The port has moved, so the socket lives on, but what was kept here is lost.
+        if !answers.kept.is_empty() && self.epoch == portolan_sys::fork::epoch() {
+            self.close();
         }
     }
 }

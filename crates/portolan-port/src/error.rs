@@ -33,7 +33,7 @@ pub enum MintError {
     #[error("the right belongs to the parent of this forked process")]
     ForeignProcess,
     /// The socket is not a connected `SOCK_SEQPACKET` Unix socket.
-    #[error("not a SOCK_SEQPACKET Unix socket")]
+    #[error("not a connected SOCK_SEQPACKET Unix socket")]
     NotAChannel,
     /// The kernel refused, most often for want of descriptors.
     #[error("the kernel refused a new channel")]

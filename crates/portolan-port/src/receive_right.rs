@@ -141,7 +141,7 @@ impl ReceiveRight {
     ///
     /// # Errors
     ///
-    /// [`MintError::NotAChannel`] if the socket is of another kind.
+    /// [`MintError::NotAChannel`] if the socket is of another kind or not connected.
     pub fn adopt(&self, socket: OwnedFd, badge: u64) -> Result<(), MintError> {
         self.port
             .check_process()
@@ -237,11 +237,17 @@ impl ReceiveRight {
     /// Takes up receiving again after [`pause`](Self::pause), since the port did not move.
     pub(crate) fn resume(&self) {
         let mut state = lock(&self.port.state);
-        for (token, channel) in std::mem::take(&mut state.paused) {
+        let paused = std::mem::take(&mut state.paused);
+        state.channels.extend(paused.clone());
+        drop(state);
+        for (token, channel) in paused {
             let data = EventData::new_u64(token);
-            // The set had room for it a moment ago.
-            epoll::add(&self.port.epoll, channel.socket(), data, EventFlags::IN).ok();
-            state.channels.insert(token, channel);
+            if epoll::add(&self.port.epoll, channel.socket(), data, EventFlags::IN).is_err() {
+                // The set had room for it a moment ago. Its sender is not to wait in vain.
+                self.port.hang_up(token, &channel);
+            }
+            // Answers may have been put aside before and meanwhile.
+            channel.flush();
         }
     }
 
@@ -408,21 +414,22 @@ impl Port {
 
     fn hang_up(&self, token: u64, channel: &Channel) {
         channel.close();
-        self.remove(token);
-        if channel.is_once() {
+        // Of several threads that saw it hang up, one tells.
+        if self.remove(token) && channel.is_once() {
             self.notify(&mut lock(&self.state), Notification::SendOnce);
         }
     }
 
-    fn remove(&self, token: u64) {
+    /// Lets go of a channel; false if that has been done.
+    fn remove(&self, token: u64) -> bool {
         let mut state = lock(&self.state);
         let Some(channel) = state.channels.remove(&token) else {
-            return;
+            return false;
         };
         // The socket may outlive this through a reply right, and would stay in the set.
         epoll::delete(&self.epoll, channel.socket()).ok();
         if channel.is_once() {
-            return;
+            return true;
         }
         state.senders -= 1;
         if state.senders == 0 && state.no_senders_wanted {
@@ -430,6 +437,7 @@ impl Port {
             let make_send_count = state.make_send_count;
             self.notify(&mut state, Notification::NoSenders { make_send_count });
         }
+        true
     }
 
     fn notify(&self, state: &mut State, notification: Notification) {

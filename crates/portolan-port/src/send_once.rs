@@ -58,12 +58,15 @@ impl SendOnceRight {
     /// Sends the message and consumes the right.
     ///
     /// The counterpart is never waited for: an answer that a slow client has no room for is kept
-    /// until it has.
+    /// until it has. It is lost, and the client finds a dead name, if the port moves or this
+    /// process ends before that. A client that leaves too much unfetched is cut off.
     ///
     /// # Errors
     ///
     /// `DeadName` if nobody waits any more; the limits of [`SendRight::send`](crate::SendRight::send).
-    /// The error holds the message; the right is gone, and the other side is told.
+    /// `TimedOut` if the message has a right in it that has been used and whose port has no room
+    /// for a copy, or moves a port to a client that has no room. The error holds the message; the
+    /// right is gone, and the other side is told.
     pub fn send(mut self, mut message: Message) -> Result<(), SendError> {
         match self.send_message(&mut message) {
             Ok(()) => Ok(()),
@@ -100,7 +103,7 @@ impl SendOnceRight {
         self.check_process()?;
         if let Way::Slot(channel, slot) = &self.way {
             let ends = socket::channel()?;
-            channel.redirect(*slot, &ends.receiver)?;
+            channel.redirect(*slot, ends.receiver);
             self.way = Way::Own(ends.holder);
         }
         Ok(())

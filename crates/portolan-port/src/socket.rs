@@ -239,8 +239,19 @@ fn pass_credentials(socket: impl AsFd) -> Result<(), Errno> {
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
 }
 
+/// Whether nothing more can come than what is queued.
+pub(crate) fn has_ended(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+    let polled = rustix::event::poll(&mut fds, Deadline::Passed.timespec().as_ref());
+    polled.is_ok_and(|ready| ready > 0)
+}
+
 /// Whether a descriptor from a peer can be the end of a channel at all.
+///
+/// An unconnected socket cannot: it could be made to listen, and would never hang up.
 pub(crate) fn is_channel_end(socket: &OwnedFd) -> bool {
-    rustix::net::sockopt::socket_domain(socket) == Ok(AddressFamily::UNIX)
-        && rustix::net::sockopt::socket_type(socket) == Ok(SocketType::SEQPACKET)
+    use rustix::net::sockopt::{socket_domain, socket_type};
+    socket_domain(socket) == Ok(AddressFamily::UNIX)
+        && socket_type(socket) == Ok(SocketType::SEQPACKET)
+        && rustix::net::getpeername(socket).is_ok()
 }

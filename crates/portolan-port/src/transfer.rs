@@ -13,6 +13,7 @@ use portolan_wire::packet::{
 };
 use portolan_wire::port_id::PortId;
 use rustix::io::Errno;
+use rustix::net::Shutdown;
 
 use crate::channel::Channel;
 use crate::error::{MintError, SendErrorKind};
@@ -28,10 +29,16 @@ use crate::timeout::Deadline;
 /// whole, and may be sent again.
 pub(crate) fn send(
     socket: BorrowedFd<'_>,
-    (kind, slot): (Kind, u32),
+    way: (Kind, u32),
     message: &mut Message,
     deadline: Deadline,
 ) -> Result<(), SendErrorKind> {
+    prepare(message, deadline)?;
+    deliver(socket, way, message, deadline)
+}
+
+/// Brings the parts of a message into the form in which they travel.
+pub(crate) fn prepare(message: &mut Message, deadline: Deadline) -> Result<(), SendErrorKind> {
     check_limits(message)?;
     message.payload.make_portable()?;
     for right in &mut message.rights {
@@ -40,17 +47,47 @@ pub(crate) fn send(
     if let Some(reply) = &mut message.reply {
         reply.make_portable()?;
     }
-    let mut sent = pack_and_send(socket, (kind, slot), message, deadline);
+    Ok(())
+}
+
+/// Sends a message that has been [prepared](prepare); it times out only for want of room in
+/// `socket`.
+pub(crate) fn deliver(
+    socket: BorrowedFd<'_>,
+    way: (Kind, u32),
+    message: &mut Message,
+    deadline: Deadline,
+) -> Result<(), SendErrorKind> {
+    let mut sent = pack_and_send(socket, way, message, deadline);
     if matches!(sent, Err(SendErrorKind::System(ref error)) if is_message_size(error)) {
         // A socket buffer below the kernel's default; out of line, every message is small.
-        message.payload.make_sealed()?;
-        sent = pack_and_send(socket, (kind, slot), message, deadline);
+        let sealed = message.payload.make_sealed();
+        sent = sealed
+            .map_err(SendErrorKind::System)
+            .and_then(|()| pack_and_send(socket, way, message, deadline));
     }
     match sent {
         Ok(()) => settle(message),
         Err(_) => stay(message),
     }
     sent
+}
+
+pub(crate) fn moves_a_port(message: &Message) -> bool {
+    let mut rights = message.rights.iter();
+    rights.any(|right| matches!(right, Right::Receive(_)))
+}
+
+/// Stops receiving from ports that are to move.
+pub(crate) fn pause(message: &Message) -> Result<(), SendErrorKind> {
+    let paused = message.rights.iter().try_for_each(|right| match right {
+        Right::Receive(receive) => receive.pause().map(drop),
+        _ => Ok(()),
+    });
+    if paused.is_err() {
+        stay(message);
+    }
+    paused
 }
 
 fn is_message_size(error: &io::Error) -> bool {
@@ -236,7 +273,7 @@ fn settle(message: &mut Message) {
 }
 
 /// Nothing was sent: ports that were to move are received from again.
-fn stay(message: &Message) {
+pub(crate) fn stay(message: &Message) {
     for right in &message.rights {
         if let Right::Receive(receive) = right {
             receive.resume();
@@ -270,12 +307,16 @@ fn load_vans(channels: &[Arc<Channel>]) -> Result<Vec<OwnedFd>, Errno> {
                     break;
                 }
                 // This one is loaded; the next takes the rest.
-                Err(Refusal::Full) => {}
+                Err(Refusal::Full) => rustix::net::shutdown(&open, Shutdown::Write)?,
                 Err(Refusal::System(errno)) => return Err(errno),
                 Err(Refusal::Closed) => return Err(Errno::PIPE),
                 Err(Refusal::InFlight) => return Err(Errno::TOOMANYREFS),
             }
         }
+    }
+    if let Some(open) = rear {
+        // Closing it is not enough while a forked child has it too.
+        rustix::net::shutdown(&open, Shutdown::Write)?;
     }
     Ok(vans)
 }
@@ -286,6 +327,10 @@ fn unload_vans(
     let mut channels = Vec::new();
     let mut buffer = vec![0; MAX_DESCRIPTORS * moved::RECORD_BYTES];
     for van in vans {
+        // Were it still open, its sender could go on loading it for ever.
+        if !socket::is_channel_end(&van) || !socket::has_ended(&van) {
+            return Err(Nothing::Violation);
+        }
         loop {
             let received = match socket::receive_raw(van.as_fd(), &mut buffer) {
                 Ok(received) => received,
@@ -294,7 +339,8 @@ fn unload_vans(
             };
             let bytes = buffer.get(..received.len).unwrap_or_default();
             let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;
-            if records.len() != received.descriptors.len() {
+            let count = received.descriptors.len();
+            if records.len() != count || !received.descriptors.iter().all(socket::is_channel_end) {
                 return Err(Nothing::Violation);
             }
             channels.extend(records.into_iter().zip(received.descriptors));

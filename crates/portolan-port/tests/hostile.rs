@@ -18,8 +18,10 @@ use portolan_wire::packet::{Flags, Header, Kind, RightDescriptor, RightKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRng, TestRunner};
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType,
 };
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
@@ -287,4 +289,518 @@ fn thousands_of_random_packets_change_nothing() {
     assert!((500..3500).contains(&delivered), "{delivered} delivered");
     drop((other, end));
     stage.unharmed("random packets");
+}
+
+#[test]
+fn descriptors_that_were_not_announced_close_the_channel() {
+    let mut stage = Stage::new();
+    let (_other, end) = pair(SocketType::SEQPACKET);
+    stage.open += 2;
+    let one = [right(RightKind::Send, 1)];
+    let message = |rights: &[RightDescriptor]| packet(header(Kind::Message, 0), rights, b"");
+    let cases = [
+        ("one too few", message(&one), 0),
+        ("one too many", message(&one), 2),
+        ("one with nothing", message(&[]), 1),
+        ("253 with nothing", message(&[]), 253),
+        ("a mint without", header(Kind::Mint, 0).encode().to_vec(), 0),
+        (
+            "a mint with two",
+            header(Kind::Mint, 0).encode().to_vec(),
+            2,
+        ),
+        ("no packet at all", Vec::new(), 253),
+    ];
+    for (what, bytes, count) in cases {
+        let peer = stage.peer();
+        write(&peer, &bytes, &vec![end.as_fd(); count]).expect("write");
+        stage.refused(peer, what);
+    }
+}
+
+/// Descriptors that are no end of a channel.
+fn impostors() -> Vec<(&'static str, OwnedFd)> {
+    let (pipe, _) = std::io::pipe().expect("pipe");
+    let file = File::open("/dev/null").expect("/dev/null");
+    let (datagram, _) = pair(SocketType::DGRAM);
+    let (stream, _) = pair(SocketType::STREAM);
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC);
+    let listening = unconnected();
+    // Nobody can close the other end of this, for there is none.
+    rustix::net::bind(&listening, &SocketAddrUnix::new_unnamed()).expect("bind");
+    rustix::net::listen(&listening, 1).expect("listen");
+    vec![
+        ("a pipe", pipe.into()),
+        ("a file", file.into()),
+        ("a datagram socket", datagram),
+        ("a stream", stream),
+        ("a TCP socket", tcp.into()),
+        ("an epoll", epoll.expect("epoll")),
+        ("an unconnected socket", unconnected()),
+        ("a listening socket", listening),
+    ]
+}
+
+fn unconnected() -> OwnedFd {
+    let kind = SocketType::SEQPACKET;
+    rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).expect("socket")
+}
+
+#[test]
+fn what_is_no_channel_cannot_pass_for_a_right() {
+    let mut stage = Stage::new();
+    let impostors = impostors();
+    stage.open += impostors.len();
+    let mint = header(Kind::Mint, 0).encode().to_vec();
+    for (what, impostor) in &impostors {
+        for kind in [RightKind::Send, RightKind::SendOnce, RightKind::Receive] {
+            let peer = stage.peer();
+            let bytes = packet(header(Kind::Message, 0), &[right(kind, 1)], b"");
+            write(&peer, &bytes, &[impostor.as_fd()]).expect("write");
+            stage.refused(peer, &format!("{what} as a {kind:?} right"));
+        }
+        let peer = stage.peer();
+        write(&peer, &mint, &[impostor.as_fd()]).expect("write");
+        stage.refused(peer, &format!("{what} as a new channel"));
+        let adopted = stage
+            .port
+            .adopt(impostor.try_clone().expect("duplicate"), 0);
+        assert!(adopted.is_err(), "{what} was adopted");
+        let right = SendRight::from_socket(impostor.try_clone().expect("duplicate"));
+        assert!(right.is_err(), "{what} became a right");
+    }
+}
+
+#[test]
+fn a_right_that_leads_nowhere_is_dead() {
+    let stage = Stage::new();
+    let peer = stage.peer();
+    let rights = [right(RightKind::Send, 1), right(RightKind::SendOnce, 1)];
+    let bytes = packet(header(Kind::Message, 0), &rights, b"");
+    let (orphan, _) = pair(SocketType::SEQPACKET);
+    write(&peer, &bytes, &[orphan.as_fd(), orphan.as_fd()]).expect("write");
+    write(&peer, &header(Kind::Mint, 0).encode(), &[orphan.as_fd()]).expect("write");
+    drop(orphan);
+    let mut message = stage.drain().pop().expect("a message");
+    let rights = <[_; 2]>::try_from(message.take_rights());
+    let Ok([Right::Send(right), Right::SendOnce(once)]) = rights else {
+        panic!("expected a send and a send-once right")
+    };
+    for sent in [
+        right.send(Message::new(1), PATIENCE),
+        once.send(Message::new(1)),
+    ] {
+        let error = sent.expect_err("nobody can receive it");
+        assert!(matches!(error.kind(), SendErrorKind::DeadName), "{error}");
+    }
+    drop((message, right, peer));
+    stage.unharmed("rights to nowhere");
+}
+
+fn memory(len: usize, seals: SealFlags) -> OwnedFd {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create("hostile", flags).expect("memfd");
+    let bytes = vec![7; len];
+    assert_eq!(rustix::io::write(&file, &bytes).expect("write"), len);
+    rustix::fs::fcntl_add_seals(&file, seals).expect("seal");
+    file
+}
+
+fn out_of_line(length: usize) -> Vec<u8> {
+    let header = Header {
+        flags: Flags::OUT_OF_LINE,
+        length: length as u64,
+        ..header(Kind::Message, 0)
+    };
+    header.encode().to_vec()
+}
+
+fn all_seals() -> SealFlags {
+    SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW
+}
+
+#[test]
+fn memory_that_could_change_or_fault_is_refused() {
+    const LEN: usize = 10_000;
+    let mut stage = Stage::new();
+    let mut cases = vec![
+        ("no seals", memory(LEN, SealFlags::empty())),
+        ("shorter", memory(LEN - 1, all_seals())),
+        ("longer", memory(LEN + 1, all_seals())),
+        ("empty", memory(0, all_seals())),
+        ("a hole", hole(LEN)),
+    ];
+    for missing in all_seals().iter() {
+        cases.push(("a seal short", memory(LEN, all_seals() - missing)));
+    }
+    cases.extend(impostors());
+    stage.open += cases.len();
+    for (what, file) in &cases {
+        let peer = stage.peer();
+        write(&peer, &out_of_line(LEN), &[file.as_fd()]).expect("write");
+        stage.refused(peer, what);
+    }
+    let peer = stage.peer();
+    let good = memory(LEN, all_seals());
+    write(&peer, &out_of_line(LEN), &[good.as_fd()]).expect("write");
+    assert_eq!(stage.drain()[0].bytes(), [7; LEN]);
+    drop((peer, good));
+    stage.unharmed("out of line");
+}
+
+/// Sealed, of the right length, and backed by nothing: who looks at it pays for it.
+fn hole(len: usize) -> OwnedFd {
+    let file = memory(0, SealFlags::empty());
+    rustix::fs::ftruncate(&file, len as u64).expect("ftruncate");
+    rustix::fs::fcntl_add_seals(&file, all_seals()).expect("seal");
+    file
+}
+
+#[test]
+fn a_slot_that_is_in_use_closes_the_channel() {
+    let stage = Stage::new();
+    let peer = stage.peer();
+    for _ in 0..2 {
+        write(&peer, &header(Kind::Message, 5).encode(), &[]).expect("write");
+    }
+    let mut messages = stage.drain();
+    assert_eq!(messages.len(), 1, "the second is refused");
+    assert!(is_closed(&peer));
+    let reply = messages[0].take_reply().expect("reply right");
+    let error = reply.send(Message::new(1)).expect_err("closed");
+    assert!(matches!(error.kind(), SendErrorKind::DeadName));
+    drop((messages, peer));
+    stage.unharmed("a slot used twice");
+}
+
+#[test]
+fn more_slots_than_the_limit_close_the_channel() {
+    let stage = Stage::new();
+    let peer = stage.peer();
+    let mut held = Vec::new();
+    for slot in 1..=1025 {
+        if write(&peer, &header(Kind::Message, slot).encode(), &[]).is_err() {
+            break;
+        }
+        held.extend(stage.drain());
+    }
+    assert_eq!(held.len(), 1024);
+    assert!(is_closed(&peer));
+    drop((held, peer));
+    stage.unharmed("too many slots");
+}
+
+#[test]
+fn a_client_that_never_reads_its_answers_is_cut_off() {
+    let gift = ReceiveRight::new().expect("port");
+    let stage = Stage::new();
+    for (what, bytes, rights) in [
+        ("empty answers", 0, 0),
+        ("long answers", 100_000, 0),
+        ("answers with rights", 0, 1),
+        ("refusals", 0, 2),
+    ] {
+        let peer = stage.peer();
+        let mut served = 0;
+        for slot in (1..1000).cycle().take(20_000) {
+            if write(&peer, &header(Kind::Message, slot).encode(), &[]).is_err() {
+                break;
+            }
+            let Some(mut message) = stage.drain().pop() else {
+                break;
+            };
+            let mut answer = Message::new(1).with_bytes(vec![1; bytes]);
+            if rights == 1 {
+                answer = answer.with_right(gift.make_send().expect("send right"));
+            }
+            let reply = message.take_reply().expect("reply right");
+            if rights < 2 {
+                // Fails when the channel has been closed.
+                reply.send(answer).ok();
+            }
+            served += 1;
+            let open = usage::descriptors(std::process::id());
+            assert!(open < stage.open + 3000, "{what}: {open} descriptors");
+        }
+        assert!(
+            served < 3000,
+            "{what}: {served} kept for a client that never reads"
+        );
+        drop(peer);
+        stage.drain();
+        while gift.receive(Timeout::POLL).is_ok() {}
+        stage.unharmed(what);
+    }
+}
+
+#[test]
+fn a_flood_of_new_channels_leaves_the_honest_client_served() {
+    let stage = Stage::new();
+    let peer = stage.peer();
+    let mint = header(Kind::Mint, 0).encode();
+    let mut ends = Vec::new();
+    while ends.len() < 2000 {
+        let (here, there) = pair(SocketType::SEQPACKET);
+        ends.push(here);
+        while write(&peer, &mint, &[there.as_fd()]) == Err(Errno::AGAIN) {
+            assert!(stage.serve_honest().is_empty());
+        }
+    }
+    assert!(stage.drain().is_empty());
+    assert_eq!(stage.port.status().senders, 2002);
+    stage.serve_honest();
+    drop((peer, ends));
+    stage.unharmed("a flood of channels");
+}
+
+#[test]
+fn a_peer_may_shut_down_what_it_likes() {
+    use rustix::net::Shutdown;
+    let stage = Stage::new();
+    for how in [Shutdown::Read, Shutdown::Write, Shutdown::Both] {
+        let peer = stage.peer();
+        write(&peer, &header(Kind::Message, 1).encode(), &[]).expect("write");
+        write(&peer, &header(Kind::Message, 0).encode(), &[]).expect("write");
+        rustix::net::shutdown(&peer, how).expect("shutdown");
+        let mut messages = stage.drain();
+        assert_eq!(messages.len(), 2, "what was sent before counts");
+        let reply = messages[0].take_reply().expect("reply right");
+        // Whether it can still be answered is the peer's own affair.
+        reply.send(Message::new(1)).ok();
+        stage.serve_honest();
+        drop((messages, peer));
+        stage.unharmed("shutdown");
+    }
+}
+
+#[test]
+fn small_socket_buffers_only_change_how_bytes_travel() {
+    let stage = Stage::new();
+    let (here, there) = pair(SocketType::SEQPACKET);
+    for end in [&here, &there] {
+        rustix::net::sockopt::set_socket_send_buffer_size(end, 1).expect("SO_SNDBUF");
+    }
+    stage.port.adopt(here, 0).expect("adopt");
+    let right = SendRight::from_socket(there).expect("right");
+    for len in [0, 1, 3000, 5000, 100_000, 300_000] {
+        let bytes = vec![3; len];
+        let question = Message::new(1).with_bytes(bytes.clone());
+        let pending = right.begin_request(question, PATIENCE).expect("send");
+        let mut request = stage.port.receive(PATIENCE).expect("receive");
+        assert!(request.bytes() == bytes, "{len} bytes there");
+        let reply = request.take_reply().expect("reply right");
+        let answer = Message::new(2).with_bytes(bytes.clone());
+        reply.send(answer).expect("answer");
+        let answer = pending.wait(PATIENCE).expect("answer");
+        assert!(answer.bytes() == bytes, "{len} bytes back");
+    }
+    let mut many = Message::new(1).with_bytes(vec![1; 5000]);
+    for _ in 0..MAX_MESSAGE_RIGHTS {
+        many = many.with_right(stage.port.make_send().expect("send right"));
+    }
+    right.send(many, PATIENCE).expect("send");
+    let message = stage.port.receive(PATIENCE).expect("receive");
+    assert_eq!(message.rights().len(), MAX_MESSAGE_RIGHTS);
+    drop((message, right));
+    stage.unharmed("small buffers");
+}
+
+/// A socket in which records and descriptors lie queued, and its other end.
+fn van(records: &[u8], fds: &[BorrowedFd<'_>]) -> (OwnedFd, OwnedFd) {
+    let (front, rear) = pair(SocketType::SEQPACKET);
+    write(&rear, records, fds).expect("write");
+    (front, rear)
+}
+
+fn record() -> [u8; 16] {
+    let badge = 3;
+    MovedChannel { badge, once: false }.encode()
+}
+
+fn receive_right_in(van: &OwnedFd, peer: &OwnedFd) {
+    let bytes = packet(
+        header(Kind::Message, 0),
+        &[right(RightKind::Receive, 1)],
+        b"",
+    );
+    write(peer, &bytes, &[van.as_fd()]).expect("write");
+}
+
+#[test]
+fn a_receive_right_made_of_rubbish_closes_the_channel() {
+    let mut stage = Stage::new();
+    let (_other, end) = pair(SocketType::SEQPACKET);
+    let impostors = impostors();
+    stage.open += 2 + impostors.len();
+    let end = end.as_fd();
+    let mut cases = vec![
+        ("half a record", record()[..8].to_vec(), vec![end]),
+        ("noise", vec![0xff; 16], vec![end]),
+        ("a descriptor too many", record().to_vec(), vec![end, end]),
+        ("a descriptor too few", record().to_vec(), vec![]),
+        ("too many records", record().repeat(300), vec![end]),
+    ];
+    for (what, impostor) in &impostors {
+        cases.push((what, record().to_vec(), vec![impostor.as_fd()]));
+    }
+    for (what, records, fds) in cases {
+        let (front, rear) = van(&records, &fds);
+        drop(rear);
+        let peer = stage.peer();
+        receive_right_in(&front, &peer);
+        drop(front);
+        stage.refused(peer, &format!("a receive right with {what}"));
+    }
+}
+
+#[test]
+fn a_receive_right_that_is_still_being_loaded_is_refused() {
+    let stage = Stage::new();
+    let (other, end) = pair(SocketType::SEQPACKET);
+    let (front, rear) = van(&record(), &[end.as_fd()]);
+    let peer = stage.peer();
+    receive_right_in(&front, &peer);
+    assert!(stage.drain().is_empty());
+    assert!(is_closed(&peer));
+    drop((front, rear, peer, other, end));
+    stage.unharmed("a van that is not closed");
+}
+
+/// A client of a server that is played raw.
+struct Client {
+    right: SendRight,
+    server: OwnedFd,
+}
+
+impl Client {
+    fn new() -> Self {
+        let (here, server) = pair(SocketType::SEQPACKET);
+        let right = SendRight::from_socket(here).expect("right");
+        Self { right, server }
+    }
+
+    fn ask(&self) -> PendingReply<'_> {
+        self.right
+            .begin_request(Message::new(1), PATIENCE)
+            .expect("send")
+    }
+
+    fn answers(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        write(&self.server, bytes, fds).expect("write");
+    }
+}
+
+#[test]
+fn a_server_that_breaks_the_protocol_is_dead_to_its_client() {
+    let stage = Stage::new();
+    let cases = [
+        ("an unknown slot", header(Kind::Reply, 99).encode().to_vec()),
+        ("slot 0", header(Kind::NoReply, 0).encode().to_vec()),
+        ("a message", header(Kind::Message, 0).encode().to_vec()),
+        ("a mint", header(Kind::Mint, 0).encode().to_vec()),
+        (
+            "a redirection without",
+            header(Kind::Redirect, 1).encode().to_vec(),
+        ),
+        ("half a packet", vec![16, 1, 0]),
+        ("nothing", Vec::new()),
+    ];
+    for (what, bytes) in cases {
+        let client = Client::new();
+        let (first, second) = (client.ask(), client.ask());
+        client.answers(&bytes, &[]);
+        for pending in [first, second] {
+            let waited = pending.wait(PATIENCE);
+            assert!(
+                matches!(waited, Err(ReplyError::DeadName)),
+                "{what}: {waited:?}"
+            );
+        }
+        assert!(client.right.is_dead(), "{what}");
+        drop(client);
+        stage.unharmed(what);
+    }
+}
+
+#[test]
+fn a_server_that_answers_twice_is_dead_to_its_client() {
+    let stage = Stage::new();
+    let client = Client::new();
+    let (first, second) = (client.ask(), client.ask());
+    for _ in 0..2 {
+        client.answers(&header(Kind::Reply, 1).encode(), &[]);
+    }
+    assert!(first.wait(PATIENCE).is_ok(), "the first answer counts");
+    let waited = second.wait(PATIENCE);
+    assert!(matches!(waited, Err(ReplyError::DeadName)), "{waited:?}");
+    drop(client);
+    stage.unharmed("two answers");
+}
+
+#[test]
+fn a_redirection_to_nonsense_is_no_answer() {
+    let stage = Stage::new();
+    for (what, end) in impostors() {
+        let client = Client::new();
+        let pending = client.ask();
+        client.answers(&header(Kind::Redirect, 1).encode(), &[end.as_fd()]);
+        let waited = pending.wait(PATIENCE);
+        assert!(
+            matches!(waited, Err(ReplyError::DeadName)),
+            "{what}: {waited:?}"
+        );
+    }
+    for bytes in [&b""[..], b"x", &header(Kind::Reply, 1).encode()] {
+        let client = Client::new();
+        let pending = client.ask();
+        let (there, end) = pair(SocketType::SEQPACKET);
+        client.answers(&header(Kind::Redirect, 1).encode(), &[end.as_fd()]);
+        write(&there, bytes, &[]).expect("write");
+        let waited = pending.wait(PATIENCE);
+        assert!(matches!(waited, Err(ReplyError::NoReply)), "{waited:?}");
+    }
+    stage.unharmed("redirections");
+}
+
+fn port_died(owed: &[u32]) -> Vec<u8> {
+    let owed: Vec<u8> = owed.iter().flat_map(|slot| slot.to_le_bytes()).collect();
+    packet(header(Kind::PortDied, 0), &[], &owed)
+}
+
+#[test]
+fn a_server_that_lies_about_its_death_hurts_itself() {
+    let stage = Stage::new();
+    let client = Client::new();
+    let (mut first, second) = (client.ask(), client.ask());
+    client.answers(&port_died(&[1, 1, 77, 0]), &[]);
+    let waited = second.wait(PATIENCE);
+    assert!(matches!(waited, Err(ReplyError::DeadName)), "{waited:?}");
+    assert!(matches!(first.poll(), Err(ReplyError::TimedOut)), "owed");
+    rustix::net::shutdown(&client.server, rustix::net::Shutdown::Both).expect("shutdown");
+    let waited = first.wait(PATIENCE);
+    assert!(matches!(waited, Err(ReplyError::DeadName)), "{waited:?}");
+    drop(client);
+    stage.unharmed("a false death");
+}
+
+#[test]
+fn a_server_that_dies_again_and_again_does_not_hold_its_client() {
+    let stage = Stage::new();
+    let client = Client::new();
+    let pending = client.ask();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Long, and what counts comes last, so that it is sent faster than it is read.
+            let mut owed = vec![7; 25_000];
+            owed.push(1);
+            let bytes = port_died(&owed);
+            while write(&client.server, &bytes, &[]) != Err(Errno::PIPE) {}
+        });
+        let waited = pending.wait(Duration::from_millis(20));
+        assert!(waited.is_err());
+        rustix::net::shutdown(&client.server, rustix::net::Shutdown::Both).expect("shutdown");
+    });
+    drop(client);
+    stage.unharmed("many deaths");
 }

@@ -1,0 +1,205 @@
+//! Clients that are slow or gone, and what they do to those who answer them.
+
+use std::thread;
+use std::time::Duration;
+
+use portolan_port::{
+    Message, Notification, PendingReply, PortSet, ReceiveError, ReceiveRight, ReplyError, Right,
+    SendErrorKind, SendOnceRight, SendRight, Timeout,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
+
+fn port() -> (ReceiveRight, SendRight) {
+    let port = ReceiveRight::new().expect("port");
+    let right = port.make_send().expect("send right");
+    (port, right)
+}
+
+/// Asks, and gives what the server then holds.
+fn ask<'a>(port: &ReceiveRight, right: &'a SendRight) -> (PendingReply<'a>, SendOnceRight) {
+    let pending = right
+        .begin_request(Message::new(1), PATIENCE)
+        .expect("send");
+    let mut request = port.receive(PATIENCE).expect("receive");
+    (pending, request.take_reply().expect("reply right"))
+}
+
+/// Answers that the client does not fetch, more than its socket has room for.
+fn answer_many<'a>(port: &ReceiveRight, right: &'a SendRight) -> Vec<PendingReply<'a>> {
+    let answers = 0..40;
+    answers
+        .map(|id| {
+            let (pending, reply) = ask(port, right);
+            let answer = Message::new(id).with_bytes(vec![1; 20_000]);
+            reply.send(answer).expect("never waits");
+            pending
+        })
+        .collect()
+}
+
+fn fill(right: &SendRight) {
+    while right.send(Message::new(0), Timeout::POLL).is_ok() {}
+}
+
+fn take_receive(message: &mut Message) -> ReceiveRight {
+    match message.take_rights().pop() {
+        Some(Right::Receive(port)) => port,
+        other => panic!("expected a receive right, got {other:?}"),
+    }
+}
+
+fn is_readable(port: &ReceiveRight) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(port, PollFlags::IN)], Some(&now)).expect("poll") == 1
+}
+
+#[test]
+fn a_reply_right_of_a_dead_client_passes_on_and_is_dead() {
+    let (port, right) = port();
+    let (worker, to_worker) = self::port();
+    let (pending, reply) = ask(&port, &right);
+    drop(pending);
+    drop(right);
+    to_worker
+        .send(Message::new(1).with_reply(reply), PATIENCE)
+        .expect("the worker is alive");
+    let mut job = worker.receive(PATIENCE).expect("receive");
+    let reply = job.take_reply().expect("reply right");
+    let error = reply.send(Message::new(2)).expect_err("nobody waits");
+    assert!(matches!(error.kind(), SendErrorKind::DeadName));
+    assert!(!to_worker.is_dead());
+}
+
+#[test]
+fn a_reply_right_of_a_slow_client_passes_on() {
+    let (port, right) = port();
+    let (worker, to_worker) = self::port();
+    let slow = answer_many(&port, &right);
+    let (pending, reply) = ask(&port, &right);
+    to_worker
+        .send(Message::new(1).with_reply(reply), PATIENCE)
+        .expect("the worker has room");
+    let mut job = worker.receive(PATIENCE).expect("receive");
+    let reply = job.take_reply().expect("reply right");
+    reply.send(Message::new(2)).expect("answer");
+    let server = thread::spawn(move || port.receive(PATIENCE).map(|message| message.id()));
+    for (id, pending) in (0..).zip(slow) {
+        assert_eq!(pending.wait(PATIENCE).expect("answer").id(), id);
+    }
+    assert_eq!(pending.wait(PATIENCE).expect("answer").id(), 2);
+    right.send(Message::new(3), PATIENCE).expect("send");
+    assert_eq!(server.join().expect("server").expect("receive"), 3);
+}
+
+#[test]
+fn an_answer_with_a_right_to_a_full_port_comes_back() {
+    let (port, right) = port();
+    let (_full, to_full) = self::port();
+    fill(&to_full);
+    let (pending, reply) = ask(&port, &right);
+    let answer = Message::new(2).with_right(to_full);
+    let error = reply.send(answer).expect_err("there is no room for a copy");
+    assert!(matches!(error.kind(), SendErrorKind::TimedOut), "{error}");
+    assert_eq!(error.into_message().rights().len(), 1);
+    assert!(matches!(pending.wait(PATIENCE), Err(ReplyError::NoReply)));
+    assert!(!is_readable(&port), "the port waits for room elsewhere");
+}
+
+#[test]
+fn answers_that_were_kept_go_out_after_a_move_that_failed() {
+    let (port, right) = port();
+    let slow = answer_many(&port, &right);
+    let (dead, to_dead) = self::port();
+    drop(dead);
+    let error = to_dead
+        .send(Message::new(1).with_right(port), PATIENCE)
+        .expect_err("dead");
+    let port = take_receive(&mut error.into_message());
+    let server = thread::spawn(move || port.receive(PATIENCE).map(|message| message.id()));
+    for (id, pending) in (0..).zip(slow) {
+        assert_eq!(pending.wait(PATIENCE).expect("answer").id(), id);
+    }
+    right.send(Message::new(3), PATIENCE).expect("send");
+    assert_eq!(server.join().expect("server").expect("receive"), 3);
+}
+
+#[test]
+fn answers_that_were_kept_when_the_port_moved_are_not_waited_for() {
+    let (port, right) = port();
+    let (other, to_other) = self::port();
+    let slow = answer_many(&port, &right);
+    to_other
+        .send(Message::new(1).with_right(port), PATIENCE)
+        .expect("move");
+    let moved = take_receive(&mut other.receive(PATIENCE).expect("receive"));
+    let last = slow.into_iter().next_back().expect("the last answer");
+    let waited = last.wait(PATIENCE);
+    assert!(matches!(waited, Err(ReplyError::DeadName)), "{waited:?}");
+    drop(moved);
+}
+
+#[test]
+fn an_answer_with_the_port_itself_does_not_lock_up() {
+    for _ in 0..200 {
+        let (port, right) = port();
+        let set = PortSet::new().expect("set");
+        set.insert(&port).expect("insert");
+        let (pending, reply) = ask(&port, &right);
+        let (started, go) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    right.begin_request(Message::new(2), PATIENCE).ok();
+                }
+            });
+            scope.spawn(|| {
+                started.send(()).expect("the other thread waits");
+                while set.receive(Duration::from_millis(1)).is_ok() {}
+            });
+            go.recv().expect("the set is being received from");
+            reply
+                .send(Message::new(3).with_right(port))
+                .expect("answer");
+        });
+        drop(take_receive(&mut pending.wait(PATIENCE).expect("answer")));
+    }
+}
+
+#[test]
+fn each_send_once_right_makes_one_message_whoever_receives() {
+    const RIGHTS: usize = 4000;
+    let port = ReceiveRight::new().expect("port");
+    let count = || {
+        let (mut sent, mut dropped) = (0, 0);
+        while let Ok(message) = port.receive(Duration::from_millis(100)) {
+            match message.notification() {
+                Some(Notification::SendOnce) => dropped += 1,
+                _ => sent += 1,
+            }
+        }
+        (sent, dropped)
+    };
+    thread::scope(|scope| {
+        let receivers: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
+        for _ in 0..RIGHTS {
+            let used = port.make_send_once().expect("send-once right");
+            drop(port.make_send_once().expect("send-once right"));
+            used.send(Message::new(1)).expect("send");
+        }
+        let counts = receivers
+            .into_iter()
+            .map(|one| one.join().expect("receiver"));
+        let sum = counts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        assert_eq!(sum, (RIGHTS, RIGHTS));
+    });
+    assert!(matches!(
+        port.receive(Timeout::POLL),
+        Err(ReceiveError::TimedOut)
+    ));
+}
