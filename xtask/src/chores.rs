@@ -18,17 +18,16 @@ pub(crate) fn test(root: &Path) -> anyhow::Result<()> {
         return run(&mut cargo(root, &["nextest", "run", "--workspace"]));
     }
     say("cargo-nextest is not installed: running cargo test, which has no time limits");
-    run(&mut cargo(
-        root,
-        &[
-            "test",
-            "--workspace",
-            "--no-fail-fast",
-            "--lib",
-            "--bins",
-            "--tests",
-        ],
-    ))
+    // Tests of one file share a process here, and some count what their process has open.
+    let all = [
+        "test",
+        "--workspace",
+        "--no-fail-fast",
+        "--lib",
+        "--bins",
+        "--tests",
+    ];
+    run(cargo(root, &all).args(["--", "--test-threads=1"]))
 }
 
 pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
