@@ -59,8 +59,10 @@ struct EdgeKind {
 }
 
 impl Metadata {
+    /// Asks cargo about the default features: of those that are off, the command turns on what is
+    /// shipped, and the rest are the peers of the benchmark, whose features would mix with ours.
     pub(super) fn read(root: &Path) -> anyhow::Result<Self> {
-        let mut command = cargo(root, &["metadata", "--format-version=1", "--all-features"]);
+        let mut command = cargo(root, &["metadata", "--format-version=1"]);
         command.args(["--locked", "--filter-platform", TARGET]);
         Self::parse(&output(&mut command)?)
     }
