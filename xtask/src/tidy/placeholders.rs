@@ -1,7 +1,7 @@
 //! Nothing half done, switched off or silenced wholesale.
 
 use super::Finding;
-use super::source::RustFile;
+use super::source::{RustFile, has_word};
 
 pub(super) fn check(file: &RustFile) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -16,11 +16,17 @@ pub(super) fn check(file: &RustFile) -> Vec<Finding> {
         if code.contains("#[ignore") || code.contains(",ignore)]") {
             found("an ignored test: mend it or delete it");
         }
-        if file.is_crate_root() && code.starts_with("#![allow(") {
+        if file.is_crate_root() && code.starts_with("#![allow(") && !is_unsafe_test(file, number) {
             found("a lint allowed for a whole crate: allow it where it is needed");
         }
     }
     findings
+}
+
+/// A test that may use `unsafe` (see `unsafety`) is a crate of one file and has no narrower place.
+fn is_unsafe_test(file: &RustFile, number: usize) -> bool {
+    let mut attribute = file.lines[number..].iter().take(2);
+    attribute.any(|line| line.in_test && has_word(&line.code, "unsafe_code"))
 }
 
 fn is_macro_call(code: &str, name: &str) -> bool {
@@ -64,5 +70,12 @@ mod tests {
         assert_eq!(findings("crates/x/src/lib.rs", text), 1);
         assert_eq!(findings("crates/x/tests/a.rs", text), 1);
         assert_eq!(findings("crates/x/src/a.rs", text), 0);
+    }
+
+    #[test]
+    fn a_test_may_allow_unsafe_code_for_its_one_file() {
+        let text = "#![allow(\n    unsafe_code,\n    reason = \"fork\"\n)]\n";
+        assert_eq!(findings("crates/x/tests/a.rs", text), 0);
+        assert_eq!(findings("crates/x/src/lib.rs", text), 1);
     }
 }
