@@ -82,6 +82,13 @@ struct Answers {
     kept_bytes: usize,
 }
 
+impl Answers {
+    fn keep(&mut self, what: Kept) {
+        self.kept_bytes += what.bytes();
+        self.kept.push_back(what);
+    }
+}
+
 #[derive(Debug)]
 enum Kept {
     Answer(u32, Message),
@@ -294,7 +301,8 @@ impl Channel {
             }
             Err(SendErrorKind::TimedOut) if !transfer::moves_a_port(message) => {
                 let kept = std::mem::replace(message, Message::new(0));
-                self.keep(&mut answers, Kept::Answer(slot, kept));
+                answers.keep(Kept::Answer(slot, kept));
+                self.await_room(&answers);
                 Ok(())
             }
             Err(other) => Err(other),
@@ -314,40 +322,36 @@ impl Channel {
 
     fn tell(&self, what: Kept) {
         let mut answers = lock(&self.answers);
-        self.keep(&mut answers, what);
+        answers.keep(what);
         self.flush_kept(&mut answers);
-        self.watch(&answers);
+        self.await_room(&answers);
     }
 
-    /// Puts an answer aside until the port sees that there is room for it.
-    fn keep(&self, answers: &mut Answers, kept: Kept) {
-        answers.kept_bytes += kept.bytes();
-        answers.kept.push_back(kept);
-        if answers.kept_bytes > MAX_KEPT_BYTES {
-            self.close();
-        }
-        self.watch(answers);
-    }
-
-    /// Sends what was kept, as far as there is room, and waits for more.
+    /// Sends what was kept, as far as there is room.
     pub(crate) fn flush(&self) {
         let mut answers = lock(&self.answers);
         self.flush_kept(&mut answers);
-        self.watch(&answers);
+        if let Some(watch) = self.watch.get().filter(|_| answers.kept.is_empty()) {
+            watch.set(self, EventFlags::IN);
+        }
     }
 
-    fn watch(&self, answers: &Answers) {
-        let Some(watch) = self.watch.get() else {
+    /// The port waits for this channel again.
+    pub(crate) fn resumed(&self) {
+        self.await_room(&lock(&self.answers));
+    }
+
+    /// Makes the port tell when there is room for what is kept.
+    fn await_room(&self, answers: &Answers) {
+        if answers.kept.is_empty() {
             return;
-        };
-        watch.set(
-            self,
-            if answers.kept.is_empty() {
-                EventFlags::IN
-            } else {
-                EventFlags::IN | EventFlags::OUT
-            },
-        );
+        }
+        if answers.kept_bytes > MAX_KEPT_BYTES {
+            self.close();
+        }
+        if let Some(watch) = self.watch.get() {
+            watch.set(self, EventFlags::IN | EventFlags::OUT);
+        }
     }
 
     fn flush_kept(&self, answers: &mut Answers) {

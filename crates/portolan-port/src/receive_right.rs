@@ -247,7 +247,7 @@ impl ReceiveRight {
                 self.port.hang_up(token, &channel);
             }
             // Answers may have been put aside before and meanwhile.
-            channel.flush();
+            channel.resumed();
         }
     }
 

@@ -1,5 +1,6 @@
 //! Messages and rights between processes, and what is left when one of them is gone.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use portolan_port::{
 use portolan_testkit::process::{self, Process, play};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::Resource;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
@@ -26,6 +28,8 @@ fn play_a_part() {
         "pass rights on" => pass_rights_on(&right_from(socket)),
         "use what comes" => use_what_comes(&port_from(socket)),
         "keep a duplicate" => keep_a_duplicate(&right_from(socket)),
+        "receive without descriptors" => receive_without_descriptors(),
+        "answer without descriptors" => answer_without_descriptors(),
         other => panic!("no part {other}"),
     }
 }
@@ -48,10 +52,14 @@ fn client(part: &str, port: &ReceiveRight) -> Process {
 
 /// Another process with a port, and a right to it.
 fn server(part: &str) -> (Process, SendRight) {
+    let (here, there) = pair();
+    (play(part, there), right_from(here))
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
     let kind = SocketType::SEQPACKET;
     let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
-    let (here, there) = pair.expect("socketpair");
-    (play(part, there), right_from(here))
+    pair.expect("socketpair")
 }
 
 fn port() -> ReceiveRight {
@@ -301,4 +309,94 @@ fn who_passed_a_right_on_cannot_speak_in_the_name_of_who_got_it() {
     answer(&mut done, Message::new(0));
     thief.finish();
     owner.finish();
+}
+
+/// Takes all descriptors that this process may still have; dropping them gives them back.
+fn exhaust_descriptors() -> Vec<File> {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = Some(200);
+    rustix::process::setrlimit(Resource::Nofile, limit).expect("lower the limit");
+    let files = std::iter::repeat_with(|| File::open("/dev/null"));
+    files.map_while(Result::ok).collect()
+}
+
+/// This process alone, since it cannot do much else meanwhile.
+fn alone(part: &str) {
+    let right = port().make_send().expect("send right");
+    play(part, right.into_socket().expect("unused")).finish();
+}
+
+fn receive_without_descriptors() {
+    let (port, other) = (port(), port());
+    let honest = port.make_send().expect("send right");
+    let greedy = port.make_send().expect("send right");
+    let spare = port.make_send().expect("send right");
+    assert_served(&port, &honest);
+    let gift = || {
+        (0..20).fold(Message::new(1), |message, _| {
+            message.with_right(other.make_send().expect("send right"))
+        })
+    };
+    let kept = gift();
+    greedy.send(gift(), PATIENCE).expect("send");
+    let files = exhaust_descriptors();
+    assert!(files.len() > 20, "the limit is not where it should be");
+    assert_served(&port, &honest);
+    let nothing = port.receive(Timeout::POLL);
+    assert!(
+        matches!(nothing, Err(ReceiveError::TimedOut)),
+        "{nothing:?}"
+    );
+    assert!(greedy.is_dead(), "its message could not be received whole");
+    assert!(port.make_send().is_err());
+    spare.send(kept, PATIENCE).expect("sending needs none");
+    drop(files);
+    let message = port.receive(PATIENCE).expect("there is room again");
+    assert_eq!(message.rights().len(), 20);
+    assert_served(&port, &honest);
+}
+
+#[test]
+fn a_receiver_out_of_descriptors_recovers() {
+    alone("receive without descriptors");
+}
+
+/// Answers are kept, and when there is room for them they cannot be sent.
+fn answer_without_descriptors() {
+    let port = port();
+    let (here, there) = pair();
+    let shrink = here.try_clone().expect("duplicate");
+    port.adopt(here, 0).expect("adopt");
+    let right = right_from(there);
+    let pending: Vec<_> = (0..40)
+        .map(|_| {
+            let pending = right
+                .begin_request(Message::new(1), PATIENCE)
+                .expect("send");
+            let mut request = port.receive(PATIENCE).expect("receive");
+            answer(&mut request, Message::new(2).with_bytes(vec![2; 20_000]));
+            pending
+        })
+        .collect();
+    // Now each answer needs a memfd.
+    rustix::net::sockopt::set_socket_send_buffer_size(&shrink, 1).expect("SO_SNDBUF");
+    let files = exhaust_descriptors();
+    let server = std::thread::spawn(move || port.receive(PATIENCE).map(|message| message.id()));
+    let (mut answered, mut refused) = (0, 0);
+    for pending in pending {
+        match pending.wait(PATIENCE) {
+            Ok(_) => answered += 1,
+            Err(ReplyError::NoReply) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(answered > 0 && refused > 0, "{answered}, {refused}");
+    right.send(Message::new(3), PATIENCE).expect("send");
+    assert_eq!(server.join().expect("server").expect("receive"), 3);
+    drop(files);
+}
+
+#[test]
+fn an_answer_that_cannot_be_sent_later_is_refused() {
+    alone("answer without descriptors");
 }

@@ -112,6 +112,22 @@ fn an_answer_with_a_right_to_a_full_port_comes_back() {
 }
 
 #[test]
+fn an_answer_can_carry_another_reply_right_of_its_client() {
+    let (port, right) = port();
+    let (first, reply) = ask(&port, &right);
+    let (second, other) = ask(&port, &right);
+    reply
+        .send(Message::new(2).with_right(other))
+        .expect("answer");
+    let mut answer = first.wait(PATIENCE).expect("answer");
+    let Some(Right::SendOnce(own)) = answer.take_rights().pop() else {
+        panic!("expected a send-once right")
+    };
+    own.send(Message::new(3)).expect("answer oneself");
+    assert_eq!(second.wait(PATIENCE).expect("answer").id(), 3);
+}
+
+#[test]
 fn answers_that_were_kept_go_out_after_a_move_that_failed() {
     let (port, right) = port();
     let slow = answer_many(&port, &right);
