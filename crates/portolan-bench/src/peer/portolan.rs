@@ -41,7 +41,7 @@ pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
 }
 
 /// Runs a bootstrap server until this process is killed.
-pub(crate) fn run_names(directory: &Path) -> anyhow::Result<()> {
+pub(super) fn run_names(directory: &Path) -> anyhow::Result<()> {
     Ok(daemon::run(directory, Mode::Foreground)?)
 }
 
