@@ -94,6 +94,11 @@ fn is_readable(fd: impl AsFd) -> bool {
     poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
 }
 
+/// Linux 6.5 and later.
+fn kernel_passes_pidfds() -> bool {
+    portolan_sys::ancillary::pass_pidfd(pair().0, true).is_ok()
+}
+
 /// A client in this process is served.
 fn assert_served(port: &ReceiveRight, client: &SendRight) {
     let pending = client
@@ -122,6 +127,7 @@ fn s44_sender_is_known_after_it_exited() {
     assert_ne!(sender.pid(), Some(std::process::id()));
     assert_eq!(sender.uid(), rustix::process::getuid().as_raw());
     assert_eq!(sender.gid(), rustix::process::getgid().as_raw());
+    assert_eq!(sender.pidfd().is_some(), kernel_passes_pidfds());
     if let Some(pidfd) = sender.pidfd() {
         assert!(is_readable(pidfd), "it has exited");
     }
@@ -133,6 +139,7 @@ fn the_pidfd_of_a_sender_tells_when_it_exits() {
     let mut other = client("ask", &port);
     let request = port.receive(PATIENCE).expect("receive");
     let Some(pidfd) = request.sender().expect("sender").pidfd() else {
+        assert!(!kernel_passes_pidfds());
         return;
     };
     assert!(!is_readable(pidfd), "it waits for its answer");

@@ -1,5 +1,6 @@
 //! Clients that are slow or gone, and what they do to those who answer them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -191,15 +192,20 @@ fn an_answer_with_the_port_itself_does_not_lock_up() {
 fn each_send_once_right_makes_one_message_whoever_receives() {
     const RIGHTS: usize = 4000;
     let port = ReceiveRight::new().expect("port");
+    let done = AtomicBool::new(false);
     let count = || {
         let (mut sent, mut dropped) = (0, 0);
-        while let Ok(message) = port.receive(Duration::from_millis(100)) {
-            match message.notification() {
-                Some(Notification::SendOnce) => dropped += 1,
-                _ => sent += 1,
+        loop {
+            let last = done.load(Ordering::Acquire);
+            match port.receive(Duration::from_millis(10)) {
+                Ok(message) if message.notification() == Some(Notification::SendOnce) => {
+                    dropped += 1;
+                }
+                Ok(_) => sent += 1,
+                Err(_) if last => return (sent, dropped),
+                Err(_) => {}
             }
         }
-        (sent, dropped)
     };
     thread::scope(|scope| {
         let receivers: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
@@ -208,6 +214,7 @@ fn each_send_once_right_makes_one_message_whoever_receives() {
             drop(port.make_send_once().expect("send-once right"));
             used.send(Message::new(1)).expect("send");
         }
+        done.store(true, Ordering::Release);
         let counts = receivers
             .into_iter()
             .map(|one| one.join().expect("receiver"));
