@@ -51,6 +51,12 @@ pub enum ConnectError {
         /// Who runs it.
         uid: u32,
     },
+    /// Others can write to the directory, or it is not this user's.
+    #[error("{} must be a directory of this user that nobody else can write to", path.display())]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The path of the directory is too long for a socket address.
     #[error("{} is too long a path for a socket", path.display())]
     PathTooLong {
@@ -150,6 +156,7 @@ fn start(directory: &Path) -> Result<SendRight, ConnectError> {
         .recursive(true)
         .mode(0o700)
         .create(directory)?;
+    check_directory(directory)?;
     let lock = open_private(directory, place::LOCK)?;
     rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive))?;
     match to_server(directory) {
@@ -158,6 +165,19 @@ fn start(directory: &Path) -> Result<SendRight, ConnectError> {
     }
     launch(directory, lock.as_fd().try_clone_to_owned()?)?;
     to_server(directory)
+}
+
+/// Where others could put links, the log would go into whatever file of this user they like.
+fn check_directory(directory: &Path) -> Result<(), ConnectError> {
+    let found = fs::symlink_metadata(directory)?;
+    let own = found.uid() == rustix::process::getuid().as_raw();
+    if found.is_dir() && own && found.mode() & 0o022 == 0 {
+        Ok(())
+    } else {
+        Err(ConnectError::UnsafeDirectory {
+            path: directory.to_path_buf(),
+        })
+    }
 }
 
 fn open_private(directory: &Path, name: &str) -> io::Result<File> {
