@@ -39,12 +39,23 @@ impl Entitlements {
     ///
     /// [`FileError`], which names the file and, where there is one, the position in it.
     pub fn read(path: &Path) -> Result<Self, FileError> {
+        Self::read_with_text(path).map(|(entitlements, _)| entitlements)
+    }
+
+    /// Reads a file, and gives its contents too, for whoever is to read the same.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read).
+    pub fn read_with_text(path: &Path) -> Result<(Self, Vec<u8>), FileError> {
         let cause = |cause| FileError {
             path: path.to_path_buf(),
             cause,
         };
         let bytes = std::fs::read(path).map_err(|error| cause(Cause::Unreadable(error)))?;
-        Self::parse(&bytes).map_err(|error| cause(Cause::Wrong(Box::new(error))))
+        let entitlements = Self::parse(&bytes);
+        let entitlements = entitlements.map_err(|error| cause(Cause::Wrong(Box::new(error))))?;
+        Ok((entitlements, bytes))
     }
 
     /// Reads the contents of a file.

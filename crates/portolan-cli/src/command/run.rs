@@ -23,8 +23,8 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         None => label_of(Path::new(program))?,
     };
     // Read here first, so that what is wrong with the file is said with its position.
-    Entitlements::read(&options.entitlements).map_err(exit::configuration)?;
-    let text = std::fs::read(&options.entitlements).map_err(exit::configuration)?;
+    let read = Entitlements::read_with_text(&options.entitlements);
+    let (_, text) = read.map_err(exit::configuration)?;
     let right = Bootstrap::from_env()?
         .confine(&label, &text)
         .with_context(|| format!("cannot get a bootstrap right for {label}"))?;

@@ -72,6 +72,10 @@ fn a_directory_that_others_can_write_to_is_not_used() {
     world
         .run(["bootstrap"])
         .fails(1, "nobody else can write to");
+    // Nor does a client leave a log or a lock there.
+    world.run(["list"]).fails(7, "nobody else can write to");
+    let left = std::fs::read_dir(world.runtime()).expect("directory");
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

@@ -58,8 +58,9 @@ fn answer(port: &ReceiveRight) -> anyhow::Result<()> {
             PATIENCE,
         )?;
     } else if let Some(reply) = message.take_reply() {
-        let sender = message.sender().and_then(portolan::Sender::pid);
-        let heard = format!("Hello client! (The server heard {text:?} from process {sender:?}.)");
+        let pid = message.sender().and_then(portolan::Sender::pid);
+        let pid = pid.context("a client that cannot be seen")?;
+        let heard = format!("Hello client! (The server heard {text:?} from process {pid}.)");
         reply.send(Message::new(1).with_bytes(heard))?;
     }
     Ok(())
