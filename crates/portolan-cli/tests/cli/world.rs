@@ -113,7 +113,8 @@ impl Drop for World {
         if self.runtime().join("bootstrap").exists() {
             let ended = self.run(["shutdown"]);
             if !std::thread::panicking() {
-                assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+                // One that the test has told to end may be about to, and then it does not answer.
+                assert!(matches!(ended.code, Some(0 | 6 | 7)), "{}", ended.stderr);
                 wait_until_gone(&self.runtime().join("bootstrap"));
             }
         }
