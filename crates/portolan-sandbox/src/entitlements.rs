@@ -1,5 +1,6 @@
 //! What a program's author asks for, read from a file.
 
+mod property_list;
 mod read;
 
 use std::fmt;
@@ -128,11 +129,12 @@ pub enum EntitlementsError {
         /// What the parser says.
         source: toml::de::Error,
     },
-    /// Not a property list.
-    #[error("not a property list")]
+    /// Not a property list, or one that nests deeper or stands for more than entitlements do.
+    #[error("not a property list of entitlements")]
     PropertyList {
+        /// Where.
+        at: Option<Position>,
         /// What the parser says.
-        #[from]
         source: plist::Error,
     },
     /// Neither a table nor a dictionary.
@@ -142,14 +144,22 @@ pub enum EntitlementsError {
     #[error("not UTF-8")]
     NotUtf8(#[from] std::str::Utf8Error),
     /// There is no such key.
-    #[error("unknown key {key}, did you mean {nearest}?")]
+    #[error("unknown key {key:?}{}", DidYouMean(*nearest))]
     UnknownKey {
         /// The key.
         key: String,
         /// Where.
         at: Option<Position>,
-        /// The known key that is most like it.
-        nearest: &'static str,
+        /// The known key that it is probably meant to be.
+        nearest: Option<&'static str>,
+    },
+    /// A key has two values.
+    #[error("{key} is there twice")]
+    Repeated {
+        /// The key.
+        key: String,
+        /// Where it is for the second time.
+        at: Option<Position>,
     },
     /// The value is of another type.
     #[error("the value of {key} must be {expected}")]
@@ -179,10 +189,23 @@ impl EntitlementsError {
     pub fn position(&self) -> Option<Position> {
         match self {
             Self::Toml { at, .. }
+            | Self::PropertyList { at, .. }
             | Self::UnknownKey { at, .. }
+            | Self::Repeated { at, .. }
             | Self::WrongType { at, .. }
             | Self::Group { at, .. } => *at,
-            Self::PropertyList { .. } | Self::NotATable | Self::NotUtf8(_) => None,
+            Self::NotATable | Self::NotUtf8(_) => None,
+        }
+    }
+}
+
+struct DidYouMean(Option<&'static str>);
+
+impl fmt::Display for DidYouMean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(key) => write!(f, ", did you mean {key}?"),
+            None => Ok(()),
         }
     }
 }

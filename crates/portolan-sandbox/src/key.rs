@@ -8,6 +8,7 @@ pub(crate) enum Shape {
     Boolean,
     /// A string, or an array of strings.
     Strings,
+    Dictionary,
 }
 
 pub(crate) const APP_SANDBOX: &str = "com.apple.security.app-sandbox";
@@ -108,6 +109,7 @@ pub(crate) const ALL: &[(&str, Shape)] = &[
         "com.apple.security.personal-information.photos-library",
         Shape::Boolean,
     ),
+    ("com.apple.security.scripting-targets", Shape::Dictionary),
     ("com.apple.security.automation.apple-events", Shape::Boolean),
     (LOOKUP_GLOBAL, Shape::Strings),
     (LOOKUP_LOCAL, Shape::Strings),
@@ -162,10 +164,22 @@ pub(crate) fn shape(key: &str) -> Option<Shape> {
         .map(|(_, shape)| *shape)
 }
 
-/// The known key that is most like this one.
-pub(crate) fn nearest(key: &str) -> &'static str {
-    let distances = ALL.iter().map(|(known, _)| (distance(key, known), *known));
-    distances.min().map_or(APP_SANDBOX, |(_, known)| known)
+/// The known key that this one is probably meant to be.
+pub(crate) fn nearest(key: &str) -> Option<&'static str> {
+    const PREFIX: &str = "com.apple.security.";
+    const MAX_DISTANCE: usize = 6;
+    let short = ALL
+        .iter()
+        .find(|(known, _)| known.strip_prefix(PREFIX) == Some(key));
+    if let Some((known, _)) = short {
+        return Some(known);
+    }
+    let similar = ALL
+        .iter()
+        .filter(|(known, _)| known.len().abs_diff(key.len()) <= MAX_DISTANCE);
+    let distances = similar.map(|(known, _)| (distance(key, known), *known));
+    let (distance, known) = distances.min()?;
+    (distance <= MAX_DISTANCE).then_some(known)
 }
 
 /// Levenshtein's distance: insertions, deletions and substitutions of bytes.
@@ -202,6 +216,14 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_recognised() {
         let nearest = nearest("com.apple.security.aplication-group");
-        assert_eq!(nearest, APPLICATION_GROUPS);
+        assert_eq!(nearest, Some(APPLICATION_GROUPS));
+        assert_eq!(super::nearest("app-sandbox"), Some(APP_SANDBOX));
+    }
+
+    #[test]
+    fn a_key_like_no_other_is_not_guessed_at() {
+        assert_eq!(nearest("x"), None);
+        assert_eq!(nearest("org.example.product.settings"), None);
+        assert_eq!(nearest(&"x".repeat(1 << 20)), None);
     }
 }

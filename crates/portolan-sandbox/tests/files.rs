@@ -69,7 +69,7 @@ fn unknown_keys_are_refused_with_their_position_and_the_nearest_key() {
             panic!("another error")
         };
         assert_eq!(key, "com.apple.security.aplication-groups");
-        assert_eq!(nearest, "com.apple.security.application-groups");
+        assert_eq!(nearest, Some("com.apple.security.application-groups"));
         assert_eq!(at, Some(Position { line, column }), "{text}");
     }
     let error = Entitlements::parse(&binary(&misspelt(XML))).expect_err("it is wrong");
@@ -77,6 +77,105 @@ fn unknown_keys_are_refused_with_their_position_and_the_nearest_key() {
         error,
         EntitlementsError::UnknownKey { at: None, .. }
     ));
+}
+
+#[test]
+fn a_key_in_a_comment_is_not_the_one_meant() {
+    let text =
+        "<plist><dict>\n<!-- <key>x&amp;y</key> -->\n  <key>x&amp;y</key><true/></dict></plist>";
+    assert_eq!(
+        fails(text).position(),
+        Some(Position { line: 3, column: 3 })
+    );
+}
+
+#[test]
+fn a_key_like_no_other_is_refused_without_a_guess() {
+    let error = fails("colour = true");
+    assert!(
+        matches!(error, EntitlementsError::UnknownKey { nearest: None, .. }),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_key_with_two_values_is_refused_at_the_second() {
+    let toml = "com.apple.security.app-sandbox = true\n'com.apple.security.app-sandbox' = false";
+    let xml = "<plist><dict><key>com.apple.security.app-sandbox</key><true/>\n\
+               <key>com.apple.security.app-sandbox</key><false/></dict></plist>";
+    for text in [toml, xml] {
+        let EntitlementsError::Repeated { at, .. } = fails(text) else {
+            panic!("another error")
+        };
+        assert_eq!(at, Some(Position { line: 2, column: 1 }), "{text}");
+    }
+}
+
+#[test]
+fn a_dictionary_is_accepted_where_apple_has_one() {
+    let toml = "'com.apple.security.scripting-targets' = { 'com.apple.mail' = ['compose'] }";
+    let xml = "<plist><dict><key>com.apple.security.scripting-targets</key>\
+               <dict><key>com.apple.mail</key><array><string>compose</string></array></dict>\
+               </dict></plist>";
+    for text in [toml, xml] {
+        Entitlements::parse(text.as_bytes()).expect("a dictionary");
+        assert!(matches!(
+            fails(&text.replace("scripting-targets", "app-sandbox")),
+            EntitlementsError::WrongType { at: Some(_), .. }
+        ));
+    }
+}
+
+/// Arrays of 255 references to the next one each, under one key: two kilobytes that stand for more
+/// values than there is memory.
+fn bomb(levels: u8) -> Vec<u8> {
+    const WIDTH: u8 = 255;
+    let key = b"com.apple.security.application-groups";
+    let dictionary = vec![0xd1, 1, 2];
+    let string = [&[0x5f, 0x10, key.len() as u8][..], key].concat();
+    let mut objects = vec![dictionary, string];
+    for level in 0..levels {
+        let mut array = vec![0xaf, 0x10, WIDTH];
+        array.resize(array.len() + usize::from(WIDTH), 3 + level);
+        objects.push(array);
+    }
+    objects.push(vec![0x51, b'x']);
+    let (mut bytes, mut offsets) = (b"bplist00".to_vec(), Vec::new());
+    for object in &objects {
+        offsets.extend((bytes.len() as u32).to_be_bytes());
+        bytes.extend(object);
+    }
+    let table = bytes.len() as u64;
+    bytes.extend(offsets);
+    bytes.extend([0, 0, 0, 0, 0, 0, 4, 1]);
+    for number in [objects.len() as u64, 0, table] {
+        bytes.extend(number.to_be_bytes());
+    }
+    bytes
+}
+
+#[test]
+fn a_small_property_list_cannot_stand_for_a_huge_one() {
+    let error = Entitlements::parse(&bomb(1)).expect_err("x is no group");
+    assert!(matches!(error, EntitlementsError::Group { .. }), "{error}");
+    for levels in [3, 7] {
+        let error = Entitlements::parse(&bomb(levels)).expect_err("too much");
+        assert!(
+            matches!(error, EntitlementsError::PropertyList { .. }),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn deep_nesting_is_refused() {
+    let depth = 100_000;
+    let (open, close) = ("<array>".repeat(depth), "</array>".repeat(depth));
+    let error = fails(&format!("<plist>{open}{close}</plist>"));
+    assert!(
+        matches!(error, EntitlementsError::PropertyList { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -109,10 +208,9 @@ fn groups_that_are_none_are_refused() {
 #[test]
 fn broken_files_are_refused_with_what_is_known() {
     assert_eq!(fails("a = 1\nb = [").position().map(|at| at.line), Some(2));
-    assert!(matches!(
-        fails("<plist><dict>"),
-        EntitlementsError::PropertyList { .. }
-    ));
+    let unclosed = fails("<plist><dict>\n<key>a</key></plist>");
+    assert!(matches!(unclosed, EntitlementsError::PropertyList { .. }));
+    assert_eq!(unclosed.position().map(|at| at.line), Some(2));
     assert!(matches!(
         fails("<plist><array/></plist>"),
         EntitlementsError::NotATable

@@ -1,43 +1,50 @@
 //! TOML and property lists into the same values.
 
+use std::collections::BTreeSet;
+
 use portolan_wire::group::GroupId;
 use toml::de::{DeTable, DeValue};
 
-use super::{Entitlements, EntitlementsError, Position};
+use super::{Entitlements, EntitlementsError, Position, property_list};
 use crate::key::{self, Shape};
 
-/// A key with its value, from whatever format.
+/// A key with its value, from whatever format, and where the key is in the text.
 struct Item {
     key: String,
-    at: Option<Position>,
+    offset: Option<usize>,
     value: Value,
 }
 
-enum Value {
+pub(super) enum Value {
     Boolean(bool),
-    Strings(Vec<String>),
+    String(String),
+    Array(Vec<Value>),
+    Dictionary(Vec<(String, Value)>),
     Other,
 }
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Entitlements, EntitlementsError> {
-    let items = if bytes.starts_with(b"bplist") {
-        property_list(
-            plist::Value::from_reader(std::io::Cursor::new(bytes))?,
-            None,
-        )?
+    if bytes.starts_with(b"bplist") {
+        return collect("", binary_property_list(bytes)?);
+    }
+    let text = std::str::from_utf8(bytes)?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if text.trim_start().starts_with('<') {
+        collect(text, xml_property_list(text)?)
     } else {
-        let text = std::str::from_utf8(bytes)?;
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        if text.trim_start().starts_with('<') {
-            let value = plist::Value::from_reader_xml(text.as_bytes())?;
-            property_list(value, Some(text))?
-        } else {
-            toml_table(text)?
-        }
-    };
+        collect(text, toml_table(text)?)
+    }
+}
+
+fn collect(text: &str, items: Vec<Item>) -> Result<Entitlements, EntitlementsError> {
     let mut entitlements = Entitlements::default();
-    for item in items {
-        apply(&mut entitlements, item)?;
+    let mut seen = BTreeSet::new();
+    for Item { key, offset, value } in items {
+        let at = || offset.map(|offset| Position::of(text, offset));
+        if !seen.insert(key.clone()) {
+            return Err(EntitlementsError::Repeated { key, at: at() });
+        }
+        apply(&mut entitlements, key, value, at)?;
     }
     Ok(entitlements)
 }
@@ -48,94 +55,159 @@ fn toml_table(text: &str) -> Result<Vec<Item>, EntitlementsError> {
         EntitlementsError::Toml { at, source }
     })?;
     let mut items = Vec::new();
-    flatten("", table.get_ref(), text, &mut items);
+    flatten("", table.get_ref(), &mut items);
+    items.sort_by_key(|item| item.offset);
     Ok(items)
 }
 
 /// A key may be written with quotes, or as TOML's dotted key, which makes tables of its parts.
-fn flatten(prefix: &str, table: &DeTable<'_>, text: &str, items: &mut Vec<Item>) {
+fn flatten(prefix: &str, table: &DeTable<'_>, items: &mut Vec<Item>) {
     for (key, value) in table {
-        let at = Some(Position::of(text, key.span().start));
+        let offset = Some(key.span().start);
         let key = format!("{prefix}{}", key.get_ref());
-        let value = match value.get_ref() {
+        match value.get_ref() {
             DeValue::Table(inner) if key::shape(&key).is_none() => {
-                flatten(&format!("{key}."), inner, text, items);
-                continue;
+                flatten(&format!("{key}."), inner, items);
             }
-            DeValue::Boolean(value) => Value::Boolean(*value),
-            DeValue::String(value) => Value::Strings(vec![value.to_string()]),
-            DeValue::Array(values) => strings(
-                values
-                    .iter()
-                    .map(|value| value.get_ref().as_str().map(str::to_owned)),
-            ),
-            _ => Value::Other,
-        };
-        items.push(Item { key, at, value });
+            value => {
+                let value = toml_value(value);
+                items.push(Item { key, offset, value });
+            }
+        }
     }
 }
 
-fn property_list(list: plist::Value, text: Option<&str>) -> Result<Vec<Item>, EntitlementsError> {
-    let dictionary = list.into_dictionary().ok_or(EntitlementsError::NotATable)?;
-    let item = |(key, value): (String, plist::Value)| {
-        let at = text.and_then(|text| position_of_key(text, &key));
-        let value = match value {
-            plist::Value::Boolean(value) => Value::Boolean(value),
-            plist::Value::String(value) => Value::Strings(vec![value]),
-            plist::Value::Array(values) => {
-                strings(values.into_iter().map(plist::Value::into_string))
-            }
-            _ => Value::Other,
-        };
-        Item { key, at, value }
-    };
-    Ok(dictionary.into_iter().map(item).collect())
-}
-
-/// The parser does not keep positions. A key with characters that XML escapes is not found, and
-/// then the error has none.
-fn position_of_key(text: &str, key: &str) -> Option<Position> {
-    let offset = text.match_indices("<key>").find(|(at, tag)| {
-        let rest = text.get(at + tag.len()..).unwrap_or_default();
-        let end = rest.find("</key>").unwrap_or(0);
-        rest.get(..end).map(str::trim) == Some(key)
-    });
-    offset.map(|(at, _)| Position::of(text, at))
-}
-
-fn strings(values: impl Iterator<Item = Option<String>>) -> Value {
-    values
-        .collect::<Option<_>>()
-        .map_or(Value::Other, Value::Strings)
-}
-
-fn apply(entitlements: &mut Entitlements, item: Item) -> Result<(), EntitlementsError> {
-    let Item { key, at, value } = item;
-    let shape = key::shape(&key).ok_or_else(|| {
-        let nearest = key::nearest(&key);
-        EntitlementsError::UnknownKey {
-            key: key.clone(),
-            at,
-            nearest,
+fn toml_value(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::Boolean(value) => Value::Boolean(*value),
+        DeValue::String(value) => Value::String(value.to_string()),
+        DeValue::Array(values) => {
+            let values = values.iter().map(|value| toml_value(value.get_ref()));
+            Value::Array(values.collect())
         }
+        DeValue::Table(table) => {
+            let items = table
+                .iter()
+                .map(|(key, value)| (key.get_ref().to_string(), toml_value(value.get_ref())));
+            Value::Dictionary(items.collect())
+        }
+        _ => Value::Other,
+    }
+}
+
+fn binary_property_list(bytes: &[u8]) -> Result<Vec<Item>, EntitlementsError> {
+    let list = property_list::parse(bytes)
+        .map_err(|source| EntitlementsError::PropertyList { at: None, source })?;
+    let offset = None;
+    let items = dictionary(list)?.into_iter();
+    Ok(items
+        .map(|(key, value)| Item { key, offset, value })
+        .collect())
+}
+
+/// The parser does not keep positions, so that the keys are looked for in the text.
+fn xml_property_list(text: &str) -> Result<Vec<Item>, EntitlementsError> {
+    let list = property_list::parse(text.as_bytes()).map_err(|source| {
+        let at = offset_in(&source).map(|offset| Position::of(text, offset));
+        EntitlementsError::PropertyList { at, source }
     })?;
-    match (shape, value) {
+    let mut places = xml_keys(text);
+    let items = dictionary(list)?.into_iter().map(|(key, value)| {
+        let offset = places
+            .find(|(found, _)| *found == key)
+            .map(|(_, offset)| offset);
+        Item { key, offset, value }
+    });
+    Ok(items.collect())
+}
+
+fn dictionary(list: Value) -> Result<Vec<(String, Value)>, EntitlementsError> {
+    match list {
+        Value::Dictionary(items) => Ok(items),
+        _ => Err(EntitlementsError::NotATable),
+    }
+}
+
+/// All keys outside comments, with where they begin. Both these and the keys of a dictionary come
+/// in the order of the text.
+fn xml_keys(text: &str) -> impl Iterator<Item = (String, usize)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        loop {
+            let start = text.len() - rest.len() + rest.find('<')?;
+            let tag = text.get(start..)?;
+            if tag.starts_with("<!--") {
+                (_, rest) = tag.split_once("-->")?;
+            } else if let Some(key) = tag.strip_prefix("<key>") {
+                let (key, after) = key.split_once("</key>")?;
+                rest = after;
+                return Some((unescaped(key), start));
+            } else {
+                rest = tag.get(1..)?;
+            }
+        }
+    })
+}
+
+fn unescaped(text: &str) -> String {
+    text.replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&amp;", "&")
+}
+
+/// The parser tells where it stopped in the text of its error only.
+fn offset_in(error: &plist::Error) -> Option<usize> {
+    let text = error.to_string();
+    let (_, offset) = text.rsplit_once("(offset ")?;
+    offset.strip_suffix(')')?.parse().ok()
+}
+
+fn apply(
+    entitlements: &mut Entitlements,
+    key: String,
+    value: Value,
+    at: impl Fn() -> Option<Position>,
+) -> Result<(), EntitlementsError> {
+    let Some(shape) = key::shape(&key) else {
+        let nearest = key::nearest(&key);
+        return Err(EntitlementsError::UnknownKey {
+            key,
+            at: at(),
+            nearest,
+        });
+    };
+    let expected = match (shape, value) {
         (Shape::Boolean, Value::Boolean(value)) => {
             if key == key::APP_SANDBOX {
                 entitlements.app_sandbox = value;
             }
-            Ok(())
+            return Ok(());
         }
-        (Shape::Strings, Value::Strings(values)) => set(entitlements, &key, values, at),
-        (Shape::Boolean, _) => Err(EntitlementsError::WrongType {
-            key,
-            at,
-            expected: "true or false",
-        }),
-        (Shape::Strings, _) => {
-            let expected = "a string or an array of strings";
-            Err(EntitlementsError::WrongType { key, at, expected })
-        }
+        (Shape::Dictionary, Value::Dictionary(_)) => return Ok(()),
+        (Shape::Strings, value) => match strings(value) {
+            Some(values) => return set(entitlements, &key, values, at),
+            None => "a string or an array of strings",
+        },
+        (Shape::Boolean, _) => "true or false",
+        (Shape::Dictionary, _) => "a dictionary",
+    };
+    Err(EntitlementsError::WrongType {
+        key,
+        at: at(),
+        expected,
+    })
+}
+
+fn strings(value: Value) -> Option<Vec<String>> {
+    let string = |value| match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    };
+    match value {
+        Value::Array(values) => values.into_iter().map(string).collect(),
+        value => string(value).map(|text| vec![text]),
     }
 }
 
@@ -143,11 +215,11 @@ fn set(
     entitlements: &mut Entitlements,
     key: &str,
     values: Vec<String>,
-    at: Option<Position>,
+    at: impl Fn() -> Option<Position>,
 ) -> Result<(), EntitlementsError> {
     let names = match key {
         key::APPLICATION_GROUPS => {
-            let groups = values.into_iter().map(|group| group_id(group, at));
+            let groups = values.into_iter().map(|group| group_id(group, &at));
             entitlements.application_groups = groups.collect::<Result<_, _>>()?;
             return Ok(());
         }
@@ -161,8 +233,13 @@ fn set(
     Ok(())
 }
 
-fn group_id(group: String, at: Option<Position>) -> Result<GroupId, EntitlementsError> {
-    group
-        .parse()
-        .map_err(|source| EntitlementsError::Group { group, at, source })
+fn group_id(
+    group: String,
+    at: impl Fn() -> Option<Position>,
+) -> Result<GroupId, EntitlementsError> {
+    group.parse().map_err(|source| EntitlementsError::Group {
+        group,
+        at: at(),
+        source,
+    })
 }
