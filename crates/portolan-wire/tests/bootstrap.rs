@@ -164,6 +164,25 @@ fn a_name_that_is_none_is_refused() {
 }
 
 #[test]
+fn numbers_without_a_meaning_are_refused() {
+    for value in [3, 7, u32::MAX] {
+        assert_eq!(
+            Reply::decode(Operation::Status, &value.to_le_bytes()),
+            Err(DecodeError::UnknownStatus { value })
+        );
+    }
+    let (_, mut list) = parse_golden(include_str!("golden/reply-list.hex"));
+    let per_pid = 4 + 4 + 4;
+    for value in [2, 7, u8::MAX] {
+        list[per_pid] = value;
+        assert_eq!(
+            Reply::decode(Operation::List, &list),
+            Err(DecodeError::NotBool { value })
+        );
+    }
+}
+
+#[test]
 fn a_list_that_promises_more_than_it_holds_is_refused() {
     let mut bytes = Reply::List(Vec::new()).encode();
     bytes.fill(0xff);
