@@ -127,8 +127,7 @@ impl Consumer {
     /// As for [`ready`](Self::ready).
     pub fn prepare_sleep(&mut self) -> Result<(Bell, Readiness), Corrupt> {
         let bell = self.release();
-        self.region
-            .store(Word::ConsumerSleeps, 1, Ordering::Relaxed);
+        self.region.swap(Word::ConsumerSleeps, 1, Ordering::AcqRel);
         // Pairs with the fence in `Producer::publish`.
         fence(Ordering::SeqCst);
         if self.ready()? {
@@ -141,8 +140,7 @@ impl Consumer {
     /// Takes back what [`prepare_sleep`](Self::prepare_sleep) announced, whatever the reason for
     /// being awake. A bell may still ring afterwards.
     pub fn awake(&mut self) {
-        self.region
-            .store(Word::ConsumerSleeps, 0, Ordering::Relaxed);
+        self.region.swap(Word::ConsumerSleeps, 0, Ordering::AcqRel);
     }
 
     fn refresh(&mut self) -> Result<(), Corrupt> {

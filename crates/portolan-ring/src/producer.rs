@@ -124,7 +124,7 @@ impl Producer {
             .wrapping_add(record_bytes(len))
             .wrapping_sub(self.capacity());
         self.region
-            .store(Word::ProducerSleeps, enough | 1, Ordering::Relaxed);
+            .swap(Word::ProducerSleeps, enough | 1, Ordering::AcqRel);
         // Pairs with the fence in `Consumer::release`.
         fence(Ordering::SeqCst);
         if self.fits(len)? {
@@ -137,8 +137,7 @@ impl Producer {
     /// Takes back what [`prepare_sleep`](Self::prepare_sleep) announced, whatever the reason for
     /// being awake. A bell may still ring afterwards.
     pub fn awake(&mut self) {
-        self.region
-            .store(Word::ProducerSleeps, 0, Ordering::Relaxed);
+        self.region.swap(Word::ProducerSleeps, 0, Ordering::AcqRel);
     }
 
     fn payload_len(&self, parts: &[&[u8]]) -> Result<u32, PushError> {

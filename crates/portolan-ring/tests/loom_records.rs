@@ -1,11 +1,7 @@
 //! What the consumer sees of records that the producer is writing.
 #![cfg(loom)]
 
-#[allow(dead_code, reason = "nobody sleeps here")]
-mod bell;
-
-use bell::model;
-use loom::thread;
+use loom::{model, thread};
 use portolan_ring::{Consumer, Producer, PushError, Record, Region};
 
 fn halves(capacity: usize) -> (Producer, Consumer) {
@@ -46,7 +42,7 @@ fn push(producer: &mut Producer, number: u8) -> Result<(), PushError> {
 
 #[test]
 fn loom_nothing_is_read_before_it_is_published_nor_torn() {
-    model(3, || {
+    model(|| {
         let (mut producer, mut consumer) = halves(64);
         let writer = thread::spawn(move || {
             for number in 0..2 {
@@ -66,7 +62,7 @@ fn loom_nothing_is_read_before_it_is_published_nor_torn() {
 
 #[test]
 fn loom_a_record_that_wraps_is_whole() {
-    model(3, || {
+    model(|| {
         let (mut producer, mut consumer) = halves(64);
         advance(&mut producer, &mut consumer, 48);
         let writer = thread::spawn(move || {
@@ -84,7 +80,7 @@ fn loom_a_record_that_wraps_is_whole() {
 
 #[test]
 fn loom_a_batch_is_seen_as_a_whole() {
-    model(3, || {
+    model(|| {
         let (mut producer, mut consumer) = halves(64);
         let writer = thread::spawn(move || {
             push(&mut producer, 0).unwrap();
@@ -106,7 +102,7 @@ fn loom_a_batch_is_seen_as_a_whole() {
 /// consumer has copied, nor released space be written before the release is seen.
 #[test]
 fn loom_a_full_ring_is_not_written_over() {
-    model(3, || {
+    model(|| {
         let (mut producer, mut consumer) = halves(64);
         push(&mut producer, 0).unwrap();
         push(&mut producer, 1).unwrap();
