@@ -159,17 +159,11 @@ impl Peer {
 
     /// What keeps this peer from running here, if anything does.
     pub(crate) fn missing(self) -> Option<&'static str> {
-        #[cfg(feature = "peers")]
         match self {
-            Self::ZbusDbusDaemon if !dbus::is_installed("dbus-daemon") => {
-                return Some("the Debian package dbus-daemon");
-            }
-            Self::ZbusDbusBroker if !dbus::is_installed("dbus-broker-launch") => {
-                return Some("the Debian package dbus-broker");
-            }
-            _ => {}
+            #[cfg(feature = "peers")]
+            Self::ZbusDbusDaemon | Self::ZbusDbusBroker => dbus::missing(self),
+            _ => None,
         }
-        None
     }
 
     /// Needs a process between client and server, or to find one by the other.

@@ -80,13 +80,32 @@ pub(crate) fn cpu_ns_of(pid: u32) -> io::Result<u64> {
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let path = task?.path().join("schedstat");
         // A thread may have ended since.
-        let Ok(text) = fs::read_to_string(path) else {
-            continue;
-        };
-        let first = text.split_whitespace().next().and_then(|n| n.parse().ok());
-        total += first.unwrap_or(0u64);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let on_cpu = text.split_whitespace().next();
+        total += on_cpu
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0u64);
     }
     Ok(total)
+}
+
+/// Those that a process has started and that have not ended.
+pub(crate) fn children_of(pid: u32) -> io::Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(number) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let stat = fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        // pid (name) state parent; a name can have anything in it.
+        let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let parent = after_name.split_whitespace().nth(1);
+        if parent.and_then(|parent| parent.parse().ok()) == Some(pid) {
+            children.push(number);
+        }
+    }
+    Ok(children)
 }
 
 /// Private memory of another process in bytes, and its descriptors.
@@ -104,6 +123,8 @@ pub(crate) fn holdings_of(pid: u32) -> io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -121,5 +142,16 @@ mod tests {
         assert!(before > 0 && seen > 0);
         let (bytes, descriptors) = holdings_of(std::process::id()).expect("holdings");
         assert!(bytes > 4096 && descriptors > 2);
+    }
+
+    #[test]
+    fn children_are_found_until_they_end() {
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn();
+        let mut child = child.expect("cat runs");
+        let children = || children_of(std::process::id()).expect("/proc is there");
+        assert!(children().contains(&child.id()));
+        child.kill().expect("it is ours");
+        child.wait().expect("it ends");
+        assert!(!children().contains(&child.id()));
     }
 }

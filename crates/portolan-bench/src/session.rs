@@ -71,10 +71,16 @@ fn order(clients: &mut [Process]) -> anyhow::Result<()> {
 }
 
 fn cpu_ns(processes: &[Process]) -> std::io::Result<u64> {
-    processes
-        .iter()
-        .map(|process| place::cpu_ns_of(process.child.id()))
-        .sum()
+    let mut total = 0;
+    for process in processes {
+        total += place::cpu_ns_of(process.child.id())?;
+        if process.role == Role::Helper {
+            for child in place::children_of(process.child.id())? {
+                total += place::cpu_ns_of(child)?;
+            }
+        }
+    }
+    Ok(total)
 }
 
 /// Clients that ran side by side, as one.

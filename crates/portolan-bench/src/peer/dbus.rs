@@ -4,7 +4,7 @@
 use std::env;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -58,9 +58,10 @@ pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
             builder.serve_at(OBJECT, Service)
         };
         let connection = block_on(builder.build())?;
-        let messages = MessageStream::from(&connection);
+        // One that nobody reads from would stop the connection when it is full.
+        let messages = streams.then(|| MessageStream::from(&connection));
         ready();
-        if streams {
+        if let Some(messages) = messages {
             return serve_stream(&connection, messages);
         }
         wait_for_ever();
@@ -120,37 +121,71 @@ fn serve_stream(connection: &Connection, mut messages: MessageStream) -> anyhow:
 
 /// Becomes the bus.
 pub(super) fn run_bus(cell: &Cell) -> anyhow::Result<()> {
-    const CONFIGURATION: &str = "--config-file=/usr/share/dbus-1/session.conf";
     let mut command = if cell.peer == Peer::ZbusDbusDaemon {
-        let mut command = Command::new("dbus-daemon");
-        command.args([CONFIGURATION, "--nofork", "--nopidfile"]);
-        command.arg(format!("--address={}", address(&cell.directory)));
-        command
+        dbus_daemon(&cell.directory)
     } else {
-        let listener = UnixListener::bind(socket(&cell.directory))?;
-        let mut command = Command::new("sh");
-        // A service manager would pass the socket as descriptor 3 and name the process it is for.
-        let script = "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$@\"";
-        command.args([
-            "-c",
-            script,
-            "sh",
-            "dbus-broker-launch",
-            "--scope",
-            "user",
-            CONFIGURATION,
-        ]);
-        command.stdin(Stdio::from(OwnedFd::from(listener)));
-        command
+        dbus_broker(&cell.directory)?
     };
     // What a bus has to say is about what it was not allowed to do, which does not matter here.
     let error = command.stderr(Stdio::null()).exec();
     Err(error).context("the bus did not start")
 }
 
-pub(super) fn is_installed(program: &str) -> bool {
+const CONFIGURATION: &str = "--config-file=/usr/share/dbus-1/session.conf";
+const JOURNAL: &str = "/run/systemd/journal/socket";
+
+fn dbus_daemon(directory: &Path) -> Command {
+    let mut command = Command::new("dbus-daemon");
+    command.args([CONFIGURATION, "--nofork", "--nopidfile"]);
+    command.arg(format!("--address={}", address(directory)));
+    command
+}
+
+/// Does what systemd does for it: passes the socket as descriptor 3, says for which process it is,
+/// and has a journal.
+fn dbus_broker(directory: &Path) -> anyhow::Result<Command> {
+    const ACTIVATE: &str =
+        "exec 3<&0 </dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec dbus-broker-launch \"$@\"";
+    const STAND_IN: &str = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && \
+        ln -s \"$0\" /run/systemd/journal/socket || exit 1; ";
+    let listener = UnixListener::bind(socket(directory))?;
+    let mut command = Command::new("sh");
+    let mut script = ACTIVATE.to_owned();
+    if !Path::new(JOURNAL).exists() {
+        command = Command::new("unshare");
+        command.args(["--mount", "sh"]);
+        script.insert_str(0, STAND_IN);
+        // Open for as long as the bus runs, since it is its standard output.
+        let journal = UnixDatagram::bind(directory.join("journal"))?;
+        command.stdout(Stdio::from(OwnedFd::from(journal)));
+    }
+    command.args(["-c", &script]).arg(directory.join("journal"));
+    command.args(["--scope", "user", CONFIGURATION]);
+    // It is its own first client.
+    command.env("DBUS_SESSION_BUS_ADDRESS", address(directory));
+    command.stdin(Stdio::from(OwnedFd::from(listener)));
+    Ok(command)
+}
+
+/// What keeps a bus from running here.
+pub(super) fn missing(peer: Peer) -> Option<&'static str> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+    let is_installed =
+        |program: &str| env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    match peer {
+        Peer::ZbusDbusDaemon if !is_installed("dbus-daemon") => {
+            Some("the Debian package dbus-daemon")
+        }
+        Peer::ZbusDbusBroker if !is_installed("dbus-broker-launch") => {
+            Some("the Debian package dbus-broker")
+        }
+        Peer::ZbusDbusBroker
+            if !Path::new(JOURNAL).exists() && !rustix::process::getuid().is_root() =>
+        {
+            Some("systemd's journal, or root to put something in its place")
+        }
+        _ => None,
+    }
 }
 
 fn wait_for_bus(directory: &Path) -> anyhow::Result<()> {

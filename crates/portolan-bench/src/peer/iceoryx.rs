@@ -164,10 +164,7 @@ struct Server {
 impl Server {
     /// Returns false if there is nothing to serve.
     fn serve_one(&mut self, bells: Option<&Bells>) -> anyhow::Result<bool> {
-        if let Some(stream) = &self.stream
-            && let Some(sample) = stream.receive()?
-        {
-            self.total = self.total.wrapping_add(sum(sample.payload()));
+        if self.add_one()? {
             return Ok(true);
         }
         let Some(request) = self.requests.receive()? else {
@@ -176,6 +173,8 @@ impl Server {
         let sum = sum(request.payload());
         match self.action {
             Action::Stream => {
+                // More may have come between the last look and the question.
+                while self.add_one()? {}
                 let total = std::mem::take(&mut self.total);
                 request
                     .loan_slice_uninit(1)?
@@ -195,6 +194,18 @@ impl Server {
             }
         }
         ring(bells)?;
+        Ok(true)
+    }
+
+    /// Returns false if nothing has come one way.
+    fn add_one(&mut self) -> anyhow::Result<bool> {
+        let Some(stream) = &self.stream else {
+            return Ok(false);
+        };
+        let Some(sample) = stream.receive()? else {
+            return Ok(false);
+        };
+        self.total = self.total.wrapping_add(sum(sample.payload()));
         Ok(true)
     }
 }
