@@ -1,33 +1,27 @@
 //! The receiver's side of a channel.
 
-use std::collections::{HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use portolan_wire::moved::MovedChannel;
-use portolan_wire::packet::{Header, Kind};
+use portolan_wire::moved::{MovedChannel, MovedMemory};
+use portolan_wire::packet::{Header, Kind, RecordKind};
 use portolan_wire::port_id::PortId;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+use crate::answers::{self, Answers, Flushed, Kept};
 use crate::error::SendErrorKind;
+use crate::link::Link;
+use crate::mapping::Position;
 use crate::message::{Arrival, Message};
+use crate::ring_end::{Next, RingEnd};
 use crate::send_once::SendOnceRight;
 use crate::sender::Sender;
-use crate::socket::{self, Incoming, Nothing, Outgoing};
+use crate::socket::{self, Full, Incoming, Nothing, Outgoing};
 use crate::timeout::Deadline;
 use crate::transfer;
-
-/// The most requests of one channel that may wait for their answers at once.
-pub(crate) const MAX_OWED: usize = 1024;
-
-/// The most bytes of answers kept for a client that does not fetch them; then its channel is
-/// closed.
-const MAX_KEPT_BYTES: usize = 16 << 20;
-
-/// What a right in an answer counts as beside its bytes, so that at most 256 are kept.
-const BYTES_PER_KEPT_RIGHT: usize = 64 << 10;
 
 /// The receiver's end of one channel: one sender, its identity, and the answers it is owed.
 #[derive(Debug)]
@@ -38,10 +32,15 @@ pub(crate) struct Channel {
     once: bool,
     epoch: u64,
     socket: OwnedFd,
+    /// Memory that the holder offered and that was accepted.
+    ring: OnceLock<RingEnd>,
+    flavour: AtomicU8,
     reading: Mutex<Reading>,
     answers: Mutex<Answers>,
     /// The other end broke the protocol or left.
     closed: AtomicBool,
+    /// The holder is gone, but memory may hold what it published before.
+    hung_up: AtomicBool,
     watch: OnceLock<Watch>,
 }
 
@@ -53,6 +52,15 @@ struct Reading {
     spent: bool,
 }
 
+/// Everything comes through the socket, whether memory is there or not.
+const SOCKET: u8 = 0;
+
+/// Everything comes through memory or is announced there.
+const RING: u8 = 1;
+
+/// The port has moved with the memory; what is still owed here goes through the socket.
+const MOVED: u8 = 2;
+
 /// Where the port waits for this channel.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -60,77 +68,29 @@ pub(crate) struct Watch {
     pub(crate) token: u64,
 }
 
-impl Watch {
-    fn set(&self, channel: &Channel, flags: EventFlags) {
-        // Fails only for a channel that the port has let go of, and then nobody has to know.
-        epoll::modify(
-            &*self.epoll,
-            channel.socket(),
-            EventData::new_u64(self.token),
-            flags,
-        )
-        .ok();
-    }
+/// What the port's epoll instance tells of, packed into the number that it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// There are notifications.
+    Notification,
+    Socket(u64),
+    Bell(u64),
 }
 
-#[derive(Debug, Default)]
-struct Answers {
-    /// Slots that a reply right or an answer that is kept exists for.
-    owed: HashSet<u32>,
-    /// Answers for which the socket had no room, oldest first.
-    kept: VecDeque<Kept>,
-    kept_bytes: usize,
-}
-
-impl Answers {
-    fn keep(&mut self, what: Kept) {
-        self.kept_bytes += what.bytes();
-        self.kept.push_back(what);
-    }
-}
-
-#[derive(Debug)]
-enum Kept {
-    Answer(u32, Message),
-    NoReply(u32),
-    /// The answer comes on another channel, of which this is the client's end.
-    Redirect(u32, OwnedFd),
-}
-
-impl Kept {
-    fn slot(&self) -> u32 {
-        let (Self::Answer(slot, _) | Self::NoReply(slot) | Self::Redirect(slot, _)) = self;
-        *slot
+impl Event {
+    pub(crate) fn data(self) -> EventData {
+        EventData::new_u64(match self {
+            Self::Notification => 0,
+            Self::Socket(token) => token << 1,
+            Self::Bell(token) => (token << 1) | 1,
+        })
     }
 
-    /// What it counts towards [`MAX_KEPT_BYTES`].
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Answer(_, message) => {
-                message.bytes().len() + message.rights().len() * BYTES_PER_KEPT_RIGHT
-            }
-            Self::NoReply(_) => 0,
-            Self::Redirect(..) => BYTES_PER_KEPT_RIGHT,
-        }
-    }
-
-    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), SendErrorKind> {
-        match self {
-            Self::Answer(slot, message) => {
-                transfer::deliver(socket, (Kind::Reply, *slot), message, Deadline::Passed)
-            }
-            Self::NoReply(slot) => {
-                let packet = Outgoing::control(Kind::NoReply, *slot);
-                socket::try_send(socket, &packet).map_err(transfer::send_error)
-            }
-            Self::Redirect(slot, end) => {
-                let fds = [end.as_fd()];
-                let packet = Outgoing {
-                    fds: &fds,
-                    ..Outgoing::control(Kind::Redirect, *slot)
-                };
-                socket::try_send(socket, &packet).map_err(transfer::send_error)
-            }
+    pub(crate) fn from_data(data: EventData) -> Self {
+        match data.u64() {
+            0 => Self::Notification,
+            bell if bell & 1 == 1 => Self::Bell(bell >> 1),
+            socket => Self::Socket(socket >> 1),
         }
     }
 }
@@ -140,6 +100,10 @@ pub(crate) enum Read {
     Message(Message),
     /// A channel that the sender made for somebody else.
     Minted(Channel),
+    /// From here on, memory is looked at.
+    Promoted,
+    /// Something that concerns nobody else.
+    Other,
     Empty,
     Closed,
 }
@@ -151,16 +115,32 @@ impl Channel {
             once,
             epoch: portolan_sys::fork::epoch(),
             socket,
+            ring: OnceLock::new(),
+            flavour: AtomicU8::new(SOCKET),
             reading: Mutex::default(),
             answers: Mutex::default(),
             closed: AtomicBool::new(false),
+            hung_up: AtomicBool::new(false),
             watch: OnceLock::new(),
         }
     }
 
-    /// A channel of a receive right that has just moved here.
-    pub(crate) fn arrived((record, socket): (MovedChannel, OwnedFd)) -> Self {
-        Self::new(socket, record.badge, record.once)
+    /// A channel of a receive right that has just moved here, with its descriptors.
+    pub(crate) fn arrived(record: MovedChannel, fds: Vec<OwnedFd>) -> Result<Self, Nothing> {
+        let mut fds = fds.into_iter();
+        let socket = fds
+            .next()
+            .filter(socket::is_channel_end)
+            .ok_or(Nothing::Violation)?;
+        let channel = Self::new(socket, record.badge, record.once);
+        if let Some(MovedMemory { taken, written }) = record.memory {
+            let fds: Vec<_> = fds.collect();
+            let fds = fds.try_into().map_err(|_| Nothing::Violation)?;
+            let ring = RingEnd::arrived(fds, Position { taken, written });
+            channel.ring.set(ring.map_err(|_| Nothing::Violation)?).ok();
+            channel.flavour.store(RING, Ordering::Relaxed);
+        }
+        Ok(channel)
     }
 
     pub(crate) fn is_once(&self) -> bool {
@@ -171,17 +151,103 @@ impl Channel {
         self.socket.as_fd()
     }
 
-    /// Tells the channel where the port waits for it, once.
-    pub(crate) fn watched(&self, watch: Watch) {
-        let first = self.watch.set(watch).is_ok();
-        debug_assert!(first, "a channel belongs to one port");
+    /// The memory, if everything goes through it.
+    pub(crate) fn ring(&self) -> Option<&RingEnd> {
+        if self.flavour.load(Ordering::Acquire) == RING {
+            self.ring.get()
+        } else {
+            None
+        }
     }
 
-    pub(crate) fn record(&self) -> MovedChannel {
+    fn link(&self) -> Link<'_> {
+        Link {
+            socket: self.socket(),
+            ring: self.ring(),
+        }
+    }
+
+    /// Has the port wait for this channel.
+    pub(crate) fn start_watching(&self, watch: Watch) -> Result<(), Errno> {
+        let token = watch.token;
+        let flags = if self.ring().is_some() {
+            EventFlags::empty()
+        } else {
+            EventFlags::IN
+        };
+        epoll::add(
+            &*watch.epoll,
+            self.socket(),
+            Event::Socket(token).data(),
+            flags,
+        )?;
+        // A channel has one port, and pauses only on its way to another.
+        let watch = self.watch.get_or_init(|| watch);
+        if let Some(ring) = self.ring() {
+            add_bell(watch, ring)?;
+            // What came before has rung for somebody else, or not at all.
+            ring.ring_own();
+            ring.announce(RecordKind::WhoAreYou);
+        }
+        Ok(())
+    }
+
+    /// Ends [`start_watching`](Self::start_watching). Closing is not enough: the other side has
+    /// duplicates of the bells, and may have one of the socket.
+    pub(crate) fn stop_watching(&self) {
+        let Some(watch) = self.watch.get() else {
+            return;
+        };
+        // Fails only for what is not watched.
+        epoll::delete(&*watch.epoll, self.socket()).ok();
+        if let Some(ring) = self.ring.get() {
+            epoll::delete(&*watch.epoll, ring.bell()).ok();
+        }
+    }
+
+    fn set_socket_events(&self, flags: EventFlags) {
+        if let Some(watch) = self.watch.get() {
+            // Fails only for a channel that the port has let go of.
+            let data = Event::Socket(watch.token).data();
+            epoll::modify(&*watch.epoll, self.socket(), data, flags).ok();
+        }
+    }
+
+    /// What goes with the channel when its port moves. From here on, what is owed in this process
+    /// goes through the socket, because the new owner writes to memory.
+    pub(crate) fn depart(&self) -> MovedChannel {
+        let mut answers = lock(&self.answers);
+        let memory = self.ring().map(|ring| {
+            let Position { taken, written } = ring.position();
+            MovedMemory { taken, written }
+        });
+        if memory.is_some() {
+            self.flavour.store(MOVED, Ordering::Release);
+            self.flush_kept(&mut answers);
+        }
+        drop(answers);
         MovedChannel {
             badge: self.badge,
             once: self.once,
+            memory,
         }
+    }
+
+    /// The port did not move after all.
+    pub(crate) fn stay(&self) {
+        let moved = self.flavour.load(Ordering::Acquire) == MOVED;
+        if moved {
+            self.flavour.store(RING, Ordering::Release);
+        }
+    }
+
+    /// The descriptors that go with [`depart`](Self::depart)'s record.
+    pub(crate) fn fds(&self, record: &MovedChannel) -> Vec<BorrowedFd<'_>> {
+        let mut fds = vec![self.socket()];
+        if let Some(ring) = self.ring.get().filter(|_| record.memory.is_some()) {
+            fds.extend(ring.fds());
+        }
+        fds
     }
 
     /// Receives one packet, if there is one.
@@ -195,9 +261,11 @@ impl Channel {
         if reading.spent {
             return Read::Empty;
         }
-        let result = socket::try_receive(self.socket())
-            .and_then(|incoming| self.admit(incoming, &mut reading.sender, port));
-        match result {
+        let incoming = match self.ring() {
+            Some(ring) => self.next_record(ring),
+            None => socket::try_receive(self.socket()),
+        };
+        match incoming.and_then(|incoming| self.admit(incoming, &mut reading.sender, port)) {
             Ok(read) => {
                 reading.spent = self.once;
                 read
@@ -207,6 +275,28 @@ impl Channel {
         }
     }
 
+    fn next_record(&self, ring: &RingEnd) -> Result<Incoming, Nothing> {
+        match ring.next() {
+            Ok(Next::Packet(incoming)) => Ok(incoming),
+            // It was sent before it was announced.
+            Ok(Next::InSocket) => match socket::try_receive(self.socket()) {
+                Err(Nothing::Empty) => Err(Nothing::Violation),
+                other => other,
+            },
+            Ok(Next::Control(_)) => Err(Nothing::Violation),
+            Err(Nothing::Empty) if self.has_hung_up() => match ring.is_ready() {
+                // Published after the look above and before the end.
+                true => self.next_record(ring),
+                false => Err(Nothing::Closed),
+            },
+            Err(other) => Err(other),
+        }
+    }
+
+    fn has_hung_up(&self) -> bool {
+        self.hung_up.load(Ordering::Acquire)
+    }
+
     fn admit(
         self: &Arc<Self>,
         mut incoming: Incoming,
@@ -214,32 +304,55 @@ impl Channel {
         port: PortId,
     ) -> Result<Read, Nothing> {
         match incoming.header.kind {
-            Kind::Message => {
-                let sender = self.identify(&mut incoming, sender)?;
-                let slot = incoming.header.slot;
-                let mut message = transfer::receive(incoming)?;
-                if slot != 0 {
-                    message.reply = Some(self.owe(slot, port, &message)?);
-                }
-                let badge = self.badge;
-                let sender = Some(sender);
-                message.arrival = Some(Arrival {
-                    port,
-                    badge,
-                    sequence: 0,
-                    sender,
-                    notification: None,
-                });
-                Ok(Read::Message(message))
-            }
+            Kind::Message => self.admit_message(incoming, sender, port),
             Kind::Mint if !self.once => {
                 let socket = incoming.fds.pop_front().filter(socket::is_channel_end);
                 let socket = socket.ok_or(Nothing::Violation)?;
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;
                 Ok(Read::Minted(Self::new(socket, self.badge, false)))
             }
+            // Once: a bell that nobody knows any more would stay in the epoll instance.
+            Kind::Promote if !self.once && self.ring.get().is_none() => {
+                self.identify(&mut incoming, sender)?;
+                self.consider(incoming);
+                Ok(Read::Other)
+            }
+            Kind::Switch => self.switch(),
+            Kind::Hello => {
+                *sender = None;
+                self.identify(&mut incoming, sender)?;
+                Ok(Read::Other)
+            }
             _ => Err(Nothing::Violation),
         }
+    }
+
+    fn admit_message(
+        self: &Arc<Self>,
+        mut incoming: Incoming,
+        sender: &mut Option<Sender>,
+        port: PortId,
+    ) -> Result<Read, Nothing> {
+        // What comes through memory has no credentials of its own. The memory is known only to
+        // who offered it, and that the kernel has said.
+        let sender = match (self.ring(), incoming.credentials) {
+            (Some(_), None) => sender.clone(),
+            _ => Some(self.identify(&mut incoming, sender)?),
+        };
+        let slot = incoming.header.slot;
+        let mut message = transfer::receive(incoming)?;
+        if slot != 0 {
+            message.reply = Some(self.owe(slot, port, &message)?);
+        }
+        let badge = self.badge;
+        message.arrival = Some(Arrival {
+            port,
+            badge,
+            sequence: 0,
+            sender,
+            notification: None,
+        });
+        Ok(Read::Message(message))
     }
 
     /// The sender of this packet. The first message binds the channel to its process: a right that
@@ -258,9 +371,37 @@ impl Channel {
             return Ok(known.clone());
         }
         // One pidfd for each channel is enough, and each costs a descriptor.
-        drop(portolan_sys::ancillary::pass_pidfd(&self.socket, false));
+        portolan_sys::ancillary::pass_pidfd(&self.socket, false).ok();
         let pidfd = incoming.pidfd.take().map(Arc::new);
         Ok(bound.insert(Sender { credentials, pidfd }).clone())
+    }
+
+    /// Accepts an offer of memory, or does not: the holder then goes on as before.
+    fn consider(&self, incoming: Incoming) {
+        let fds: Vec<_> = incoming.fds.into_iter().collect();
+        let Ok(fds) = fds.try_into() else { return };
+        let (Some(watch), Ok(ring)) = (self.watch.get(), RingEnd::accept(fds)) else {
+            return;
+        };
+        if add_bell(watch, &ring).is_err() {
+            return;
+        }
+        let ring = self.ring.get_or_init(|| ring);
+        ring.announce(RecordKind::Accept);
+    }
+
+    fn switch(&self) -> Result<Read, Nothing> {
+        if self.ring.get().is_none() || self.flavour.load(Ordering::Relaxed) != SOCKET {
+            return Err(Nothing::Violation);
+        }
+        let _answers = lock(&self.answers);
+        // A thread of the holder may sleep on the socket, where no more answers will come. If there
+        // is no room for this, there is enough to wake it.
+        socket::try_send(self.socket(), &Outgoing::control(Kind::Switch, 0)).ok();
+        self.flavour.store(RING, Ordering::Release);
+        // Hang-up is reported whatever is asked for.
+        self.set_socket_events(EventFlags::empty());
+        Ok(Read::Promoted)
     }
 
     fn owe(
@@ -269,9 +410,8 @@ impl Channel {
         port: PortId,
         message: &Message,
     ) -> Result<SendOnceRight, Nothing> {
-        let mut answers = lock(&self.answers);
-        let fits = answers.owed.len() < MAX_OWED && message.reply.is_none();
-        if !fits || !answers.owed.insert(slot) {
+        let admitted = message.reply.is_none() && lock(&self.answers).owe(slot);
+        if !admitted {
             return Err(Nothing::Violation);
         }
         Ok(SendOnceRight::for_slot(Arc::clone(self), slot, port))
@@ -281,28 +421,28 @@ impl Channel {
     ///
     /// An answer that moves a port is not kept: the port would be paused and resumed each time.
     pub(crate) fn answer(&self, slot: u32, message: &mut Message) -> Result<(), SendErrorKind> {
-        transfer::prepare(message, Deadline::Passed)?;
+        transfer::prepare(self.link(), message, Deadline::Passed)?;
         // Before the lock: this waits for threads that receive from a port that is to move, and
         // they may want the lock.
         transfer::pause(message)?;
         let mut answers = lock(&self.answers);
         self.flush_kept(&mut answers);
-        let sent = if answers.kept.is_empty() {
-            let way = (Kind::Reply, slot);
-            transfer::deliver(self.socket(), way, message, Deadline::Passed)
-        } else {
+        let mut full = None;
+        let sent = if answers.has_kept() {
             transfer::stay(message);
             Err(SendErrorKind::TimedOut)
+        } else {
+            answers::deliver(self.link(), slot, message, &mut full)
         };
         match sent {
             Ok(()) => {
-                answers.owed.remove(&slot);
+                answers.settle(slot);
                 Ok(())
             }
             Err(SendErrorKind::TimedOut) if !transfer::moves_a_port(message) => {
                 let kept = std::mem::replace(message, Message::new(0));
                 answers.keep(Kept::Answer(slot, kept));
-                self.await_room(&answers);
+                self.flush_kept(&mut answers);
                 Ok(())
             }
             Err(other) => Err(other),
@@ -324,56 +464,59 @@ impl Channel {
         let mut answers = lock(&self.answers);
         answers.keep(what);
         self.flush_kept(&mut answers);
-        self.await_room(&answers);
     }
 
     /// Sends what was kept, as far as there is room.
     pub(crate) fn flush(&self) {
-        let mut answers = lock(&self.answers);
-        self.flush_kept(&mut answers);
-        if let Some(watch) = self.watch.get().filter(|_| answers.kept.is_empty()) {
-            watch.set(self, EventFlags::IN);
-        }
+        self.flush_kept(&mut lock(&self.answers));
     }
 
     /// The port waits for this channel again.
     pub(crate) fn resumed(&self) {
-        self.await_room(&lock(&self.answers));
+        self.flush();
     }
 
-    /// Makes the port tell when there is room for what is kept.
-    fn await_room(&self, answers: &Answers) {
-        if answers.kept.is_empty() {
-            return;
-        }
-        if answers.kept_bytes > MAX_KEPT_BYTES {
+    /// Sends what was kept, and has the port told when there is room for the rest.
+    fn flush_kept(&self, answers: &mut Answers) {
+        if answers.are_too_many() {
             self.close();
         }
-        if let Some(watch) = self.watch.get() {
-            watch.set(self, EventFlags::IN | EventFlags::OUT);
+        loop {
+            match answers.flush(self.link()) {
+                Flushed::All => return,
+                Flushed::Broken => return self.close(),
+                Flushed::Stuck(full) if self.wait_for_room(full) => return,
+                // Room came meanwhile, and then nobody rings.
+                Flushed::Stuck(_) => {}
+            }
         }
     }
 
-    fn flush_kept(&self, answers: &mut Answers) {
-        while let Some(mut kept) = answers.kept.pop_front() {
-            let (slot, bytes) = (kept.slot(), kept.bytes());
-            let sent = kept.send(self.socket());
-            if matches!(sent, Err(SendErrorKind::TimedOut)) {
-                answers.kept.push_front(kept);
-                return;
+    /// Has the port told when there is room. False if there is some already.
+    fn wait_for_room(&self, full: Full) -> bool {
+        match (full, self.ring()) {
+            (Full::Ring { len }, Some(ring)) => ring.prepare_to_send(len),
+            (_, ring) => {
+                let reading = if ring.is_some() {
+                    EventFlags::empty()
+                } else {
+                    EventFlags::IN
+                };
+                self.set_socket_events(reading | EventFlags::OUT);
+                true
             }
-            answers.kept_bytes = answers.kept_bytes.saturating_sub(bytes);
-            match (sent, kept) {
-                (Ok(()) | Err(SendErrorKind::DeadName), _) => {}
-                // Whoever answered believes that it is on its way, so the client has to know.
-                (Err(_), Kept::NoReply(_)) => self.close(),
-                (Err(_), _) => {
-                    answers.kept.push_front(Kept::NoReply(slot));
-                    continue;
-                }
-            }
-            answers.owed.remove(&slot);
         }
+    }
+
+    /// There is room in the socket.
+    pub(crate) fn flush_socket(&self) {
+        let reading = if self.ring().is_some() {
+            EventFlags::empty()
+        } else {
+            EventFlags::IN
+        };
+        self.set_socket_events(reading);
+        self.flush();
     }
 
     /// The port died. Requests that a reply right exists for can still be answered; all others
@@ -381,16 +524,12 @@ impl Channel {
     pub(crate) fn port_died(&self) {
         let mut answers = lock(&self.answers);
         self.flush_kept(&mut answers);
+        let owed = answers.owed();
         // A client that does not fetch its answers would not see that there are no more either.
-        if answers.owed.is_empty() || !answers.kept.is_empty() {
+        if owed.is_empty() || answers.has_kept() {
             drop(answers);
             return self.close();
         }
-        let owed: Vec<u8> = answers
-            .owed
-            .iter()
-            .flat_map(|slot| slot.to_le_bytes())
-            .collect();
         drop(answers);
         shut(self.socket(), Shutdown::Read);
         self.discard_unread();
@@ -401,7 +540,7 @@ impl Channel {
             inline: &owed,
             ..Outgoing::control(Kind::PortDied, 0)
         };
-        if socket::try_send(self.socket(), &packet).is_err() {
+        if self.link().try_send(&packet).is_err() {
             self.close();
         }
     }
@@ -413,9 +552,17 @@ impl Channel {
         ) {}
     }
 
+    /// The kernel says that the holder is gone; what it has published is still received.
+    pub(crate) fn note_hang_up(&self) {
+        self.hung_up.store(true, Ordering::Release);
+    }
+
     /// Cuts the channel off, whoever still refers to it.
     pub(crate) fn close(&self) {
         if !self.closed.swap(true, Ordering::Relaxed) {
+            if let Some(ring) = self.ring() {
+                ring.announce(RecordKind::Closed);
+            }
             shut(self.socket(), Shutdown::Both);
         }
     }
@@ -428,10 +575,21 @@ impl Drop for Channel {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         // The port has moved, so the socket lives on, but what was kept here is lost.
-        if !answers.kept.is_empty() && self.epoch == portolan_sys::fork::epoch() {
+        if answers.has_kept() && self.epoch == portolan_sys::fork::epoch() {
             self.close();
         }
     }
+}
+
+fn add_bell(watch: &Watch, ring: &RingEnd) -> Result<(), Errno> {
+    // Each ring is an event of its own, so the bell is never read.
+    let flags = EventFlags::IN | EventFlags::ET;
+    epoll::add(
+        &*watch.epoll,
+        ring.bell(),
+        Event::Bell(watch.token).data(),
+        flags,
+    )
 }
 
 fn shut(socket: BorrowedFd<'_>, how: Shutdown) {

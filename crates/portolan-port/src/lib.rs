@@ -34,19 +34,24 @@
 
 #![deny(unsafe_code)]
 
+mod answers;
 mod channel;
 mod error;
+mod link;
 mod mapping;
+mod memory;
 mod message;
 mod payload;
 mod port_set;
 mod receive_right;
+mod ring_end;
 mod send_once;
 mod send_right;
 mod sender;
 mod socket;
 mod timeout;
 mod transfer;
+mod wait;
 
 pub use error::{
     CreateError, MintError, ReceiveError, ReplyError, RequestError, SendError, SendErrorKind,
@@ -58,6 +63,7 @@ pub use send_once::SendOnceRight;
 pub use send_right::{PendingReply, SendRight};
 pub use sender::Sender;
 pub use timeout::Timeout;
+pub use wait::WaitPolicy;
 
 pub use portolan_wire::packet::{MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS};
 pub use portolan_wire::port_id::PortId;

@@ -37,13 +37,13 @@ impl Payload {
         }
     }
 
-    /// Moves bytes that are too long for a packet into a sealed memfd.
+    /// Moves bytes that are longer than this into a sealed memfd.
     ///
     /// # Errors
     ///
     /// What `memfd_create(2)`, `write(2)` or `fcntl(2)` say; the payload is unchanged then.
-    pub(crate) fn make_portable(&mut self) -> io::Result<()> {
-        if self.as_slice().len() > INLINE_MAX {
+    pub(crate) fn make_portable(&mut self, inline_max: usize) -> io::Result<()> {
+        if self.as_slice().len() > inline_max {
             self.make_sealed()
         } else {
             Ok(())
@@ -64,7 +64,7 @@ impl Payload {
 }
 
 fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let file = create()?;
+    let file = create_memory()?;
     let mut rest = bytes;
     while !rest.is_empty() {
         let n = rustix::io::retry_on_intr(|| rustix::io::write(&file, rest))?;
@@ -74,7 +74,8 @@ fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-fn create() -> io::Result<OwnedFd> {
+/// An empty file in memory that can be sealed.
+pub(crate) fn create_memory() -> io::Result<OwnedFd> {
     /// Kernels before 6.3 do not know `MFD_NOEXEC_SEAL`; later ones log a warning without it.
     static NOEXEC: AtomicBool = AtomicBool::new(true);
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;

@@ -4,20 +4,25 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
+use portolan_wire::moved::MovedChannel;
 use portolan_wire::port_id::PortId;
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-use crate::channel::{Channel, Read, Watch, lock};
+use crate::channel::{Channel, Event, Read, Watch, lock};
 use crate::error::{CreateError, MintError, ReceiveError, SendErrorKind};
 use crate::message::{Arrival, Message, Notification};
+use crate::ring_end::RingEnd;
 use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
 use crate::socket;
 use crate::timeout::{Deadline, Timeout};
+use crate::wait::{Spinner, Spun, WaitPolicy};
 
 /// A port, owned: the right to receive what is sent to it.
 ///
@@ -74,6 +79,11 @@ impl ReceiveRight {
             epoll: Arc::new(epoll),
             moving: RwLock::new(()),
             state: Mutex::default(),
+            hot: Mutex::default(),
+            spinner: Spinner::default(),
+            sequence: AtomicU64::new(0),
+            has_notifications: AtomicBool::new(false),
+            polled: AtomicBool::new(false),
         };
         for channel in channels {
             port.add(channel)?;
@@ -204,7 +214,7 @@ impl ReceiveRight {
         let state = lock(&self.port.state);
         PortStatus {
             make_send_count: state.make_send_count,
-            sequence: state.sequence,
+            sequence: self.port.sequence.load(Ordering::Relaxed),
             senders: state.senders,
             send_once: state.channels.len() - state.senders,
         }
@@ -215,7 +225,7 @@ impl ReceiveRight {
     }
 
     /// Stops receiving, also through port sets, and gives the channels that are to move.
-    pub(crate) fn pause(&self) -> Result<Vec<Arc<Channel>>, SendErrorKind> {
+    pub(crate) fn pause(&self) -> Result<Vec<(Arc<Channel>, MovedChannel)>, SendErrorKind> {
         self.port
             .check_process()
             .map_err(|()| SendErrorKind::ForeignProcess)?;
@@ -224,25 +234,36 @@ impl ReceiveRight {
             .moving
             .write()
             .unwrap_or_else(PoisonError::into_inner);
+        lock(&self.port.hot).channels.clear();
         let mut state = lock(&self.port.state);
         let channels = std::mem::take(&mut state.channels);
-        state.paused.extend(channels);
-        for channel in state.paused.values() {
-            // It is watched, so this cannot fail; were it not, nothing would have to be done.
-            epoll::delete(&self.port.epoll, channel.socket()).ok();
+        for (token, channel) in channels {
+            channel.stop_watching();
+            let record = channel.depart();
+            state.paused.push((token, channel, record));
         }
-        Ok(state.paused.values().cloned().collect())
+        Ok(state
+            .paused
+            .iter()
+            .map(|(_, channel, record)| (Arc::clone(channel), *record))
+            .collect())
     }
 
     /// Takes up receiving again after [`pause`](Self::pause), since the port did not move.
     pub(crate) fn resume(&self) {
         let mut state = lock(&self.port.state);
         let paused = std::mem::take(&mut state.paused);
-        state.channels.extend(paused.clone());
+        for (token, channel, _) in &paused {
+            channel.stay();
+            state.channels.insert(*token, Arc::clone(channel));
+        }
         drop(state);
-        for (token, channel) in paused {
-            let data = EventData::new_u64(token);
-            if epoll::add(&self.port.epoll, channel.socket(), data, EventFlags::IN).is_err() {
+        for (token, channel, _) in paused {
+            let watch = Watch {
+                epoll: Arc::clone(&self.port.epoll),
+                token,
+            };
+            if channel.start_watching(watch).is_err() {
                 // The set had room for it a moment ago. Its sender is not to wait in vain.
                 self.port.hang_up(token, &channel);
             }
@@ -258,10 +279,16 @@ impl ReceiveRight {
         state.paused.clear();
         self.port.silence(&mut state);
     }
+
+    /// Chooses how [`receive`](Self::receive) waits for senders that share memory with the port.
+    pub fn set_wait_policy(&self, policy: WaitPolicy) {
+        self.port.spinner.set_policy(policy);
+    }
 }
 
 impl AsFd for ReceiveRight {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        self.port.poll_from_outside();
         self.port.epoll.as_fd()
     }
 }
@@ -286,8 +313,11 @@ impl fmt::Debug for ReceiveRight {
 /// a peer could keep them coming.
 const MAX_STEPS_WHEN_LATE: u32 = 1024;
 
-/// The epoll token of [`State::bell`]; channels count from 1.
-const BELL: u64 = 0;
+/// Channels whose memory is looked at without being told to.
+const MAX_HOT: usize = 16;
+
+/// After so many messages from memory, everything else gets its turn.
+const LOOK_ELSEWHERE_AFTER: u32 = 16;
 
 /// What a receive right owns, shared with the port sets it is in.
 pub(crate) struct Port {
@@ -297,23 +327,38 @@ pub(crate) struct Port {
     /// Read by whoever takes packets from channels, written while the channels change hands.
     moving: RwLock<()>,
     state: Mutex<State>,
+    hot: Mutex<Hot>,
+    spinner: Spinner,
+    sequence: AtomicU64,
+    has_notifications: AtomicBool,
+    /// Somebody waits for the descriptor, and so must be told of everything through it.
+    polled: AtomicBool,
 }
 
 #[derive(Default)]
 struct State {
     channels: HashMap<u64, Arc<Channel>>,
     /// Those that are not received from because the port is about to move.
-    paused: HashMap<u64, Arc<Channel>>,
+    paused: Vec<(u64, Arc<Channel>, MovedChannel)>,
     last_token: u64,
     senders: usize,
     make_send_count: u32,
-    sequence: u64,
     no_senders_wanted: bool,
     notifications: VecDeque<Notification>,
     /// Readable while there are notifications; made for the first.
     bell: Option<OwnedFd>,
     /// The port has been killed or has moved.
     gone: bool,
+}
+
+/// Channels with memory whose senders were active last. Senders that are not here ring the bell.
+#[derive(Default)]
+struct Hot {
+    channels: Vec<(u64, Arc<Channel>)>,
+    /// Where to look first, so that senders take turns.
+    next: usize,
+    /// Messages since everything else was looked at.
+    in_a_row: u32,
 }
 
 /// What one look at a port brought.
@@ -334,48 +379,185 @@ impl Port {
         }
     }
 
+    /// From now on, the descriptor is readable whenever there may be something.
+    pub(crate) fn poll_from_outside(&self) {
+        if !self.polled.swap(true, Ordering::Relaxed) {
+            self.settle();
+        }
+    }
+
     /// Takes one packet or notification, waiting for it until the deadline.
     pub(crate) fn step(&self, deadline: Deadline) -> Result<Step, ReceiveError> {
+        let step = self.step_unsettled(deadline)?;
+        let comes_again = matches!(step, Step::Other) && !matches!(deadline, Deadline::Passed);
+        if self.polled.load(Ordering::Relaxed) && !comes_again {
+            self.settle();
+        }
+        Ok(step)
+    }
+
+    fn step_unsettled(&self, deadline: Deadline) -> Result<Step, ReceiveError> {
         self.check_process()
             .map_err(|()| ReceiveError::ForeignProcess)?;
-        if let Some(message) = self.take_notification() {
+        if self.has_notifications.load(Ordering::Relaxed)
+            && let Some(message) = self.take_notification()
+        {
             return Ok(Step::Message(message));
         }
-        let Some((token, flags)) = self.wait(deadline.timespec())? else {
+        match self.look_at_memory(deadline) {
+            Look::Found(step) => Ok(step),
+            Look::Elsewhere => self.look_at_epoll(Deadline::Passed).map(|step| match step {
+                Step::Nothing => Step::Other,
+                other => other,
+            }),
+            Look::Wait { since } => {
+                let step = self.look_at_epoll(deadline);
+                if let Some(since) = since {
+                    self.spinner.slept(since);
+                }
+                step
+            }
+        }
+    }
+
+    fn look_at_memory(&self, deadline: Deadline) -> Look {
+        let _staying = self.moving.read().unwrap_or_else(PoisonError::into_inner);
+        let mut hot = lock(&self.hot);
+        if hot.channels.is_empty() {
+            return Look::Wait { since: None };
+        }
+        if hot.in_a_row >= LOOK_ELSEWHERE_AFTER {
+            hot.in_a_row = 0;
+            return Look::Elsewhere;
+        }
+        if let Some(at) = hot.ready() {
+            return Look::Found(self.read_hot(hot, at));
+        }
+        if matches!(deadline, Deadline::Passed) {
+            return Look::Wait { since: None };
+        }
+        match self.spinner.spin(|| hot.ready().is_some()) {
+            Spun::Hit => match hot.ready() {
+                Some(at) => Look::Found(self.read_hot(hot, at)),
+                None => Look::Found(Step::Other),
+            },
+            Spun::Again => {
+                hot.in_a_row = 0;
+                Look::Elsewhere
+            }
+            Spun::Sleep { since } => {
+                drop(hot);
+                match self.cool_down() {
+                    true => Look::Wait { since: Some(since) },
+                    false => Look::Found(Step::Other),
+                }
+            }
+        }
+    }
+
+    fn read_hot(&self, mut hot: MutexGuard<'_, Hot>, at: usize) -> Step {
+        hot.next = at + 1;
+        hot.in_a_row += 1;
+        let Some((token, channel)) = hot.channels.get(at).cloned() else {
+            return Step::Other;
+        };
+        let read = channel.read(self.id);
+        if matches!(read, Read::Closed) {
+            hot.channels.remove(at);
+        }
+        drop(hot);
+        self.take(token, &channel, read)
+    }
+
+    /// Has every hot channel ring the bell from now on, unless one of them has something.
+    fn cool_down(&self) -> bool {
+        let mut hot = lock(&self.hot);
+        let busy = hot.rings().position(|ring| !ring.prepare_to_receive());
+        match busy {
+            Some(at) => hot.rings().take(at).for_each(RingEnd::awake),
+            None => hot.channels.clear(),
+        }
+        busy.is_none()
+    }
+
+    /// Has every hot channel ring the bell from now on. What is there already rings at once.
+    fn settle(&self) {
+        let mut hot = lock(&self.hot);
+        hot.rings()
+            .filter(|ring| !ring.prepare_to_receive())
+            .for_each(RingEnd::ring_own);
+        hot.channels.clear();
+    }
+
+    /// Has the memory of a channel looked at, in the place of another's if there are many.
+    fn heat(&self, token: u64, channel: &Arc<Channel>) {
+        let mut hot = lock(&self.hot);
+        if hot.channels.iter().any(|(known, _)| *known == token) {
+            return;
+        }
+        if hot.channels.len() >= MAX_HOT {
+            let (_, oldest) = hot.channels.remove(0);
+            if oldest.ring().is_some_and(|ring| !ring.prepare_to_receive()) {
+                oldest.ring().into_iter().for_each(RingEnd::ring_own);
+            }
+        }
+        if let Some(ring) = channel.ring() {
+            ring.awake();
+        }
+        hot.channels.push((token, Arc::clone(channel)));
+    }
+
+    fn look_at_epoll(&self, deadline: Deadline) -> Result<Step, ReceiveError> {
+        let Some((event, flags)) = self.wait(deadline.timespec())? else {
             return Ok(if deadline.has_passed() {
                 Step::Nothing
             } else {
                 Step::Other
             });
         };
+        let (Event::Socket(token) | Event::Bell(token)) = event else {
+            return Ok(Step::Other);
+        };
         let _staying = self.moving.read().unwrap_or_else(PoisonError::into_inner);
         let Some(channel) = lock(&self.state).channels.get(&token).cloned() else {
             return Ok(Step::Other);
         };
         if flags.contains(EventFlags::OUT) {
+            channel.flush_socket();
+        }
+        if channel.ring().is_none() {
+            let read = channel.read(self.id);
+            return Ok(self.take(token, &channel, read));
+        }
+        if flags.contains(EventFlags::HUP) {
+            channel.note_hang_up();
+        }
+        if matches!(event, Event::Bell(_)) {
+            channel.ring().into_iter().for_each(RingEnd::hear);
             channel.flush();
         }
-        Ok(self.read(token, &channel))
+        self.heat(token, &channel);
+        let read = channel.read(self.id);
+        Ok(self.take(token, &channel, read))
     }
 
-    fn wait(&self, timeout: Option<Timespec>) -> Result<Option<(u64, EventFlags)>, Errno> {
-        let mut events = [MaybeUninit::<Event>::uninit(); 1];
-        match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
-            Ok((events, _)) => Ok(events.first().map(|event| (event.data.u64(), event.flags))),
+    fn wait(&self, timeout: Option<Timespec>) -> Result<Option<(Event, EventFlags)>, Errno> {
+        let mut events = [MaybeUninit::<epoll::Event>::uninit(); 1];
+        match epoll::wait(&*self.epoll, &mut events, timeout.as_ref()) {
+            Ok((events, _)) => Ok(events
+                .first()
+                .map(|event| (Event::from_data(event.data), event.flags))),
             Err(Errno::INTR) => Ok(None),
             Err(other) => Err(other),
         }
     }
 
-    fn read(&self, token: u64, channel: &Arc<Channel>) -> Step {
-        match channel.read(self.id) {
+    fn take(&self, token: u64, channel: &Arc<Channel>, read: Read) -> Step {
+        match read {
             Read::Message(mut message) => {
-                let mut state = lock(&self.state);
                 if let Some(arrival) = &mut message.arrival {
-                    arrival.sequence = state.sequence;
+                    arrival.sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
                 }
-                state.sequence += 1;
-                drop(state);
                 if channel.is_once() {
                     self.remove(token);
                 }
@@ -385,7 +567,8 @@ impl Port {
                 // Without descriptors for another sender, the new right is dead from the start.
                 self.add(minted).ok();
             }
-            Read::Empty => {}
+            Read::Promoted => self.heat(token, channel),
+            Read::Other | Read::Empty => {}
             Read::Closed => self.hang_up(token, channel),
         }
         Step::Other
@@ -397,16 +580,10 @@ impl Port {
         let mut state = lock(&self.state);
         state.last_token += 1;
         let token = state.last_token;
-        epoll::add(
-            &self.epoll,
-            channel.socket(),
-            EventData::new_u64(token),
-            EventFlags::IN,
-        )?;
-        channel.watched(Watch {
+        channel.start_watching(Watch {
             epoll: Arc::clone(&self.epoll),
             token,
-        });
+        })?;
         state.senders += usize::from(!channel.is_once());
         state.channels.insert(token, channel);
         Ok(())
@@ -422,12 +599,14 @@ impl Port {
 
     /// Lets go of a channel; false if that has been done.
     fn remove(&self, token: u64) -> bool {
+        lock(&self.hot)
+            .channels
+            .retain(|(known, _)| *known != token);
         let mut state = lock(&self.state);
         let Some(channel) = state.channels.remove(&token) else {
             return false;
         };
-        // The socket may outlive this through a reply right, and would stay in the set.
-        epoll::delete(&self.epoll, channel.socket()).ok();
+        channel.stop_watching();
         if channel.is_once() {
             return true;
         }
@@ -442,6 +621,7 @@ impl Port {
 
     fn notify(&self, state: &mut State, notification: Notification) {
         state.notifications.push_back(notification);
+        self.has_notifications.store(true, Ordering::Relaxed);
         if state.bell.is_none() {
             state.bell = self.make_bell().ok();
         }
@@ -453,7 +633,12 @@ impl Port {
 
     fn make_bell(&self) -> Result<OwnedFd, Errno> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        epoll::add(&self.epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        epoll::add(
+            &*self.epoll,
+            &bell,
+            Event::Notification.data(),
+            EventFlags::IN,
+        )?;
         Ok(bell)
     }
 
@@ -468,16 +653,14 @@ impl Port {
     fn take_notification(&self) -> Option<Message> {
         let mut state = lock(&self.state);
         let notification = state.notifications.pop_front()?;
-        if let Some(bell) = state
-            .bell
-            .as_ref()
-            .filter(|_| state.notifications.is_empty())
-        {
-            rustix::io::read(bell, &mut [0_u8; 8]).ok();
+        if state.notifications.is_empty() {
+            self.has_notifications.store(false, Ordering::Relaxed);
+            if let Some(bell) = &state.bell {
+                rustix::io::read(bell, &mut [0_u8; 8]).ok();
+            }
         }
         let mut message = Message::new(notification.id());
-        let sequence = state.sequence;
-        state.sequence += 1;
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
         let (port, notification) = (self.id, Some(notification));
         message.arrival = Some(Arrival {
             port,
@@ -491,6 +674,7 @@ impl Port {
 
     fn kill(&self) {
         let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+        lock(&self.hot).channels.clear();
         let mut state = lock(&self.state);
         if std::mem::replace(&mut state.gone, true) {
             return;
@@ -499,9 +683,38 @@ impl Port {
         self.silence(&mut state);
         drop(state);
         for channel in channels.into_values() {
-            epoll::delete(&self.epoll, channel.socket()).ok();
+            channel.stop_watching();
             channel.port_died();
         }
+    }
+}
+
+/// What looking at memory came to.
+enum Look {
+    Found(Step),
+    /// Nothing to wait for before everything else was looked at.
+    Elsewhere,
+    /// Every sender rings now. If a spin came before, it began at `since`.
+    Wait {
+        since: Option<Instant>,
+    },
+}
+
+impl Hot {
+    fn rings(&self) -> impl Iterator<Item = &RingEnd> {
+        self.channels
+            .iter()
+            .filter_map(|(_, channel)| channel.ring())
+    }
+
+    /// Where something is, looked for from [`next`](Self::next) on.
+    fn ready(&mut self) -> Option<usize> {
+        let count = self.channels.len();
+        (0..count).map(|k| (self.next + k) % count).find(|at| {
+            self.channels
+                .get(*at)
+                .is_some_and(|(_, channel)| channel.ring().is_none_or(RingEnd::is_ready))
+        })
     }
 }
 

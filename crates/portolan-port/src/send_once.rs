@@ -9,6 +9,7 @@ use portolan_wire::port_id::PortId;
 
 use crate::channel::Channel;
 use crate::error::{SendError, SendErrorKind};
+use crate::link::Link;
 use crate::message::Message;
 use crate::socket;
 use crate::timeout::Deadline;
@@ -78,12 +79,12 @@ impl SendOnceRight {
         self.check_process()?;
         match &self.way {
             Way::Own(socket) => {
-                transfer::send(
-                    socket.as_fd(),
-                    (Kind::Message, 0),
-                    message,
-                    Deadline::Passed,
-                )?;
+                let link = Link {
+                    socket: socket.as_fd(),
+                    ring: None,
+                };
+                let way = (Kind::Message, 0);
+                transfer::send(link, way, message, Deadline::Passed, &mut |_| Ok(false))?;
             }
             Way::Slot(channel, slot) => channel.answer(*slot, message)?,
             Way::Spent => return Err(SendErrorKind::DeadName),

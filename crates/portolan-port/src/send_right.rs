@@ -7,19 +7,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use portolan_wire::packet::Kind;
+use portolan_wire::packet::{Kind, RecordKind};
 use portolan_wire::port_id::PortId;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use crate::channel::{MAX_OWED, lock};
+use crate::answers::MAX_OWED;
+use crate::channel::lock;
 use crate::error::{MintError, ReplyError, RequestError, SendError, SendErrorKind};
+use crate::link::Link;
+use crate::memory::{Memory, Woken};
 use crate::message::{Arrival, Message};
 use crate::payload::Payload;
+use crate::ring_end::{Next, RingEnd};
 use crate::sender::Sender;
-use crate::socket::{self, Incoming, Nothing, Outgoing, Refusal};
+use crate::socket::{self, Full, Incoming, Nothing, Outgoing, Refusal};
 use crate::timeout::{Deadline, Timeout};
 use crate::transfer;
+use crate::wait::{Spinner, Spun, WaitPolicy};
 
 /// The right to send messages to a port.
 ///
@@ -38,6 +43,8 @@ pub struct SendRight {
     dead: AtomicBool,
     replies: Mutex<Replies>,
     progress: Condvar,
+    memory: Memory,
+    spinner: Spinner,
 }
 
 /// Requests that wait for their answers.
@@ -45,10 +52,29 @@ pub struct SendRight {
 struct Replies {
     last_slot: u32,
     slots: HashMap<u32, Slot>,
-    /// A thread is reading the socket for all that wait.
+    /// A thread waits for all that wait.
     reading: bool,
+    /// The threads that it waits for.
+    followers: usize,
     /// The port said that it is dead, which it can do once.
     port_died: bool,
+}
+
+/// How far to look for what has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// No system call unless a record says that there is something in the socket.
+    Memory,
+    /// The socket as well, and so the end of the channel.
+    Everything,
+}
+
+/// What came for a right.
+enum News {
+    Packet(Incoming),
+    WhoAreYou,
+    Closed,
+    Other,
 }
 
 enum Slot {
@@ -74,6 +100,8 @@ impl SendRight {
             dead: AtomicBool::new(false),
             replies: Mutex::default(),
             progress: Condvar::new(),
+            memory: Memory::default(),
+            spinner: Spinner::default(),
         }
     }
 
@@ -206,11 +234,48 @@ impl SendRight {
     ) -> Result<(), SendErrorKind> {
         self.check_process()
             .map_err(|()| SendErrorKind::ForeignProcess)?;
+        self.look_at_news();
         if self.dead.load(Ordering::Relaxed) {
             return Err(SendErrorKind::DeadName);
         }
         self.used.store(true, Ordering::Relaxed);
-        transfer::send(self.socket(), (Kind::Message, slot), message, deadline)
+        self.memory.advance(self.socket());
+        let _mode = self.memory.stay();
+        let wait = &mut |full| self.wait_for_room(full, deadline);
+        transfer::send(self.link(), (Kind::Message, slot), message, deadline, wait)
+    }
+
+    fn link(&self) -> Link<'_> {
+        Link {
+            socket: self.socket(),
+            ring: self.memory.ring(),
+        }
+    }
+
+    /// The port may have said through memory that it is dead, or that it wants to know who this is.
+    fn look_at_news(&self) {
+        if self.memory.ring().is_some_and(RingEnd::is_ready) {
+            let replies = lock(&self.replies);
+            if !replies.reading {
+                drop(self.read_all(replies, Depth::Memory));
+            }
+        }
+    }
+
+    fn wait_for_room(&self, full: Full, deadline: Deadline) -> Result<bool, Errno> {
+        let (Full::Ring { len }, Some(ring)) = (full, self.memory.ring()) else {
+            return socket::wait(self.socket(), PollFlags::OUT, deadline);
+        };
+        let mut replies = lock(&self.replies);
+        loop {
+            if self.dead.load(Ordering::Relaxed) || !ring.prepare_to_send(len) {
+                return Ok(true);
+            }
+            if deadline.has_passed() {
+                return Ok(false);
+            }
+            replies = self.wait_for_bell(replies, deadline)?;
+        }
     }
 
     /// Makes another right to the same port (`MACH_MSG_TYPE_COPY_SEND`).
@@ -234,13 +299,30 @@ impl SendRight {
             fds: &fds,
             ..Outgoing::control(Kind::Mint, 0)
         };
-        match socket::send(self.socket(), &packet, deadline) {
-            Ok(()) => Ok(Self::from_end(ends.holder, self.port)),
-            Err(Refusal::Full) => Err(MintError::TimedOut),
-            Err(Refusal::Closed) => Err(MintError::DeadName),
-            Err(Refusal::InFlight) => Err(Errno::TOOMANYREFS.into()),
-            Err(Refusal::System(errno)) => Err(errno.into()),
+        let _mode = self.memory.stay();
+        loop {
+            match self.link().try_send(&packet) {
+                Ok(()) => return Ok(Self::from_end(ends.holder, self.port)),
+                Err(Refusal::Full(full)) if self.wait_for_room(full, deadline)? => {}
+                Err(Refusal::Full(_)) => return Err(MintError::TimedOut),
+                Err(Refusal::Closed) => return Err(MintError::DeadName),
+                Err(Refusal::InFlight) => return Err(Errno::TOOMANYREFS.into()),
+                Err(Refusal::System(errno)) => return Err(errno.into()),
+            }
         }
+    }
+
+    /// Chooses how [`request`](Self::request) waits for a port that shares memory with this right.
+    pub fn set_wait_policy(&self, policy: WaitPolicy) {
+        self.spinner.set_policy(policy);
+    }
+
+    /// Makes the port dead for this right alone: everything that waits on it fails with
+    /// `DeadName`, and so does everything later.
+    pub fn hang_up(&self) {
+        // Fails only if the port has gone already.
+        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).ok();
+        self.dead.store(true, Ordering::Relaxed);
     }
 
     /// Whether the port is known to be dead.
@@ -251,7 +333,7 @@ impl SendRight {
         if self.check_process().is_ok() && !self.dead.load(Ordering::Relaxed) {
             let replies = lock(&self.replies);
             if !replies.reading {
-                drop(self.read_all(replies));
+                drop(self.read_all(replies, Depth::Everything));
             }
         }
         self.dead.load(Ordering::Relaxed)
@@ -276,7 +358,7 @@ impl SendRight {
     fn open_slot(&self) -> Option<u32> {
         let mut replies = lock(&self.replies);
         if replies.slots.len() >= MAX_OWED && !replies.reading {
-            replies = self.read_all(replies);
+            replies = self.read_all(replies, Depth::Everything);
         }
         if replies.slots.len() >= MAX_OWED {
             return None;
@@ -291,11 +373,13 @@ impl SendRight {
         }
     }
 
-    /// Waits for the answer in a slot. One of the waiting threads reads for all.
+    /// Waits for the answer in a slot.
     fn wait_for(&self, slot: u32, deadline: Deadline) -> Result<Message, ReplyError> {
         self.check_process()
             .map_err(|()| ReplyError::ForeignProcess)?;
         let mut replies = lock(&self.replies);
+        // What has come is taken in any case, so that polling makes progress.
+        let mut late = false;
         loop {
             match replies.slots.remove(&slot) {
                 Some(Slot::Answered(message)) => return Ok(message),
@@ -311,61 +395,193 @@ impl SendRight {
                 Some(Slot::Waiting) => {}
             }
             replies.slots.insert(slot, Slot::Waiting);
-            if replies.reading {
-                replies = self.wait_for_reader(replies, deadline)?;
-            } else {
-                replies.reading = true;
-                drop(replies);
-                let ready = socket::wait(self.socket(), PollFlags::IN, deadline);
-                replies = lock(&self.replies);
-                replies.reading = false;
-                self.progress.notify_all();
-                if !ready? {
-                    return Err(ReplyError::TimedOut);
+            if late {
+                return Err(ReplyError::TimedOut);
+            }
+            late = deadline.has_passed();
+            replies = match (replies.reading, self.memory.ring()) {
+                (true, _) if late => return Err(ReplyError::TimedOut),
+                (true, Some(ring)) if !ring.prepare_to_receive() => {
+                    self.read_all(replies, Depth::Memory)
                 }
-                replies = self.read_all(replies);
+                (true, _) => self.wait_for_reader(replies, deadline),
+                (false, Some(ring)) => self.wait_for_record((ring, slot), replies, deadline)?,
+                (false, None) => self.wait_for_bell(replies, deadline)?,
+            };
+        }
+    }
+
+    /// Spins for a while, then sleeps until something comes through memory.
+    fn wait_for_record<'a>(
+        &'a self,
+        (ring, slot): (&RingEnd, u32),
+        mut replies: MutexGuard<'a, Replies>,
+        deadline: Deadline,
+    ) -> Result<MutexGuard<'a, Replies>, ReplyError> {
+        if ring.is_ready() {
+            return Ok(self.read_all(replies, Depth::Memory));
+        }
+        let mut since = None;
+        if !matches!(deadline, Deadline::Passed) {
+            replies.reading = true;
+            drop(replies);
+            let spun = self.spinner.spin(|| ring.is_ready());
+            replies = lock(&self.replies);
+            replies.reading = false;
+            match spun {
+                Spun::Hit => return Ok(self.read_all(replies, Depth::Memory)),
+                Spun::Again => {
+                    return self
+                        .wait_for_bell(replies, Deadline::Passed)
+                        .map_err(Into::into);
+                }
+                Spun::Sleep { since: start } => since = Some(start),
+            }
+            // Another thread may have taken the answer out of memory meanwhile. Those that wait for
+            // this one have to know that it waits no more.
+            if !matches!(replies.slots.get(&slot), Some(Slot::Waiting)) {
+                self.tell_followers(&replies);
+                return Ok(replies);
             }
         }
+        if !ring.prepare_to_receive() {
+            return Ok(self.read_all(replies, Depth::Memory));
+        }
+        let replies = self.wait_for_bell(replies, deadline)?;
+        if let Some(since) = since {
+            self.spinner.slept(since);
+        }
+        Ok(replies)
     }
 
     fn wait_for_reader<'a>(
         &self,
-        replies: MutexGuard<'a, Replies>,
+        mut replies: MutexGuard<'a, Replies>,
         deadline: Deadline,
-    ) -> Result<MutexGuard<'a, Replies>, ReplyError> {
-        match deadline.remaining() {
-            None => Ok(self
+    ) -> MutexGuard<'a, Replies> {
+        replies.followers += 1;
+        let mut replies = match deadline.remaining() {
+            None => self
                 .progress
                 .wait(replies)
-                .unwrap_or_else(PoisonError::into_inner)),
-            Some(left) if left.is_zero() => Err(ReplyError::TimedOut),
+                .unwrap_or_else(PoisonError::into_inner),
             Some(left) => {
                 let waited = self.progress.wait_timeout(replies, left);
-                Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
+        };
+        replies.followers -= 1;
+        replies
+    }
+
+    /// Sleeps until something comes, or some room, or until somebody else who sleeps here was
+    /// woken. One thread waits for all, and takes what has come.
+    fn wait_for_bell<'a>(
+        &'a self,
+        mut replies: MutexGuard<'a, Replies>,
+        deadline: Deadline,
+    ) -> Result<MutexGuard<'a, Replies>, Errno> {
+        if replies.reading {
+            return Ok(self.wait_for_reader(replies, deadline));
+        }
+        replies.reading = true;
+        drop(replies);
+        let woken = match self.memory.events() {
+            Some(events) => events.wait(deadline),
+            None => self.wait_for_socket(deadline),
+        };
+        let mut replies = lock(&self.replies);
+        replies.reading = false;
+        self.tell_followers(&replies);
+        Ok(match woken? {
+            Woken::ByBell => {
+                self.memory.ring().into_iter().for_each(RingEnd::hear);
+                self.read_all(replies, Depth::Memory)
+            }
+            Woken::BySocket => self.read_all(replies, Depth::Everything),
+            Woken::TooLate => replies,
+        })
+    }
+
+    fn wait_for_socket(&self, deadline: Deadline) -> Result<Woken, Errno> {
+        Ok(
+            match socket::wait(self.socket(), PollFlags::IN, deadline)? {
+                true => Woken::BySocket,
+                false => Woken::TooLate,
+            },
+        )
+    }
+
+    /// Telling costs a system call, so it is done only if somebody listens.
+    fn tell_followers(&self, replies: &Replies) {
+        if replies.followers > 0 {
+            self.progress.notify_all();
         }
     }
 
     /// Takes what has come and puts it where somebody waits for it.
-    fn read_all<'a>(&self, mut replies: MutexGuard<'a, Replies>) -> MutexGuard<'a, Replies> {
+    fn read_all<'a>(
+        &'a self,
+        mut replies: MutexGuard<'a, Replies>,
+        depth: Depth,
+    ) -> MutexGuard<'a, Replies> {
         // A peer that keeps sending gets a share of the time only.
         for _ in 0..MAX_OWED {
-            match socket::try_receive(self.socket()) {
-                Ok(incoming) => {
-                    if self.dispatch(incoming, &mut replies).is_err() {
-                        self.die(&mut replies, &[]);
-                        break;
-                    }
+            let result = match self.next(depth) {
+                Ok(News::Packet(incoming)) => self.dispatch(incoming, &mut replies),
+                Ok(News::WhoAreYou) => {
+                    self.introduce();
+                    Ok(())
                 }
+                Ok(News::Closed) => Err(Nothing::Closed),
+                Ok(News::Other) => Ok(()),
                 Err(Nothing::Empty) => break,
-                Err(Nothing::Closed | Nothing::Violation) => {
-                    self.die(&mut replies, &[]);
-                    break;
-                }
+                Err(other) => Err(other),
+            };
+            if result.is_err() {
+                self.die(&mut replies, &[]);
+                break;
             }
         }
-        self.progress.notify_all();
+        self.tell_followers(&replies);
         replies
+    }
+
+    /// The next packet or record. Answers may come out of order, so a packet in the socket may be
+    /// taken before its record.
+    fn next(&self, depth: Depth) -> Result<News, Nothing> {
+        let Some(ring) = self.memory.ring() else {
+            return socket::try_receive(self.socket()).map(News::Packet);
+        };
+        match ring.next() {
+            Ok(Next::Packet(incoming)) => Ok(News::Packet(incoming)),
+            Ok(Next::Control(RecordKind::WhoAreYou)) => Ok(News::WhoAreYou),
+            Ok(Next::Control(RecordKind::Closed)) => Ok(News::Closed),
+            Ok(Next::Control(_)) => Err(Nothing::Violation),
+            Ok(Next::InSocket) => match socket::try_receive(self.socket()) {
+                Ok(incoming) => Ok(News::Packet(incoming)),
+                Err(Nothing::Empty) => Ok(News::Other),
+                Err(other) => Err(other),
+            },
+            Err(Nothing::Empty) if depth == Depth::Everything => {
+                match socket::try_receive(self.socket()) {
+                    Ok(incoming) => Ok(News::Packet(incoming)),
+                    // Published after the look above and before the end.
+                    Err(Nothing::Closed) if ring.is_ready() => Ok(News::Other),
+                    Err(other) => Err(other),
+                }
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// Has the kernel tell the port's new owner who holds this right.
+    fn introduce(&self) {
+        let packet = Outgoing::control(Kind::Hello, 0);
+        if let Some(ring) = self.memory.ring() {
+            // Without room, the new owner goes on not knowing.
+            ring.send_through_socket(self.socket(), &packet).ok();
+        }
     }
 
     fn dispatch(&self, mut incoming: Incoming, replies: &mut Replies) -> Result<(), Nothing> {
@@ -373,6 +589,8 @@ impl SendRight {
         let outcome = match incoming.header.kind {
             Kind::Reply => Slot::Answered(self.answer(incoming)?),
             Kind::NoReply => Slot::Refused,
+            // Whoever slept on the socket is awake now, and will look at memory.
+            Kind::Switch => return Ok(()),
             Kind::Redirect => {
                 let socket = incoming.fds.pop_front().filter(socket::is_channel_end);
                 Slot::Redirected(Arc::new(socket.ok_or(Nothing::Violation)?))
@@ -386,7 +604,7 @@ impl SendRight {
                 self.die(replies, owed);
                 return Ok(());
             }
-            Kind::Message | Kind::Mint => return Err(Nothing::Violation),
+            _ => return Err(Nothing::Violation),
         };
         match replies.slots.get_mut(&slot) {
             Some(waiting @ Slot::Waiting) => *waiting = outcome,
@@ -455,7 +673,7 @@ fn incoming_bytes(incoming: &Incoming) -> &[u8] {
 
 impl AsFd for SendRight {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket()
+        self.memory.descriptor(self.socket())
     }
 }
 
@@ -501,7 +719,7 @@ impl PendingReply<'_> {
 
 impl AsFd for PendingReply<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.right.socket()
+        self.right.as_fd()
     }
 }
 

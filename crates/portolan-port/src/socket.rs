@@ -47,12 +47,22 @@ impl Outgoing<'_> {
 #[derive(Debug)]
 pub(crate) enum Refusal {
     /// The queue is full; room may come.
-    Full,
+    Full(Full),
     /// The other end is closed.
     Closed,
     /// The user's limit of descriptors in flight is reached.
     InFlight,
     System(Errno),
+}
+
+/// What there is no room in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Full {
+    Socket,
+    /// For a record of this length.
+    Ring {
+        len: u32,
+    },
 }
 
 /// Sends a packet without waiting.
@@ -84,29 +94,10 @@ pub(crate) fn send_slices(
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     match rustix::io::retry_on_intr(|| rustix::net::sendmsg(socket, slices, &mut control, flags)) {
         Ok(_) => Ok(()),
-        Err(Errno::AGAIN) => Err(Refusal::Full),
+        Err(Errno::AGAIN) => Err(Refusal::Full(Full::Socket)),
         Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => Err(Refusal::Closed),
         Err(Errno::TOOMANYREFS) => Err(Refusal::InFlight),
         Err(other) => Err(Refusal::System(other)),
-    }
-}
-
-/// Sends a packet, waiting for room until the deadline; [`Refusal::Full`] if none came.
-pub(crate) fn send(
-    socket: BorrowedFd<'_>,
-    packet: &Outgoing<'_>,
-    deadline: Deadline,
-) -> Result<(), Refusal> {
-    loop {
-        match try_send(socket, packet) {
-            Err(Refusal::Full) => {}
-            done => return done,
-        }
-        match wait(socket, PollFlags::OUT, deadline) {
-            Ok(true) => {}
-            Ok(false) => return Err(Refusal::Full),
-            Err(errno) => return Err(Refusal::System(errno)),
-        }
     }
 }
 

@@ -17,30 +17,39 @@ use rustix::net::Shutdown;
 
 use crate::channel::Channel;
 use crate::error::{MintError, SendErrorKind};
+use crate::link::Link;
 use crate::message::{Message, Right};
 use crate::payload::Payload;
 use crate::receive_right::ReceiveRight;
 use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
-use crate::socket::{self, Incoming, Nothing, Outgoing, Refusal};
+use crate::socket::{self, Full, Incoming, Nothing, Outgoing, Refusal};
 use crate::timeout::Deadline;
 
 /// Sends `message` as a packet of this kind. On success the message is spent; otherwise it is
 /// whole, and may be sent again.
+///
+/// `wait` is called when there is no room, and says whether to try again.
 pub(crate) fn send(
-    socket: BorrowedFd<'_>,
+    link: Link<'_>,
     way: (Kind, u32),
     message: &mut Message,
     deadline: Deadline,
+    wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
 ) -> Result<(), SendErrorKind> {
-    prepare(message, deadline)?;
-    deliver(socket, way, message, deadline)
+    prepare(link, message, deadline)?;
+    deliver(link, way, message, wait)
 }
 
 /// Brings the parts of a message into the form in which they travel.
-pub(crate) fn prepare(message: &mut Message, deadline: Deadline) -> Result<(), SendErrorKind> {
+pub(crate) fn prepare(
+    link: Link<'_>,
+    message: &mut Message,
+    deadline: Deadline,
+) -> Result<(), SendErrorKind> {
     check_limits(message)?;
-    message.payload.make_portable()?;
+    let rights = !message.rights.is_empty() || message.reply.is_some();
+    message.payload.make_portable(link.inline_max(rights))?;
     for right in &mut message.rights {
         make_portable(right, deadline)?;
     }
@@ -50,21 +59,20 @@ pub(crate) fn prepare(message: &mut Message, deadline: Deadline) -> Result<(), S
     Ok(())
 }
 
-/// Sends a message that has been [prepared](prepare); it times out only for want of room in
-/// `socket`.
+/// Sends a message that has been [prepared](prepare); it times out only for want of room in `link`.
 pub(crate) fn deliver(
-    socket: BorrowedFd<'_>,
+    link: Link<'_>,
     way: (Kind, u32),
     message: &mut Message,
-    deadline: Deadline,
+    wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
 ) -> Result<(), SendErrorKind> {
-    let mut sent = pack_and_send(socket, way, message, deadline);
+    let mut sent = pack_and_send(link, way, message, wait);
     if matches!(sent, Err(SendErrorKind::System(ref error)) if is_message_size(error)) {
         // A socket buffer below the kernel's default; out of line, every message is small.
         let sealed = message.payload.make_sealed();
         sent = sealed
             .map_err(SendErrorKind::System)
-            .and_then(|()| pack_and_send(socket, way, message, deadline));
+            .and_then(|()| pack_and_send(link, way, message, wait));
     }
     match sent {
         Ok(()) => settle(message),
@@ -95,17 +103,24 @@ fn is_message_size(error: &io::Error) -> bool {
 }
 
 fn pack_and_send(
-    socket: BorrowedFd<'_>,
+    link: Link<'_>,
     way: (Kind, u32),
     message: &Message,
-    deadline: Deadline,
+    wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
 ) -> Result<(), SendErrorKind> {
     let luggage = Luggage::pack(message)?;
     let fds = luggage.fds(message);
     if fds.len() > MAX_DESCRIPTORS {
         return Err(SendErrorKind::TooManyRights { count: fds.len() });
     }
-    socket::send(socket, &luggage.packet(message, way, &fds), deadline).map_err(send_error)
+    let packet = luggage.packet(message, way, &fds);
+    loop {
+        match link.try_send(&packet) {
+            Ok(()) => return Ok(()),
+            Err(Refusal::Full(full)) if wait(full)? => {}
+            Err(refusal) => return Err(send_error(refusal)),
+        }
+    }
 }
 
 fn check_limits(message: &Message) -> Result<(), SendErrorKind> {
@@ -149,7 +164,7 @@ fn mint_error(error: MintError) -> SendErrorKind {
 
 pub(crate) fn send_error(refusal: Refusal) -> SendErrorKind {
     match refusal {
-        Refusal::Full => SendErrorKind::TimedOut,
+        Refusal::Full(_) => SendErrorKind::TimedOut,
         Refusal::Closed => SendErrorKind::DeadName,
         Refusal::InFlight => SendErrorKind::RightsInFlight,
         Refusal::System(errno) => SendErrorKind::System(errno.into()),
@@ -283,15 +298,18 @@ pub(crate) fn stay(message: &Message) {
 
 /// Queues the receiver's ends of a port's channels in sockets of their own, so that they and all
 /// that is queued in them travel as one unit with the message.
-fn load_vans(channels: &[Arc<Channel>]) -> Result<Vec<OwnedFd>, Errno> {
+fn load_vans(channels: &[(Arc<Channel>, MovedChannel)]) -> Result<Vec<OwnedFd>, Errno> {
     let mut vans = Vec::new();
     let mut rear: Option<OwnedFd> = None;
-    for load in channels.chunks(MAX_DESCRIPTORS) {
+    for load in channels.chunks(MAX_DESCRIPTORS / MovedChannel::MAX_FDS) {
         let records: Vec<u8> = load
             .iter()
-            .flat_map(|channel| channel.record().encode())
+            .flat_map(|(_, record)| record.encode())
             .collect();
-        let fds: Vec<_> = load.iter().map(|channel| channel.socket()).collect();
+        let fds: Vec<_> = load
+            .iter()
+            .flat_map(|(channel, record)| channel.fds(record))
+            .collect();
         loop {
             let open = match rear.take() {
                 Some(open) => open,
@@ -307,7 +325,7 @@ fn load_vans(channels: &[Arc<Channel>]) -> Result<Vec<OwnedFd>, Errno> {
                     break;
                 }
                 // This one is loaded; the next takes the rest.
-                Err(Refusal::Full) => rustix::net::shutdown(&open, Shutdown::Write)?,
+                Err(Refusal::Full(_)) => rustix::net::shutdown(&open, Shutdown::Write)?,
                 Err(Refusal::System(errno)) => return Err(errno),
                 Err(Refusal::Closed) => return Err(Errno::PIPE),
                 Err(Refusal::InFlight) => return Err(Errno::TOOMANYREFS),
@@ -321,9 +339,7 @@ fn load_vans(channels: &[Arc<Channel>]) -> Result<Vec<OwnedFd>, Errno> {
     Ok(vans)
 }
 
-fn unload_vans(
-    vans: impl Iterator<Item = OwnedFd>,
-) -> Result<Vec<(MovedChannel, OwnedFd)>, Nothing> {
+fn unload_vans(vans: impl Iterator<Item = OwnedFd>) -> Result<Vec<Channel>, Nothing> {
     let mut channels = Vec::new();
     let mut buffer = vec![0; MAX_DESCRIPTORS * moved::RECORD_BYTES];
     for van in vans {
@@ -339,11 +355,14 @@ fn unload_vans(
             };
             let bytes = buffer.get(..received.len).unwrap_or_default();
             let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;
-            let count = received.descriptors.len();
-            if records.len() != count || !received.descriptors.iter().all(socket::is_channel_end) {
+            let mut fds = received.descriptors.into_iter();
+            for record in records {
+                let own = fds.by_ref().take(record.fds()).collect();
+                channels.push(Channel::arrived(record, own)?);
+            }
+            if fds.next().is_some() {
                 return Err(Nothing::Violation);
             }
-            channels.extend(records.into_iter().zip(received.descriptors));
         }
     }
     Ok(channels)
@@ -383,7 +402,6 @@ fn unpack(right: RightDescriptor, fds: &mut VecDeque<OwnedFd>) -> Result<Right, 
         }
         (RightKind::Receive, first) => {
             let channels = unload_vans(first.into_iter().chain(own))?;
-            let channels = channels.into_iter().map(Channel::arrived).collect();
             let receive = ReceiveRight::arrived(right.port, channels);
             Right::Receive(receive.map_err(|_| Nothing::Violation)?)
         }

@@ -375,6 +375,8 @@ fn answer_without_descriptors() {
     let shrink = here.try_clone().expect("duplicate");
     port.adopt(here, 0).expect("adopt");
     let right = right_from(there);
+    // Who takes the descriptor keeps the socket.
+    right.as_fd();
     let pending: Vec<_> = (0..40)
         .map(|_| {
             let pending = right

@@ -29,6 +29,22 @@ impl Consumer {
         }
     }
 
+    /// The consumer of a ring from which another consumer, which is gone, has taken up to
+    /// `position` ([`position`](Self::position)).
+    pub fn resume(region: Region, position: u64) -> Self {
+        Self {
+            taken: position,
+            released: position,
+            published: position,
+            ..Self::new(region)
+        }
+    }
+
+    /// Bytes taken since the start.
+    pub fn position(&self) -> u64 {
+        self.taken
+    }
+
     /// Whether a record is published and not yet taken. This is the check to spin on: while it
     /// answers false it reads one word that only a publication changes.
     ///

@@ -31,6 +31,24 @@ impl Producer {
         }
     }
 
+    /// The producer of a ring that another producer, which is gone, has written to up to
+    /// `position` ([`position`](Self::position)).
+    pub fn resume(region: Region, position: u64) -> Self {
+        // What is released is not known; the first claim may lie anywhere in the last lap.
+        let released = position.wrapping_sub(region.capacity() as u64);
+        Self {
+            released,
+            written: position,
+            published: position,
+            ..Self::new(region)
+        }
+    }
+
+    /// Bytes published since the start.
+    pub fn position(&self) -> u64 {
+        self.published
+    }
+
     /// The longest payload in bytes that one record can have.
     pub fn max_payload(&self) -> u32 {
         max_payload(self.capacity())
@@ -82,6 +100,13 @@ impl Producer {
             0 => Bell::Quiet,
             _ => Bell::Ring,
         }
+    }
+
+    /// Whether the consumer said that it sleeps, so that the next publication will have to wake it.
+    /// A hint: it may fall asleep or wake up at any moment.
+    #[inline]
+    pub fn consumer_sleeps(&self) -> bool {
+        self.region.load(Word::ConsumerSleeps, Ordering::Relaxed) != 0
     }
 
     /// How many bytes of records, headers and padding included, can be pushed now.

@@ -4,24 +4,54 @@
 use thiserror::Error;
 
 /// Bytes of an encoded [`MovedChannel`].
-pub const RECORD_BYTES: usize = 16;
+pub const RECORD_BYTES: usize = 32;
 
 /// One channel of a receive right on its way to another owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MovedChannel {
     /// Bytes 0 to 7, little-endian: the number that the receiver attached to the channel.
     pub badge: u64,
-    /// Byte 8, 0 or 1: the channel belongs to a send-once right. Bytes 9 to 15 are zero.
+    /// Byte 8, bit 0: the channel belongs to a send-once right. Bytes 9 to 15 are zero.
     pub once: bool,
+    /// Byte 8, bit 1: the channel shares memory; five descriptors more belong to it, the memory
+    /// and the two ends of the receiver's bell and of the holder's. Zeros in the last 16 bytes if not.
+    pub memory: Option<MovedMemory>,
+}
+
+/// How far the receiver has come in the shared memory of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedMemory {
+    /// Bytes 16 to 23, little-endian: bytes of requests taken.
+    pub taken: u64,
+    /// Bytes 24 to 31, little-endian: bytes of answers written.
+    pub written: u64,
 }
 
 impl MovedChannel {
+    /// The most descriptors that one channel has.
+    pub const MAX_FDS: usize = 6;
+
+    /// How many descriptors the channel has.
+    #[must_use]
+    pub const fn fds(&self) -> usize {
+        if self.memory.is_some() {
+            Self::MAX_FDS
+        } else {
+            1
+        }
+    }
+
     /// The bytes of this record.
     #[must_use]
     pub fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut out = [0; RECORD_BYTES];
         out[..8].copy_from_slice(&self.badge.to_le_bytes());
         out[8] = u8::from(self.once);
+        if let Some(MovedMemory { taken, written }) = self.memory {
+            out[8] |= 2;
+            out[16..24].copy_from_slice(&taken.to_le_bytes());
+            out[24..].copy_from_slice(&written.to_le_bytes());
+        }
         out
     }
 }
@@ -45,14 +75,24 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<MovedChannel>, MovedError> {
 }
 
 fn decode_one(record: &[u8; RECORD_BYTES]) -> Result<MovedChannel, MovedError> {
-    let [b0, b1, b2, b3, b4, b5, b6, b7, once, reserved @ ..] = *record;
-    if once > 1 || reserved != [0; 7] {
+    let (words, _) = record.as_chunks::<8>();
+    let [badge, flags, taken, written] = words else {
+        return Err(MovedError);
+    };
+    let [badge, flags, taken, written] =
+        [badge, flags, taken, written].map(|w| u64::from_le_bytes(*w));
+    let memory = match (flags & 2 != 0, taken, written) {
+        (true, taken, written) => Some(MovedMemory { taken, written }),
+        (false, 0, 0) => None,
+        (false, ..) => return Err(MovedError),
+    };
+    if flags > 3 {
         return Err(MovedError);
     }
-    let badge = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
     Ok(MovedChannel {
         badge,
-        once: once == 1,
+        once: flags & 1 != 0,
+        memory,
     })
 }
 
@@ -62,10 +102,20 @@ mod tests {
 
     #[test]
     fn records_survive_the_round_trip() {
-        let records =
-            [(3, false), (u64::MAX, true)].map(|(badge, once)| MovedChannel { badge, once });
+        let memory = Some(MovedMemory {
+            taken: 7,
+            written: u64::MAX,
+        });
+        let records = [(3, false, None), (u64::MAX, true, None), (0, false, memory)].map(
+            |(badge, once, memory)| MovedChannel {
+                badge,
+                once,
+                memory,
+            },
+        );
         let bytes = records.map(|record| record.encode()).concat();
         assert_eq!(decode(&bytes).expect("decode"), records);
+        assert_eq!(records.map(|record| record.fds()), [1, 1, 6]);
     }
 
     #[test]
@@ -73,10 +123,11 @@ mod tests {
         let bytes = MovedChannel {
             badge: 1,
             once: false,
+            memory: None,
         }
         .encode();
-        assert_eq!(decode(&bytes[..15]), Err(MovedError));
-        for (at, value) in [(8, 2), (15, 1)] {
+        assert_eq!(decode(&bytes[..31]), Err(MovedError));
+        for (at, value) in [(8, 4), (15, 1), (16, 1), (31, 1)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(decode(&bad), Err(MovedError));

@@ -32,6 +32,9 @@ pub const MAX_MESSAGE_RIGHTS: usize = 128;
 /// few thousand senders.
 pub const MAX_RIGHT_FDS: u8 = 16;
 
+/// Descriptors of a [`Kind::Promote`] packet.
+pub const PROMOTE_FDS: usize = 5;
+
 /// What a packet is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -39,6 +42,14 @@ pub enum Kind {
     Message,
     /// Holder to receiver: the one descriptor is the receiver's end of a new channel to the port.
     Mint,
+    /// Holder to receiver: an offer of shared memory. The descriptors are the memory, the two
+    /// ends of the pipe that is the receiver's bell, and those of the holder's.
+    Promote,
+    /// The last packet of this side that is not announced: from here on, everything goes through
+    /// the shared memory or is announced there. The holder sends it, and the receiver sends it back.
+    Switch,
+    /// Holder to receiver: nothing but the credentials that the kernel attaches.
+    Hello,
     /// Receiver to holder: the answer for the reply slot.
     Reply,
     /// Receiver to holder: the reply right for the slot was dropped unused.
@@ -50,14 +61,27 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(u8, Self); 6] = [
+    const ALL: [(u8, Self); 9] = [
         (1, Self::Message),
         (2, Self::Mint),
+        (3, Self::Promote),
+        (4, Self::Switch),
+        (5, Self::Hello),
         (16, Self::Reply),
         (17, Self::NoReply),
         (18, Self::Redirect),
         (19, Self::PortDied),
     ];
+
+    /// Descriptors that a packet of this kind has for itself.
+    #[must_use]
+    pub const fn descriptors(self) -> usize {
+        match self {
+            Self::Mint | Self::Redirect => 1,
+            Self::Promote => PROMOTE_FDS,
+            _ => 0,
+        }
+    }
 
     fn code(self) -> u8 {
         Self::ALL
@@ -249,7 +273,7 @@ impl Packet<'_> {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         let payload = usize::from(self.header.flags.contains(Flags::OUT_OF_LINE));
-        let kind = usize::from(matches!(self.header.kind, Kind::Mint | Kind::Redirect));
+        let kind = self.header.kind.descriptors();
         let rights: usize = self.rights.iter().map(|right| usize::from(right.fds)).sum();
         payload + kind + rights
     }
@@ -337,7 +361,12 @@ pub fn decode(bytes: &[u8]) -> Result<Packet<'_>, PacketError> {
     })
 }
 
-fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, PacketError> {
+/// Reads the fixed head of a packet.
+///
+/// # Errors
+///
+/// [`PacketError`] for a head that [`Header::encode`] would not have written.
+pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, PacketError> {
     let [code, version, flags, zero, r0, r1, z0, z1, rest @ ..] = *bytes;
     if version != VERSION {
         return Err(PacketError::Version { version });
@@ -375,6 +404,44 @@ fn check_length(header: &Header, found: usize) -> Result<(), PacketError> {
         });
     }
     Ok(())
+}
+
+/// What a record in shared memory is: the tag that the ring carries unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// The bytes of a packet without descriptors.
+    Packet,
+    /// Empty: the next packet of the channel is in the socket.
+    InSocket,
+    /// Empty, receiver to holder, once: the offered memory is accepted.
+    Accept,
+    /// Empty, receiver to holder: the channel is closed.
+    Closed,
+    /// Empty, receiver to holder: the port has a new owner, to whom the kernel should say who the
+    /// holder is. A [`Kind::Hello`] packet is the answer.
+    WhoAreYou,
+}
+
+impl RecordKind {
+    const ALL: [Self; 5] = [
+        Self::Packet,
+        Self::InSocket,
+        Self::Accept,
+        Self::Closed,
+        Self::WhoAreYou,
+    ];
+
+    /// The tag.
+    #[must_use]
+    pub const fn tag(self) -> u32 {
+        self as u32
+    }
+
+    /// The kind of a tag, if there is one.
+    #[must_use]
+    pub fn from_tag(tag: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.tag() == tag)
+    }
 }
 
 #[cfg(test)]

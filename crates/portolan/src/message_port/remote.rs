@@ -9,7 +9,6 @@ use portolan_port::{
     Message, PortId, ReplyError, RequestError, SendError, SendErrorKind, SendRight,
 };
 use portolan_wire::name::ServiceName;
-use rustix::net::Shutdown;
 use thiserror::Error;
 
 use super::invalidation::Invalidation;
@@ -258,10 +257,8 @@ impl Remote {
     fn invalidate(&self) {
         if self.is_ours() {
             // Threads that wait for answers use the right, so it cannot be dropped; hanging up
-            // wakes them. Fails only if the local port has hung up already.
-            self.invalidation.happen(|| {
-                rustix::net::shutdown(&self.right, Shutdown::Both).ok();
-            });
+            // wakes them.
+            self.invalidation.happen(|| self.right.hang_up());
         }
     }
 

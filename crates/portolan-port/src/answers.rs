@@ -1,0 +1,165 @@
+//! What a receiver owes the holder of one channel.
+
+use std::collections::{HashSet, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+
+use portolan_wire::packet::Kind;
+
+use crate::error::SendErrorKind;
+use crate::link::Link;
+use crate::message::Message;
+use crate::socket::{Full, Outgoing, Refusal};
+use crate::transfer;
+
+/// The most requests of one channel that may wait for their answers at once.
+pub(crate) const MAX_OWED: usize = 1024;
+
+/// The most bytes of answers kept for a client that does not fetch them; then its channel is
+/// closed.
+const MAX_KEPT_BYTES: usize = 16 << 20;
+
+/// What a right in an answer counts as beside its bytes, so that at most 256 are kept.
+const BYTES_PER_KEPT_RIGHT: usize = 64 << 10;
+
+/// Slots that are owed an answer, and answers that there was no room for.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    /// Slots that a reply right or an answer that is kept exists for.
+    owed: HashSet<u32>,
+    /// Oldest first.
+    kept: VecDeque<Kept>,
+    kept_bytes: usize,
+}
+
+/// Something that a client is to be told.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    Answer(u32, Message),
+    NoReply(u32),
+    /// The answer comes on another channel, of which this is the client's end.
+    Redirect(u32, OwnedFd),
+}
+
+/// How far the kept answers went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    All,
+    /// There is no room for the next.
+    Stuck(Full),
+    /// The client cannot even be told that an answer was lost.
+    Broken,
+}
+
+impl Answers {
+    /// Notes that a reply right for this slot exists. False if there is one or there are too many.
+    pub(crate) fn owe(&mut self, slot: u32) -> bool {
+        self.owed.len() < MAX_OWED && self.owed.insert(slot)
+    }
+
+    /// Notes that the slot has its answer.
+    pub(crate) fn settle(&mut self, slot: u32) {
+        self.owed.remove(&slot);
+    }
+
+    /// The slots that are owed an answer, as a list of little-endian numbers.
+    pub(crate) fn owed(&self) -> Vec<u8> {
+        self.owed
+            .iter()
+            .flat_map(|slot| slot.to_le_bytes())
+            .collect()
+    }
+
+    pub(crate) fn has_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Whether the client has left more unfetched than it may.
+    pub(crate) fn are_too_many(&self) -> bool {
+        self.kept_bytes > MAX_KEPT_BYTES
+    }
+
+    pub(crate) fn keep(&mut self, what: Kept) {
+        self.kept_bytes += what.bytes();
+        self.kept.push_back(what);
+    }
+
+    /// Sends what was kept, as far as there is room.
+    pub(crate) fn flush(&mut self, link: Link<'_>) -> Flushed {
+        while let Some(mut kept) = self.kept.pop_front() {
+            let (slot, bytes) = (kept.slot(), kept.bytes());
+            let mut full = None;
+            let sent = kept.send(link, &mut full);
+            if let (Err(SendErrorKind::TimedOut), Some(full)) = (&sent, full) {
+                self.kept.push_front(kept);
+                return Flushed::Stuck(full);
+            }
+            self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
+            match (sent, kept) {
+                (Ok(()) | Err(SendErrorKind::DeadName), _) => self.settle(slot),
+                // Whoever answered believes that it is on its way, so the client has to know.
+                (Err(_), Kept::NoReply(_)) => return Flushed::Broken,
+                (Err(_), _) => self.kept.push_front(Kept::NoReply(slot)),
+            }
+        }
+        Flushed::All
+    }
+}
+
+impl Kept {
+    fn slot(&self) -> u32 {
+        let (Self::Answer(slot, _) | Self::NoReply(slot) | Self::Redirect(slot, _)) = self;
+        *slot
+    }
+
+    /// What it counts towards [`MAX_KEPT_BYTES`].
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Answer(_, message) => {
+                message.bytes().len() + message.rights().len() * BYTES_PER_KEPT_RIGHT
+            }
+            Self::NoReply(_) => 0,
+            Self::Redirect(..) => BYTES_PER_KEPT_RIGHT,
+        }
+    }
+
+    fn send(&mut self, link: Link<'_>, full: &mut Option<Full>) -> Result<(), SendErrorKind> {
+        match self {
+            Self::Answer(slot, message) => deliver(link, *slot, message, full),
+            Self::NoReply(slot) => tell(link, &Outgoing::control(Kind::NoReply, *slot), full),
+            Self::Redirect(slot, end) => {
+                let fds = [end.as_fd()];
+                let packet = Outgoing {
+                    fds: &fds,
+                    ..Outgoing::control(Kind::Redirect, *slot)
+                };
+                tell(link, &packet, full)
+            }
+        }
+    }
+}
+
+/// Sends a prepared answer without waiting, and tells what is full if it times out.
+pub(crate) fn deliver(
+    link: Link<'_>,
+    slot: u32,
+    message: &mut Message,
+    full: &mut Option<Full>,
+) -> Result<(), SendErrorKind> {
+    transfer::deliver(link, (Kind::Reply, slot), message, &mut |what| {
+        *full = Some(what);
+        Ok(false)
+    })
+}
+
+fn tell(
+    link: Link<'_>,
+    packet: &Outgoing<'_>,
+    full: &mut Option<Full>,
+) -> Result<(), SendErrorKind> {
+    link.try_send(packet).map_err(|refusal| {
+        if let Refusal::Full(what) = refusal {
+            *full = Some(what);
+        }
+        transfer::send_error(refusal)
+    })
+}

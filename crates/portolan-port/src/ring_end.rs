@@ -1,0 +1,389 @@
+//! One side of a channel that has been promoted to shared memory.
+//!
+//! Packets without descriptors are records of a ring. Others go through the socket as before, and
+//! an empty record keeps their place; so the order of a channel's packets is the order of its
+//! records.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use portolan_ring::{Bell as Wake, Corrupt, Producer, PushError, RECORD_HEADER_BYTES, Readiness};
+use portolan_wire::packet::{self, Flags, HEADER_BYTES, RecordKind, RightDescriptor};
+use rustix::event::PollFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::pipe::PipeFlags;
+
+use crate::channel::lock;
+use crate::mapping::{Position, Rings};
+use crate::payload::Payload;
+use crate::socket::{self, Full, Incoming, Nothing, Outgoing, Refusal};
+use crate::timeout::Deadline;
+
+/// Rings, and a bell for each side.
+#[derive(Debug)]
+pub(crate) struct RingEnd {
+    rings: Rings,
+    own_bell: Bell,
+    peer_bell: Bell,
+    made: Instant,
+    /// When the kernel was last asked whether the other side is there, in microseconds since.
+    asked: AtomicU64,
+    heard: AtomicU64,
+}
+
+/// Rings that are heard before the bell is emptied.
+const EMPTY_AFTER: u64 = 256;
+
+/// How often the kernel is asked whether a sleeping side is still there.
+const ASK_AFTER_MICROS: u64 = 1000;
+
+/// What a record brought.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Packet(Incoming),
+    /// The next packet is in the socket.
+    InSocket,
+    Control(RecordKind),
+}
+
+impl RingEnd {
+    /// Fresh memory and bells, for the holder.
+    pub(crate) fn create() -> io::Result<Self> {
+        let (own, peer) = (Bell::new()?, Bell::new()?);
+        // A kernel that cannot write to a pipe without waiting cannot do this safely.
+        own.ring()?;
+        Ok(Self::new(Rings::create()?, own, peer))
+    }
+
+    /// What the holder offers: the memory, the two ends of the receiver's bell, and those of the
+    /// holder's.
+    pub(crate) fn accept([memory, own @ .., out, into]: [OwnedFd; 5]) -> io::Result<Self> {
+        Ok(Self::new(
+            Rings::accept(memory)?,
+            Bell::of(own),
+            Bell::of([out, into]),
+        ))
+    }
+
+    /// What came with a receive right.
+    pub(crate) fn arrived(
+        [memory, own @ .., out, into]: [OwnedFd; 5],
+        position: Position,
+    ) -> io::Result<Self> {
+        let rings = Rings::resume(memory, position)?;
+        Ok(Self::new(rings, Bell::of(own), Bell::of([out, into])))
+    }
+
+    fn new(rings: Rings, own_bell: Bell, peer_bell: Bell) -> Self {
+        let (made, asked, heard) = (Instant::now(), AtomicU64::new(0), AtomicU64::new(0));
+        Self {
+            rings,
+            own_bell,
+            peer_bell,
+            made,
+            asked,
+            heard,
+        }
+    }
+
+    /// The memory, the bell of this side, and that of the other.
+    pub(crate) fn fds(&self) -> [BorrowedFd<'_>; 5] {
+        let (own, peer) = (&self.own_bell, &self.peer_bell);
+        [
+            self.rings.file(),
+            own.out.as_fd(),
+            own.into.as_fd(),
+            peer.out.as_fd(),
+            peer.into.as_fd(),
+        ]
+    }
+
+    /// What to offer: as [`fds`](Self::fds), from the other side's point of view.
+    pub(crate) fn offer(&self) -> [BorrowedFd<'_>; 5] {
+        let [memory, a, b, c, d] = self.fds();
+        [memory, c, d, a, b]
+    }
+
+    /// Readable after the other side rang.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.own_bell.out.as_fd()
+    }
+
+    /// Notes that the bell was heard. One that nobody empties falls silent when it is full, which
+    /// takes some ten thousand rings.
+    pub(crate) fn hear(&self) {
+        if self.heard.fetch_add(1, Ordering::Relaxed) % EMPTY_AFTER == EMPTY_AFTER - 1 {
+            self.own_bell.hear();
+        }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.rings.position()
+    }
+
+    /// The longest payload that goes through memory with this many rights.
+    pub(crate) fn inline_max(&self) -> usize {
+        lock(&self.rings.outgoing).max_payload() as usize
+    }
+
+    /// Sends a packet without waiting.
+    pub(crate) fn try_send(
+        &self,
+        socket: BorrowedFd<'_>,
+        packet: &Outgoing<'_>,
+    ) -> Result<(), Refusal> {
+        if !packet.fds.is_empty() {
+            return self.send_through_socket(socket, packet);
+        }
+        let head = packet.header.encode();
+        let rights: Vec<u8> = packet
+            .rights
+            .iter()
+            .flat_map(RightDescriptor::encode)
+            .collect();
+        let mut outgoing = lock(&self.rings.outgoing);
+        self.check_sleeper(&outgoing, socket)?;
+        match outgoing.push(RecordKind::Packet.tag(), &[&head, &rights, packet.inline]) {
+            Ok(()) => {}
+            Err(PushError::Full { .. }) => {
+                let len = head.len() + rights.len() + packet.inline.len();
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                return Err(Refusal::Full(Full::Ring { len }));
+            }
+            Err(PushError::TooLarge { .. }) => return Err(Refusal::System(Errno::MSGSIZE)),
+            Err(_) => return Err(Refusal::Closed),
+        }
+        self.heed(outgoing.publish());
+        Ok(())
+    }
+
+    /// Sends a packet through the socket, and a record that keeps its place.
+    pub(crate) fn send_through_socket(
+        &self,
+        socket: BorrowedFd<'_>,
+        packet: &Outgoing<'_>,
+    ) -> Result<(), Refusal> {
+        let mut outgoing = lock(&self.rings.outgoing);
+        if !outgoing.fits(0).map_err(|_| Refusal::Closed)? {
+            return Err(Refusal::Full(Full::Ring { len: 0 }));
+        }
+        socket::try_send(socket, packet)?;
+        outgoing
+            .push(RecordKind::InSocket.tag(), &[])
+            .map_err(|_| Refusal::Closed)?;
+        self.heed(outgoing.publish());
+        Ok(())
+    }
+
+    fn heed(&self, bell: Wake) {
+        if bell == Wake::Ring {
+            self.ring();
+        }
+    }
+
+    /// A side that says that it sleeps was alive when it said so, and may have died in its sleep:
+    /// the kernel is asked, but not every time. Afterwards it is too late: what was published may
+    /// have been received.
+    fn check_sleeper(&self, outgoing: &Producer, socket: BorrowedFd<'_>) -> Result<(), Refusal> {
+        if !outgoing.consumer_sleeps() {
+            return Ok(());
+        }
+        let now = self.made.elapsed().as_micros() as u64;
+        if now.wrapping_sub(self.asked.load(Ordering::Relaxed)) < ASK_AFTER_MICROS {
+            return Ok(());
+        }
+        self.asked.store(now, Ordering::Relaxed);
+        match socket::wait(socket, PollFlags::empty(), Deadline::Passed) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Refusal::Closed),
+            Err(errno) => Err(Refusal::System(errno)),
+        }
+    }
+
+    fn ring(&self) {
+        // What cannot be rung is not heard, and harms who made the bell.
+        self.peer_bell.ring().ok();
+    }
+
+    /// Rings the bell of this side, so that whoever waits for it looks again.
+    pub(crate) fn ring_own(&self) {
+        self.own_bell.ring().ok();
+    }
+
+    /// Publishes an empty record, if there is room.
+    pub(crate) fn announce(&self, kind: RecordKind) {
+        let mut outgoing = lock(&self.rings.outgoing);
+        if outgoing.push(kind.tag(), &[]).is_ok() && outgoing.publish() == Wake::Ring {
+            self.ring();
+        }
+    }
+
+    /// Whether a record has come. A broken ring counts: reading it says so.
+    pub(crate) fn is_ready(&self) -> bool {
+        lock(&self.rings.incoming).consumer.ready().unwrap_or(true)
+    }
+
+    /// Takes the next record.
+    pub(crate) fn next(&self) -> Result<Next, Nothing> {
+        let mut reader = lock(&self.rings.incoming);
+        let Some(mut record) = reader.consumer.incoming().map_err(broken)? else {
+            return Err(Nothing::Empty);
+        };
+        let kind = RecordKind::from_tag(record.record().tag).ok_or(Nothing::Violation)?;
+        let taken = RECORD_HEADER_BYTES + record.record().len as usize;
+        let next = match kind {
+            RecordKind::Packet => Next::Packet(read_packet(&mut record)?),
+            RecordKind::InSocket => Next::InSocket,
+            control => Next::Control(control),
+        };
+        drop(record);
+        reader.unreleased += taken;
+        // Giving space back costs a barrier and the other side a cache line, so it is done in
+        // eighths of the ring, and before sleeping. A record never takes more than a half, so a
+        // sender with nothing left to be read always has room.
+        if reader.unreleased >= RELEASE_BYTES {
+            reader.unreleased = 0;
+            if reader.consumer.release() == Wake::Ring {
+                self.ring();
+            }
+        }
+        Ok(next)
+    }
+
+    /// Announces that this side is about to wait for its bell. False if something is there.
+    pub(crate) fn prepare_to_receive(&self) -> bool {
+        let mut reader = lock(&self.rings.incoming);
+        reader.unreleased = 0;
+        match reader.consumer.prepare_sleep() {
+            Ok((bell, readiness)) => {
+                if bell == Wake::Ring {
+                    self.ring();
+                }
+                readiness == Readiness::Sleep
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Takes the announcement back.
+    pub(crate) fn awake(&self) {
+        lock(&self.rings.incoming).consumer.awake();
+    }
+
+    /// Announces that this side is about to wait for room. False if there is room.
+    pub(crate) fn prepare_to_send(&self, len: u32) -> bool {
+        match lock(&self.rings.outgoing).prepare_sleep(len) {
+            Ok((bell, readiness)) => {
+                if bell == Wake::Ring {
+                    self.ring();
+                }
+                readiness == Readiness::Sleep
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Bytes that are taken before their space is given back.
+const RELEASE_BYTES: usize = 64 << 10;
+
+fn broken(_: Corrupt) -> Nothing {
+    Nothing::Violation
+}
+
+/// A pipe, whose bytes mean nothing.
+///
+/// The other side has it too and may do with it what it likes, so nothing here relies on the
+/// flags of the pipe, or on its being one: every call says itself that it does not wait. An eventfd
+/// has no such call; its owner could fill it up and make the other side wait for ever.
+#[derive(Debug)]
+struct Bell {
+    out: OwnedFd,
+    into: OwnedFd,
+}
+
+/// The position of a pipe, which has none (preadv2(2)).
+const NOWHERE: u64 = u64::MAX;
+
+impl Bell {
+    fn new() -> io::Result<Self> {
+        let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Self { out, into })
+    }
+
+    fn of([out, into]: [OwnedFd; 2]) -> Self {
+        Self { out, into }
+    }
+
+    fn ring(&self) -> io::Result<()> {
+        let byte = [IoSlice::new(b"!")];
+        match rustix::io::pwritev2(&self.into, &byte, NOWHERE, ReadWriteFlags::NOWAIT) {
+            // Full of rings that were not heard, so it is readable.
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    fn hear(&self) {
+        let mut bytes = [0; 4096];
+        let mut into = [IoSliceMut::new(&mut bytes)];
+        // Nothing there, or no pipe: both are no matter.
+        rustix::io::preadv2(&self.out, &mut into, NOWHERE, ReadWriteFlags::NOWAIT).ok();
+    }
+}
+
+fn read_packet(record: &mut portolan_ring::Incoming<'_>) -> Result<Incoming, Nothing> {
+    let mut head = [0; HEADER_BYTES];
+    if record.copy_to(&mut head) != HEADER_BYTES {
+        return Err(Nothing::Violation);
+    }
+    let header = packet::decode_header(&head).map_err(|_| Nothing::Violation)?;
+    if header.rights != 0 {
+        return read_packet_with_rights(&head, record);
+    }
+    let fits = record.remaining() as u64 == header.length;
+    if !fits || header.flags.contains(Flags::OUT_OF_LINE) || header.kind.descriptors() != 0 {
+        return Err(Nothing::Violation);
+    }
+    let mut bytes = Vec::with_capacity(record.remaining());
+    record.append_to(&mut bytes);
+    Ok(Incoming::without_descriptors(header, Vec::new(), bytes))
+}
+
+/// Only dead rights need no descriptors, so this is rare.
+fn read_packet_with_rights(
+    head: &[u8; HEADER_BYTES],
+    record: &mut portolan_ring::Incoming<'_>,
+) -> Result<Incoming, Nothing> {
+    let mut bytes = head.to_vec();
+    record.append_to(&mut bytes);
+    let packet = packet::decode(&bytes).map_err(|_| Nothing::Violation)?;
+    if packet.descriptors() != 0 {
+        return Err(Nothing::Violation);
+    }
+    let inline = packet.inline.to_vec();
+    Ok(Incoming::without_descriptors(
+        packet.header,
+        packet.rights,
+        inline,
+    ))
+}
+
+impl Incoming {
+    fn without_descriptors(
+        header: packet::Header,
+        rights: Vec<RightDescriptor>,
+        bytes: Vec<u8>,
+    ) -> Self {
+        Self {
+            header,
+            rights,
+            payload: Payload::Heap(bytes),
+            fds: std::collections::VecDeque::new(),
+            credentials: None,
+            pidfd: None,
+        }
+    }
+}
