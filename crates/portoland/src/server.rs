@@ -42,6 +42,12 @@ pub const MAX_CONFINED: usize = 4096;
 /// Requests and connections that are taken before other events get their turn.
 const BATCH: usize = 64;
 
+/// How long the listener rests when a connection cannot be accepted.
+const REST: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+
 /// The server cannot go on.
 #[derive(Debug, Error)]
 #[error("the event loop of the bootstrap server failed")]
@@ -79,6 +85,7 @@ pub struct Server {
     services: HashMap<PortKey, SendRight>,
     last_port: u64,
     listener: Option<OwnedFd>,
+    listener_rests: bool,
     signals: Option<UnixStream>,
     refusals: LogLimit,
     /// Without a listener nobody can come back once the last right is gone.
@@ -120,6 +127,7 @@ impl Server {
             services: HashMap::new(),
             last_port: 0,
             listener: None,
+            listener_rests: false,
             signals: None,
             refusals: LogLimit::default(),
             public_is_unused: false,
@@ -183,13 +191,17 @@ impl Server {
         }
         let mut buffer = [MaybeUninit::<Event>::uninit(); BATCH];
         while !self.ended {
-            let events = match epoll::wait(&self.events, &mut buffer, None) {
+            let rest = self.listener_rests.then_some(REST);
+            let events = match epoll::wait(&self.events, &mut buffer, rest.as_ref()) {
                 Ok((events, _)) => events,
                 Err(Errno::INTR) => continue,
                 Err(other) => return Err(other.into()),
             };
             for event in &*events {
                 self.happened(Source::from_data(event.data));
+            }
+            if rest.is_some() {
+                self.rest_listener(false);
             }
         }
         Ok(())
@@ -275,10 +287,25 @@ impl Server {
                     if self.refusals.admits() {
                         tracing::error!(%errno, "cannot accept a connection");
                     }
-                    return;
+                    return self.rest_listener(true);
                 }
             }
         }
+    }
+
+    /// Leaves the listener alone for a while, or takes it up again: a connection that cannot be
+    /// accepted would be reported again and again.
+    fn rest_listener(&mut self, rest: bool) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        let flags = if rest {
+            EventFlags::empty()
+        } else {
+            EventFlags::IN
+        };
+        self.listener_rests =
+            epoll::modify(&self.events, listener, Source::Listener.data(), flags).is_ok() && rest;
     }
 
     fn admit(&mut self, socket: OwnedFd) {
