@@ -29,13 +29,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Bootstrap(options) => serve_names(&options),
         Command::Shutdown => shutdown(),
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Arguments::command(),
-                "portolan",
-                &mut std::io::stdout(),
-            );
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "portolan", &mut script);
+            output::bytes(&script)
         }
         Command::Man { directory } => man(directory.as_deref()),
     }
@@ -51,12 +47,15 @@ fn serve_names(options: &args::Bootstrap) -> anyhow::Result<()> {
     Ok(daemon::run(&bootstrap::directory(), mode)?)
 }
 
-/// Nothing is started only to be ended.
+/// Nothing is started only to be ended. A confined program asks with the right that it inherited,
+/// like for everything else.
 fn shutdown() -> anyhow::Result<()> {
-    let directory = bootstrap::directory();
-    Bootstrap::connect(&directory)?
-        .shutdown()
-        .context("the server was not ended")
+    let inherited = std::env::var_os(run::INHERITED_FD).is_some();
+    let server = match inherited {
+        true => Bootstrap::from_env(),
+        false => Bootstrap::connect(&bootstrap::directory()),
+    };
+    server?.shutdown().context("the server was not ended")
 }
 
 fn man(directory: Option<&std::path::Path>) -> anyhow::Result<()> {

@@ -1,22 +1,21 @@
 //! What the command prints.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the one place that prints"
-)]
-
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-/// Prints a line of output.
+/// Prints a line of output. A command whose output nobody takes ends, as others do.
 pub(crate) fn line(text: impl std::fmt::Display) {
-    println!("{text}");
+    if let Err(error) = writeln!(io::stdout(), "{text}") {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            remark(format_args!("standard output: {error}"));
+        }
+        std::process::exit(1);
+    }
 }
 
-/// Prints a remark that is not output.
+/// Prints a remark that is not output. It is lost if nobody takes it: a service goes on.
 pub(crate) fn remark(text: impl std::fmt::Display) {
-    eprintln!("portolan: {text}");
+    writeln!(io::stderr(), "portolan: {text}").ok();
 }
 
 /// Prints why the command failed.

@@ -4,9 +4,11 @@ mod property_list;
 mod read;
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use portolan_wire::bootstrap::MAX_ENTITLEMENT_BYTES;
 use portolan_wire::group::{GroupError, GroupId};
 use thiserror::Error;
 
@@ -53,7 +55,7 @@ impl Entitlements {
             path: path.to_path_buf(),
             cause,
         };
-        let bytes = std::fs::read(path).map_err(|error| cause(Cause::Unreadable(error)))?;
+        let bytes = read_some(path).map_err(|error| cause(Cause::Unreadable(error)))?;
         let entitlements = Self::parse(&bytes);
         let entitlements = entitlements.map_err(|error| cause(Cause::Wrong(Box::new(error))))?;
         Ok((entitlements, bytes))
@@ -88,6 +90,17 @@ impl Entitlements {
             (Operation::MachRegister, Filter::LocalName) => &self.register_local,
         }
     }
+}
+
+/// Reads a file that is no longer than the server takes.
+fn read_some(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = MAX_ENTITLEMENT_BYTES as u64;
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > MAX_ENTITLEMENT_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
 }
 
 /// A place in a text, counted from 1.

@@ -24,7 +24,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
     };
     // Read here first, so that what is wrong with the file is said with its position.
     let read = Entitlements::read_with_text(&options.entitlements);
-    let (_, text) = read.map_err(exit::configuration)?;
+    let (entitlements, text) = read.map_err(exit::configuration)?;
     let right = Bootstrap::from_env()?
         .confine(&label, &text)
         .with_context(|| format!("cannot get a bootstrap right for {label}"))?;
@@ -32,10 +32,14 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         anyhow::bail!("the bootstrap right is in use")
     };
     rustix::io::fcntl_setfd(&socket, FdFlags::empty())?;
-    output::remark(format_args!(
-        "{label}: names are checked against the entitlements; \
-         the program is not locked in at the operating system"
-    ));
+    let checked = match entitlements.app_sandbox {
+        true => {
+            "names are checked against the entitlements; \
+                 the program is not locked in at the operating system"
+        }
+        false => "without com.apple.security.app-sandbox, any name may be used",
+    };
+    output::remark(format_args!("{label}: {checked}"));
     let number = std::os::fd::AsRawFd::as_raw_fd(&socket).to_string();
     let error = Command::new(program)
         .args(arguments)

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -36,18 +37,22 @@ fn check_program(command: &[OsString]) -> anyhow::Result<()> {
     let Some(program) = command.first() else {
         return Ok(());
     };
-    let path = std::path::Path::new(program);
-    let found = if path.components().count() > 1 {
-        path.is_file()
+    let path = Path::new(program);
+    let error = if path.components().count() > 1 {
+        can_execute(path).err()
     } else {
         let directories = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&directories).any(|directory| directory.join(path).is_file())
+        let found =
+            std::env::split_paths(&directories).any(|at| can_execute(&at.join(path)).is_ok());
+        (!found).then_some(rustix::io::Errno::NOENT)
     };
-    if found {
-        Ok(())
-    } else {
-        Err(exit::not_executed(program, io::ErrorKind::NotFound.into()))
-    }
+    error.map_or(Ok(()), |errno| {
+        Err(exit::not_executed(program, errno.into()))
+    })
+}
+
+fn can_execute(path: &Path) -> rustix::io::Result<()> {
+    rustix::fs::access(path, rustix::fs::Access::EXEC_OK)
 }
 
 fn work(port: &ReceiveRight, options: &Serve) -> anyhow::Result<()> {

@@ -188,6 +188,9 @@ fn programs_that_cannot_be_executed() {
     let empty = world.write("empty.toml", "");
     let empty = empty.to_str().expect("path");
     world
+        .run(["serve", "test.x", "--", empty])
+        .fails(126, "Permission denied (os error 13)");
+    world
         .run(["run", "--entitlements", empty, "--", "/nonexistent"])
         .fails(127, "cannot execute /nonexistent");
     world

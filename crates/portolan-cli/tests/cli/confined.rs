@@ -110,6 +110,8 @@ fn s73_a_program_that_is_not_sandboxed_may_use_any_name() {
 #[test]
 fn a_confined_program_can_neither_end_the_server_nor_make_itself_another_identity() {
     let world = World::new();
+    world.run(["list"]).ok();
+    script(&world, GROUP, "$portolan shutdown").fails(4, "Permission denied (1100)");
     let free = world.write("free.toml", "");
     // Without its inherited right it would be a program that is not confined: locking it in at the
     // operating system is what keeps it from that.
