@@ -99,7 +99,7 @@ impl Event {
 pub(crate) enum Read {
     Message(Message),
     /// A channel that the sender made for somebody else.
-    Minted(Channel),
+    Minted(Box<Channel>),
     /// From here on, memory is looked at.
     Promoted,
     /// Something that concerns nobody else.
@@ -271,6 +271,14 @@ impl Channel {
                 read
             }
             Err(Nothing::Empty) => Read::Empty,
+            Err(Nothing::Lost(header)) => {
+                // The client is to know that no answer will come. A right that was to be made here
+                // is dead from the start.
+                if header.kind == Kind::Message && header.slot != 0 {
+                    self.refuse(header.slot);
+                }
+                Read::Other
+            }
             Err(Nothing::Closed | Nothing::Violation) => Read::Closed,
         }
     }
@@ -309,7 +317,7 @@ impl Channel {
                 let socket = incoming.fds.pop_front().filter(socket::is_channel_end);
                 let socket = socket.ok_or(Nothing::Violation)?;
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;
-                Ok(Read::Minted(Self::new(socket, self.badge, false)))
+                Ok(Read::Minted(Box::new(Self::new(socket, self.badge, false))))
             }
             // Once: a bell that nobody knows any more would stay in the epoll instance.
             Kind::Promote if !self.once && self.ring.get().is_none() => {

@@ -22,7 +22,7 @@ const OFFER_AFTER: u32 = 3;
 pub(crate) struct Memory {
     stage: AtomicU8,
     sent: AtomicU32,
-    offer: OnceLock<Offer>,
+    offer: OnceLock<Box<Offer>>,
     /// Read by whoever sends, written while the channel changes from the socket to memory.
     mode: RwLock<()>,
 }
@@ -104,7 +104,7 @@ impl Memory {
         };
         socket::try_send(socket, &packet).map_err(|_| io::ErrorKind::WouldBlock)?;
         self.offer
-            .set(Offer { ring, events })
+            .set(Box::new(Offer { ring, events }))
             .map_err(|_| io::ErrorKind::AlreadyExists.into())
     }
 
@@ -171,7 +171,7 @@ impl Events {
         let mut buffer = [MaybeUninit::<Event>::uninit(); 2];
         loop {
             match epoll::wait(&self.epoll, &mut buffer, deadline.timespec().as_ref()) {
-                Ok((events, _)) if events.is_empty() => return Ok(Woken::TooLate),
+                Ok(([], _)) => return Ok(Woken::TooLate),
                 Ok((events, _)) if events.iter().any(|event| event.data.u64() == SOCKET_EVENT) => {
                     return Ok(Woken::BySocket);
                 }

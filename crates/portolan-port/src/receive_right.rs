@@ -565,7 +565,7 @@ impl Port {
             }
             Read::Minted(minted) => {
                 // Without descriptors for another sender, the new right is dead from the start.
-                self.add(minted).ok();
+                self.add(*minted).ok();
             }
             Read::Promoted => self.heat(token, channel),
             Read::Other | Read::Empty => {}

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use portolan_wire::packet::{Kind, RecordKind};
+use portolan_wire::packet::{Header, Kind, RecordKind};
 use portolan_wire::port_id::PortId;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -43,8 +43,8 @@ pub struct SendRight {
     dead: AtomicBool,
     replies: Mutex<Replies>,
     progress: Condvar,
-    memory: Memory,
-    spinner: Spinner,
+    memory: Box<Memory>,
+    spinner: Box<Spinner>,
 }
 
 /// Requests that wait for their answers.
@@ -100,8 +100,8 @@ impl SendRight {
             dead: AtomicBool::new(false),
             replies: Mutex::default(),
             progress: Condvar::new(),
-            memory: Memory::default(),
-            spinner: Spinner::default(),
+            memory: Box::default(),
+            spinner: Box::default(),
         }
     }
 
@@ -144,6 +144,7 @@ impl SendRight {
     ///
     /// The right itself, if something has been sent with it or if it belongs to the process that
     /// this one was forked from.
+    #[expect(clippy::result_large_err, reason = "the right is given back as it is")]
     pub fn into_socket(self) -> Result<OwnedFd, Self> {
         if self.is_used() || self.check_process().is_err() {
             Err(self)
@@ -536,6 +537,7 @@ impl SendRight {
                 Ok(News::Closed) => Err(Nothing::Closed),
                 Ok(News::Other) => Ok(()),
                 Err(Nothing::Empty) => break,
+                Err(Nothing::Lost(header)) => self.lose(header, &mut replies),
                 Err(other) => Err(other),
             };
             if result.is_err() {
@@ -582,6 +584,15 @@ impl SendRight {
             // Without room, the new owner goes on not knowing.
             ring.send_through_socket(self.socket(), &packet).ok();
         }
+    }
+
+    /// An answer came for which this process had no descriptors.
+    fn lose(&self, header: Header, replies: &mut Replies) -> Result<(), Nothing> {
+        let lost = matches!(header.kind, Kind::Reply | Kind::Redirect);
+        if let Some(waiting) = replies.slots.get_mut(&header.slot).filter(|_| lost) {
+            *waiting = Slot::Refused;
+        }
+        Ok(())
     }
 
     fn dispatch(&self, mut incoming: Incoming, replies: &mut Replies) -> Result<(), Nothing> {
@@ -652,7 +663,7 @@ impl SendRight {
                 Ok(incoming) if incoming.header.kind == Kind::Message => {
                     return self.answer(incoming).map_err(|_| ReplyError::NoReply);
                 }
-                Ok(_) | Err(Nothing::Closed | Nothing::Violation) => {
+                Ok(_) | Err(Nothing::Closed | Nothing::Violation | Nothing::Lost(_)) => {
                     return Err(ReplyError::NoReply);
                 }
                 Err(Nothing::Empty) => {}

@@ -138,6 +138,9 @@ pub(crate) enum Nothing {
     Closed,
     /// The other end broke the protocol.
     Violation,
+    /// This process has no descriptors left, and so lost those of the packet, and the packet with
+    /// them. Nothing is wrong with the channel.
+    Lost(Header),
 }
 
 /// Receives a packet without waiting.
@@ -168,7 +171,7 @@ pub(crate) fn receive_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<R
     }
     match result {
         Ok(received) if received.len == 0 => Err(Nothing::Closed),
-        Ok(received) if received.truncated || received.descriptors_lost => Err(Nothing::Violation),
+        Ok(received) if received.truncated => Err(Nothing::Violation),
         Ok(received) => Ok(received),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Nothing::Empty),
         Err(_) => Err(Nothing::Closed),
@@ -177,6 +180,9 @@ pub(crate) fn receive_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<R
 
 fn take_apart(bytes: &[u8], received: Received) -> Result<Incoming, Nothing> {
     let packet = packet::decode(bytes).map_err(|_| Nothing::Violation)?;
+    if received.descriptors_lost && packet.descriptors() > received.descriptors.len() {
+        return Err(Nothing::Lost(packet.header));
+    }
     if packet.descriptors() != received.descriptors.len() {
         return Err(Nothing::Violation);
     }

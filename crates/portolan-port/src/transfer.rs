@@ -351,7 +351,7 @@ fn unload_vans(vans: impl Iterator<Item = OwnedFd>) -> Result<Vec<Channel>, Noth
             let received = match socket::receive_raw(van.as_fd(), &mut buffer) {
                 Ok(received) => received,
                 Err(Nothing::Empty | Nothing::Closed) => break,
-                Err(Nothing::Violation) => return Err(Nothing::Violation),
+                Err(_) => return Err(Nothing::Violation),
             };
             let bytes = buffer.get(..received.len).unwrap_or_default();
             let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;

@@ -345,7 +345,8 @@ fn receive_without_descriptors() {
         })
     };
     let kept = gift();
-    greedy.send(gift(), PATIENCE).expect("send");
+    let asked = greedy.begin_request(gift(), PATIENCE).expect("send");
+    let minted = greedy.copy(PATIENCE).expect("copy");
     let files = exhaust_descriptors();
     assert!(files.len() > 20, "the limit is not where it should be");
     assert_served(&port, &honest);
@@ -354,7 +355,13 @@ fn receive_without_descriptors() {
         matches!(nothing, Err(ReceiveError::TimedOut)),
         "{nothing:?}"
     );
-    assert!(greedy.is_dead(), "its message could not be received whole");
+    let lost = asked.wait(PATIENCE);
+    assert!(matches!(lost, Err(ReplyError::NoReply)), "{lost:?}");
+    assert!(
+        minted.is_dead(),
+        "there was no descriptor for its other end"
+    );
+    assert!(!greedy.is_dead(), "it has done nothing wrong");
     assert!(port.make_send().is_err());
     spare.send(kept, PATIENCE).expect("sending needs none");
     drop(files);
