@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Write};
 use anyhow::Context;
 use clap::ValueEnum;
 
-use crate::cell::Cell;
+use crate::cell::{Action, Cell, Sample};
 use crate::peer;
 use crate::{measure, place};
 
@@ -15,7 +15,7 @@ pub(crate) enum Role {
     /// Says that it listens, and serves until it is killed.
     Server,
     /// Stops for an order when it is connected and when it is warm; says a
-    /// [`Sample`](crate::cell::Sample).
+    /// [`Sample`].
     Client,
     /// What the peer needs between client and server: a bootstrap server, a bus.
     Helper,
@@ -54,26 +54,30 @@ pub(crate) fn play(role: Role, cell: &str) -> anyhow::Result<()> {
 }
 
 fn be_client(cell: &Cell) -> anyhow::Result<()> {
-    let sample = if cell.peer.is_limit() {
+    if cell.peer.is_limit() {
         wait_for_order();
-        peer::run_limit(cell, wait_for_order)?
-    } else {
-        let mut client = peer::connect(cell)?;
-        wait_for_order();
-        if cell.task.idle > 0 {
-            client.open_idle(cell.task.idle, is_idle_used(cell))?;
-        }
-        measure::run(client.as_mut(), cell, wait_for_order)?
-    };
-    say(&serde_json::to_string(&sample)?);
-    // Ending would make work for the server while its processor time is still looked at.
-    wait_for_end();
+        return finish(&peer::run_limit(cell, wait_for_order)?);
+    }
+    // Hanging up would make work for the server while its processor time is still looked at, so
+    // this lives until the end.
+    let mut client = peer::connect(cell)?;
+    wait_for_order();
+    if cell.task.idle > 0 {
+        client.open_idle(cell.task.idle, is_idle_used(cell))?;
+    }
+    finish(&measure::run(client.as_mut(), cell, wait_for_order)?)
+}
+
+fn finish(sample: &Sample) -> anyhow::Result<()> {
+    say(&serde_json::to_string(sample)?);
+    // Whatever comes is the end.
+    io::stdin().lock().read_line(&mut String::new())?;
     Ok(())
 }
 
 /// Idle clients have been clients before; idle channels are those nothing was sent on.
 fn is_idle_used(cell: &Cell) -> bool {
-    cell.task.action == crate::cell::Action::Idle
+    cell.task.action == Action::Idle
 }
 
 fn wait_for_order() {
@@ -84,11 +88,6 @@ fn wait_for_order() {
         // Whoever gave the orders is gone.
         Ok(0) | Err(_) => std::process::exit(1),
     }
-}
-
-fn wait_for_end() {
-    // Whatever comes is the end.
-    io::stdin().lock().read_line(&mut String::new()).ok();
 }
 
 fn say(line: &str) {

@@ -26,14 +26,14 @@ pub(crate) fn run(mut cell: Cell, parent: &Path, number: usize) -> anyhow::Resul
 
 fn run_in(cell: &Cell) -> anyhow::Result<Sample> {
     let patience = cell.budget * 3 + Duration::from_secs(30);
-    let mut others = Vec::new();
+    let mut others = LastFirst(Vec::new());
     if cell.peer.has_helper(&cell.task) {
-        others.push(Process::start(Role::Helper, cell, patience)?);
+        others.0.push(Process::start(Role::Helper, cell, patience)?);
     }
     if !cell.peer.is_limit() {
         let mut server = Process::start(Role::Server, cell, patience)?;
         server.expect(LISTENING)?;
-        others.push(server);
+        others.0.push(server);
     }
     let mut clients = (0..cell.task.clients)
         .map(|_| Process::start(Role::Client, cell, patience))
@@ -41,26 +41,35 @@ fn run_in(cell: &Cell) -> anyhow::Result<Sample> {
     for client in &mut clients {
         client.expect(WAITING)?;
     }
-    let empty = others.last().map(Process::holdings).transpose()?;
+    let empty = others.0.last().map(Process::holdings).transpose()?;
     order(&mut clients)?;
     for client in &mut clients {
         client.expect(WAITING)?;
     }
-    let full = others.last().map(Process::holdings).transpose()?;
-    let before = cpu_ns(&others)?;
+    let full = others.0.last().map(Process::holdings).transpose()?;
+    let before = cpu_ns(&others.0)?;
     order(&mut clients)?;
     let samples = clients
         .iter_mut()
         .map(Process::sample)
         .collect::<anyhow::Result<Vec<_>>>()?;
     let mut sample = together(&samples);
-    sample.cpu_ns += cpu_ns(&others)? - before;
+    sample.cpu_ns += cpu_ns(&others.0)? - before;
     if let (Some(empty), Some(full), idle @ FEW..) = (empty, full, cell.task.idle) {
         let per_channel = |before: u64, after: u64| (after as f64 - before as f64) / idle as f64;
         sample.bytes_per_channel = Some(per_channel(empty.0, full.0));
         sample.descriptors_per_channel = Some(per_channel(empty.1, full.1));
     }
     Ok(sample)
+}
+
+/// Processes that are ended in the opposite order: a server before the bus it is on.
+struct LastFirst(Vec<Process>);
+
+impl Drop for LastFirst {
+    fn drop(&mut self) {
+        while self.0.pop().is_some() {}
+    }
 }
 
 /// With fewer idle channels the memory that each takes is lost in that of everything else.
