@@ -116,6 +116,15 @@ pub(crate) enum Placement {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Policy {
     Adaptive,
+    Block,
+    Spin,
+}
+
+impl Policy {
+    /// Eight clients that spin say nothing about any of them.
+    pub(crate) fn suits(self, task: &Task) -> bool {
+        self != Self::Spin || task.clients == 1
+    }
 }
 
 /// What one process found out, or all clients of a cell together.

@@ -1,5 +1,6 @@
 //! The measured part, in the client: back to back, with one look at the clock for each message.
 
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ pub(crate) fn run(
     if run.action == Action::Stream {
         run.stream(warm_up, 2000)?;
     } else {
-        run.round_trips(&mut Vec::new(), warm_up, 2000)?;
+        run.round_trips(&mut Vec::new(), warm_up, 1..=2000)?;
     }
     let mut times = room_for_times(cell);
     begin();
@@ -40,7 +41,7 @@ pub(crate) fn run(
             thread::sleep(cell.budget);
             Sample::default()
         }
-        _ => run.round_trips(&mut times, cell.budget, u64::MAX)?,
+        _ => run.round_trips(&mut times, cell.budget, FEWEST..=u64::MAX)?,
     };
     sample.cpu_ns = place::own_cpu_ns() - cpu;
     sample.p50_ns = percentile(&mut times, 50);
@@ -61,11 +62,11 @@ impl Run<'_> {
         &mut self,
         times: &mut Vec<u32>,
         budget: Duration,
-        most: u64,
+        number: RangeInclusive<u64>,
     ) -> anyhow::Result<Sample> {
         let start = Instant::now();
         let (mut last, mut count) = (start, 0);
-        while count < most && (last - start < budget || count < FEWEST) {
+        while count < *number.end() && (last - start < budget || count < *number.start()) {
             let (answered, next) = self.once()?;
             let took = u32::try_from((answered - last).as_nanos()).unwrap_or(u32::MAX);
             if times.len() < times.capacity() {

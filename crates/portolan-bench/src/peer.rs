@@ -120,10 +120,14 @@ impl Peer {
         )
     }
 
-    /// In the ways of waiting that make rows of their own.
+    /// The ways of waiting that make rows of their own, the usual one first.
     pub(crate) fn policies(self) -> &'static [Option<Policy>] {
         match self {
-            Self::Portolan => &[Some(Policy::Adaptive)],
+            Self::Portolan => &[
+                Some(Policy::Adaptive),
+                Some(Policy::Block),
+                Some(Policy::Spin),
+            ],
             _ => &[None],
         }
     }

@@ -129,7 +129,12 @@ impl Wish {
     fn cells(&self, task: &Task) -> Vec<Cell> {
         let peers = Peer::value_variants().iter();
         let peers = peers.filter(|peer| self.wants(**peer, task));
-        let who = peers.flat_map(|peer| peer.policies().iter().map(|policy| (*peer, *policy)));
+        let policies = if self.quick { 1 } else { usize::MAX };
+        let who = peers.flat_map(|peer| {
+            let policies = peer.policies().iter().take(policies);
+            let suits = |policy: &&Option<Policy>| policy.is_none_or(|policy| policy.suits(task));
+            policies.filter(suits).map(|policy| (*peer, *policy))
+        });
         who.map(|(peer, policy)| Cell {
             task: task.clone(),
             peer,

@@ -124,11 +124,23 @@ impl Count {
     }
 }
 
+/// Words that share a cache line with no others. Every message is some of these.
+#[repr(align(64))]
+struct Line([AtomicU64; 8]);
+
+impl Line {
+    const BYTES: usize = 64;
+
+    fn new() -> Self {
+        Self([const { AtomicU64::new(0) }; 8])
+    }
+}
+
 struct Shared {
     /// Messages from the client, one behind the other.
-    words: Vec<AtomicU64>,
+    lines: Vec<Line>,
     per_message: usize,
-    answer: [AtomicU64; 8],
+    answer: Line,
     sent: Count,
     received: Count,
     /// The number of messages after which the server ends or answers with the total.
@@ -143,9 +155,11 @@ impl Shared {
             _ => 1,
         };
         Self {
-            words: (0..slots * bytes / 8).map(|_| AtomicU64::new(0)).collect(),
-            per_message: bytes / 8,
-            answer: [const { AtomicU64::new(0) }; 8],
+            lines: (0..slots * bytes / Line::BYTES)
+                .map(|_| Line::new())
+                .collect(),
+            per_message: bytes / Line::BYTES,
+            answer: Line::new(),
             sent: Count::new(),
             received: Count::new(),
             end: AtomicU64::new(u64::MAX),
@@ -153,16 +167,16 @@ impl Shared {
     }
 
     fn slots(&self) -> u32 {
-        (self.words.len() / self.per_message) as u32
+        (self.lines.len() / self.per_message) as u32
     }
 
-    fn message(&self, number: u32) -> &[AtomicU64] {
+    fn message(&self, number: u32) -> &[Line] {
         let slot = (number % self.slots()) as usize;
-        &self.words[slot * self.per_message..][..self.per_message]
+        &self.lines[slot * self.per_message..][..self.per_message]
     }
 
     fn write(&self, number: u32, source: &mut Source) {
-        for word in self.message(number) {
+        for word in self.message(number).iter().flat_map(|line| &line.0) {
             word.store(source.word(), Ordering::Relaxed);
         }
     }
@@ -172,9 +186,11 @@ impl Shared {
     }
 }
 
-fn sum(words: &[AtomicU64]) -> u64 {
-    words.iter().fold(0, |total, word| {
-        total.wrapping_add(word.load(Ordering::Relaxed))
+fn sum(lines: &[Line]) -> u64 {
+    lines.iter().fold(0, |total, line| {
+        line.0.iter().fold(total, |total, word| {
+            total.wrapping_add(word.load(Ordering::Relaxed))
+        })
     })
 }
 
@@ -189,9 +205,10 @@ fn serve(shared: &Shared, action: Action, patience: Patience) {
             total = total.wrapping_add(shared.sum(done));
             match action {
                 Action::Stream => {}
-                Action::Sum => shared.answer[0].store(total, Ordering::Relaxed),
+                Action::Sum => shared.answer.0[0].store(total, Ordering::Relaxed),
                 _ => {
-                    for (to, from) in shared.answer.iter().zip(shared.message(done)) {
+                    let (from, to) = (&shared.message(done)[0], &shared.answer);
+                    for (to, from) in to.0.iter().zip(&from.0) {
                         to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
                     }
                 }
@@ -201,7 +218,7 @@ fn serve(shared: &Shared, action: Action, patience: Patience) {
             }
             done = done.wrapping_add(1);
             if shared.end.load(Ordering::Relaxed) == u64::from(done) {
-                shared.answer[0].store(std::mem::take(&mut total), Ordering::Relaxed);
+                shared.answer.0[0].store(std::mem::take(&mut total), Ordering::Relaxed);
             }
             shared.received.set(done, patience);
         }
@@ -244,7 +261,7 @@ impl Client for Threads<'_> {
     fn round_trip(&mut self, source: &mut Source, _length: usize) -> anyhow::Result<u64> {
         self.publish(source);
         self.wait_for_all();
-        Ok(sum(&self.shared.answer))
+        Ok(sum(std::slice::from_ref(&self.shared.answer)))
     }
 
     fn send(&mut self, source: &mut Source, _length: usize) -> anyhow::Result<()> {
@@ -264,14 +281,19 @@ impl Client for Threads<'_> {
             .end
             .store(u64::from(self.sent.wrapping_add(1)), Ordering::Relaxed);
         // One more message of zeros carries the question.
-        for word in self.shared.message(self.sent) {
+        for word in self
+            .shared
+            .message(self.sent)
+            .iter()
+            .flat_map(|line| &line.0)
+        {
             word.store(0, Ordering::Relaxed);
         }
         self.sent = self.sent.wrapping_add(1);
         self.shared.sent.set(self.sent, self.patience);
         self.wait_for_all();
         self.room = self.shared.slots();
-        Ok(self.shared.answer[0].load(Ordering::Relaxed))
+        Ok(self.shared.answer.0[0].load(Ordering::Relaxed))
     }
 }
 

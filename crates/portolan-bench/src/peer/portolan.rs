@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use portolan::bootstrap::{Bootstrap, ConnectError};
 use portolan::{Message, ReceiveRight, Right, SendRight, ServiceName, Timeout};
+use portolan_port::WaitPolicy;
 use portoland::daemon::{self, Mode};
 
 use super::Client;
 use super::socket::{Seqpacket, dial, listen};
-use crate::cell::{Action, Cell};
+use crate::cell::{Action, Cell, Policy};
 use crate::payload::{Source, sum};
 
 const NAME: &str = "org.portolan.bench";
 
 pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
     let port = open(cell, ready)?;
+    port.set_wait_policy(policy(cell));
     let mut total = 0u64;
     loop {
         let mut request = port.receive(Timeout::NEVER)?;
@@ -83,6 +85,14 @@ fn answer_right(request: &mut Message) -> anyhow::Result<()> {
     }
 }
 
+fn policy(cell: &Cell) -> WaitPolicy {
+    match cell.policy {
+        Some(Policy::Adaptive) | None => WaitPolicy::Adaptive,
+        Some(Policy::Block) => WaitPolicy::Block,
+        Some(Policy::Spin) => WaitPolicy::Spin,
+    }
+}
+
 fn word(word: u64) -> Message {
     Message::new(0).with_bytes(word.to_le_bytes())
 }
@@ -93,6 +103,7 @@ fn name() -> anyhow::Result<ServiceName> {
 
 struct Portolan {
     right: SendRight,
+    policy: WaitPolicy,
     bootstrap: Option<(Bootstrap, ServiceName)>,
     idle: Vec<SendRight>,
 }
@@ -100,18 +111,21 @@ struct Portolan {
 pub(super) fn connect(cell: &Cell) -> anyhow::Result<Box<dyn Client>> {
     if cell.task.action == Action::Find {
         let (bootstrap, name) = (Bootstrap::connect(&cell.directory)?, name()?);
-        let mut client = Portolan::with(bootstrap.look_up(&name)?);
+        let mut client = Portolan::with(bootstrap.look_up(&name)?, policy(cell));
         client.bootstrap = Some((bootstrap, name));
         return Ok(Box::new(client));
     }
     let socket = dial::<Seqpacket>(&cell.directory)?;
-    Ok(Box::new(Portolan::with(SendRight::from_socket(socket)?)))
+    let right = SendRight::from_socket(socket)?;
+    Ok(Box::new(Portolan::with(right, policy(cell))))
 }
 
 impl Portolan {
-    fn with(right: SendRight) -> Self {
+    fn with(right: SendRight, policy: WaitPolicy) -> Self {
+        right.set_wait_policy(policy);
         Self {
             right,
+            policy,
             bootstrap: None,
             idle: Vec::new(),
         }
@@ -143,7 +157,7 @@ impl Client for Portolan {
 
     fn find(&self) -> anyhow::Result<Box<dyn Client>> {
         let (bootstrap, name) = self.bootstrap.as_ref().context("no bootstrap server")?;
-        Ok(Box::new(Self::with(bootstrap.look_up(name)?)))
+        Ok(Box::new(Self::with(bootstrap.look_up(name)?, self.policy)))
     }
 
     fn open_idle(&mut self, count: usize, used: bool) -> anyhow::Result<()> {
