@@ -148,7 +148,7 @@ pub(crate) fn try_receive(socket: BorrowedFd<'_>) -> Result<Incoming, Nothing> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    BUFFER.with_borrow_mut(|buffer| {
+    let receive = |buffer: &mut Vec<u8>| {
         buffer.resize(
             HEADER_BYTES + MAX_MESSAGE_RIGHTS * RIGHT_BYTES + INLINE_MAX,
             0,
@@ -156,7 +156,11 @@ pub(crate) fn try_receive(socket: BorrowedFd<'_>) -> Result<Incoming, Nothing> {
         let received = receive_raw(socket, buffer)?;
         let bytes = buffer.get(..received.len).unwrap_or_default();
         take_apart(bytes, received)
-    })
+    };
+    // A thread that ends may drop a right after this buffer.
+    BUFFER
+        .try_with(|buffer| receive(&mut buffer.borrow_mut()))
+        .unwrap_or_else(|_| receive(&mut Vec::new()))
 }
 
 /// Receives the bytes and descriptors of a packet without waiting.
