@@ -8,6 +8,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// The environment variable that tells a process which part it plays.
 const VARIABLE: &str = "PORTOLAN_TEST_PART";
@@ -62,10 +66,20 @@ impl Process {
     ///
     /// # Panics
     ///
-    /// If it failed: what it asserted did not hold.
+    /// If it failed: what it asserted did not hold. If it has not ended after half a minute.
     pub fn finish(&mut self) {
+        let half_a_minute = Duration::from_secs(30);
+        assert!(self.ends_within(half_a_minute), "it has not ended");
         let status = self.0.wait().expect("wait");
         assert!(status.success(), "the other process: {status}");
+    }
+
+    fn ends_within(&self, time: Duration) -> bool {
+        let pid = Pid::from_child(&self.0);
+        let process = pidfd_open(pid, PidfdFlags::empty()).expect("not yet waited for");
+        let time = Timespec::try_from(time).expect("short");
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        poll(&mut ended, Some(&time)).expect("poll") == 1
     }
 
     /// Kills it with `SIGKILL`; when this returns it is gone with all its descriptors.
@@ -83,5 +97,20 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_does_not_end_is_not_waited_for() {
+        let cat = Command::new("cat").stdin(Stdio::piped()).spawn();
+        let mut process = Process(cat.expect("cat"));
+        assert!(!process.ends_within(Duration::from_millis(10)));
+        drop(process.0.stdin.take());
+        assert!(process.ends_within(Duration::from_secs(20)));
+        process.finish();
     }
 }
