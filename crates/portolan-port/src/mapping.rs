@@ -25,10 +25,13 @@ use std::slice;
 use std::sync::Mutex;
 
 use portolan_ring::{Consumer, Producer, Region};
-use rustix::fs::SealFlags;
+use rustix::fs::{SealFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::channel::lock;
+
+/// `linux/magic.h`; where memfds are unless they ask for huge pages.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// A sealed memfd, mapped for reading.
 #[derive(Debug)]
@@ -50,16 +53,17 @@ impl Mapping {
     /// # Errors
     ///
     /// `InvalidData` when the seals, the contents or the length are not as required, otherwise what
-    /// `fcntl(2)`, `fstat(2)` or `mmap(2)` say.
+    /// `fcntl(2)`, `fstat(2)`, `fstatfs(2)`, `lseek(2)` or `mmap(2)` say.
     pub(crate) fn of_sealed(file: OwnedFd, len: usize) -> io::Result<Self> {
         let seals = rustix::fs::fcntl_get_seals(&file)?;
         let stat = rustix::fs::fstat(&file)?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
-        // In units of 512 bytes (stat(2)), whatever the page size.
-        let is_backed = blocks.saturating_mul(512) >= size;
-        let is_sealed = seals.contains(Self::seals());
-        if !is_sealed || !is_backed || size != len as u64 || len == 0 {
+        if !seals.contains(Self::seals()) || size != len as u64 || len == 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // A file of huge pages has seals too, but does not know its holes.
+        let is_plain = rustix::fs::fstatfs(&file)?.f_type == TMPFS_MAGIC;
+        if !is_plain || rustix::fs::seek(&file, SeekFrom::Hole(0))? != size {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let flags = MapFlags::SHARED;

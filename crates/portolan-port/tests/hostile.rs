@@ -17,7 +17,7 @@ use portolan_wire::moved::MovedChannel;
 use portolan_wire::packet::{Flags, Header, Kind, RightDescriptor, RightKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRng, TestRunner};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -453,6 +453,7 @@ fn memory_that_could_change_or_fault_is_refused() {
         ("longer", memory(LEN + 1, all_seals())),
         ("empty", memory(0, all_seals())),
         ("a hole", hole(LEN)),
+        ("a hole before memory behind the end", hidden_hole(LEN)),
     ];
     for missing in all_seals().iter() {
         cases.push(("a seal short", memory(LEN, all_seals() - missing)));
@@ -476,6 +477,17 @@ fn memory_that_could_change_or_fault_is_refused() {
 fn hole(len: usize) -> OwnedFd {
     let file = memory(0, SealFlags::empty());
     rustix::fs::ftruncate(&file, len as u64).expect("ftruncate");
+    rustix::fs::fcntl_add_seals(&file, all_seals()).expect("seal");
+    file
+}
+
+/// The same with as much memory as it is long, but behind its end.
+fn hidden_hole(len: usize) -> OwnedFd {
+    let file = memory(0, SealFlags::empty());
+    rustix::fs::ftruncate(&file, len as u64).expect("ftruncate");
+    let behind = (len as u64).next_multiple_of(rustix::param::page_size() as u64);
+    let keep = FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(&file, keep, behind, behind).expect("fallocate");
     rustix::fs::fcntl_add_seals(&file, all_seals()).expect("seal");
     file
 }
