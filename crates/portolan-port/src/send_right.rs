@@ -207,7 +207,11 @@ impl SendRight {
             ));
         };
         match self.post(message, slot, deadline) {
-            Ok(()) => Ok(PendingReply { right: self, slot }),
+            Ok(()) => Ok(PendingReply {
+                right: self,
+                slot,
+                elsewhere: None,
+            }),
             Err(error) => {
                 lock(&self.replies).slots.remove(&slot);
                 Err(error)
@@ -283,6 +287,8 @@ impl SendRight {
     ///
     /// It has a channel of its own, so it shares nothing with this one but the
     /// [badge](crate::ReceiveRight::make_send_badged).
+    ///
+    /// It is dead from the start if the receiver has less than a quarter of its descriptors left.
     ///
     /// # Errors
     ///
@@ -656,6 +662,16 @@ impl SendRight {
         }
     }
 
+    fn redirection_of(&self, slot: u32) -> Option<Arc<OwnedFd>> {
+        if self.check_process().is_err() {
+            return None;
+        }
+        match lock(&self.replies).slots.get(&slot) {
+            Some(Slot::Redirected(socket)) => Some(Arc::clone(socket)),
+            _ => None,
+        }
+    }
+
     /// Waits for the one message on a redirected slot.
     fn wait_elsewhere(&self, socket: &OwnedFd, deadline: Deadline) -> Result<Message, ReplyError> {
         loop {
@@ -699,12 +715,18 @@ impl fmt::Debug for SendRight {
 /// A request whose answer has not been fetched.
 ///
 /// The descriptor of [`AsFd`] is that of the right, and so is shared by all its requests: when it
-/// is readable, an answer to one of them has come. Dropping this forgets the request; the answer
-/// is dropped when it comes.
+/// is readable, there is news for one of them, and whichever of them is polled takes the news of
+/// all. So [poll](Self::poll) all of them then. If the reply right went to another process, `poll`
+/// finds that out, says `TimedOut`, and from then on the descriptor is that of the channel on
+/// which the answer comes; so ask for it again after each poll.
+///
+/// Dropping this forgets the request; the answer is dropped when it comes.
 #[must_use = "the answer is lost if it is not waited for"]
 pub struct PendingReply<'a> {
     right: &'a SendRight,
     slot: u32,
+    /// Where the answer comes, as far as `poll` has seen, if not through the right.
+    elsewhere: Option<Arc<OwnedFd>>,
 }
 
 impl PendingReply<'_> {
@@ -724,13 +746,16 @@ impl PendingReply<'_> {
     ///
     /// Those of [`wait`](Self::wait); `TimedOut` means not yet.
     pub fn poll(&mut self) -> Result<Message, ReplyError> {
-        self.right.wait_for(self.slot, Deadline::Passed)
+        let answer = self.right.wait_for(self.slot, Deadline::Passed);
+        self.elsewhere = self.right.redirection_of(self.slot);
+        answer
     }
 }
 
 impl AsFd for PendingReply<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.right.as_fd()
+        let elsewhere = self.elsewhere.as_deref().map(AsFd::as_fd);
+        elsewhere.unwrap_or_else(|| self.right.as_fd())
     }
 }
 

@@ -53,12 +53,12 @@ fn take_receive(message: &mut Message) -> ReceiveRight {
     }
 }
 
-fn is_readable(port: &ReceiveRight) -> bool {
+fn is_readable(fd: &impl AsFd) -> bool {
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    poll(&mut [PollFd::new(port, PollFlags::IN)], Some(&now)).expect("poll") == 1
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
 }
 
 #[test]
@@ -228,4 +228,22 @@ fn each_send_once_right_makes_one_message_whoever_receives() {
         port.receive(Timeout::POLL),
         Err(ReceiveError::TimedOut)
     ));
+}
+
+#[test]
+fn a_request_whose_reply_right_moved_is_readable_when_it_is_answered() {
+    let (port, right) = port();
+    let (mut pending, reply) = ask(&port, &right);
+    let (worker, to_worker) = self::port();
+    to_worker
+        .send(Message::new(1).with_reply(reply), PATIENCE)
+        .expect("pass it on");
+    assert!(is_readable(&pending), "there is news");
+    assert!(matches!(pending.poll(), Err(ReplyError::TimedOut)));
+    assert!(!is_readable(&pending));
+    let mut job = worker.receive(PATIENCE).expect("receive");
+    let reply = job.take_reply().expect("reply right");
+    reply.send(Message::new(2)).expect("answer");
+    assert!(is_readable(&pending));
+    assert_eq!(pending.poll().expect("answer").id(), 2);
 }
