@@ -42,7 +42,10 @@ pub enum MintError {
 
 impl From<Errno> for MintError {
     fn from(errno: Errno) -> Self {
-        Self::System(errno.into())
+        match errno {
+            Errno::PIPE => Self::DeadName,
+            other => Self::System(other.into()),
+        }
     }
 }
 

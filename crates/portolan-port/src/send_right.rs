@@ -273,7 +273,10 @@ impl SendRight {
         };
         let mut replies = lock(&self.replies);
         loop {
-            if self.dead.load(Ordering::Relaxed) || !ring.prepare_to_send(len) {
+            if self.dead.load(Ordering::Relaxed) {
+                return Err(Errno::PIPE);
+            }
+            if !ring.prepare_to_send(len) {
                 return Ok(true);
             }
             if deadline.has_passed() {

@@ -413,10 +413,10 @@ fn unpack(right: RightDescriptor, fds: &mut VecDeque<OwnedFd>) -> Result<Right, 
 
 impl From<Errno> for SendErrorKind {
     fn from(errno: Errno) -> Self {
-        if errno == Errno::TOOMANYREFS {
-            Self::RightsInFlight
-        } else {
-            Self::System(errno.into())
+        match errno {
+            Errno::TOOMANYREFS => Self::RightsInFlight,
+            Errno::PIPE => Self::DeadName,
+            other => Self::System(other.into()),
         }
     }
 }
