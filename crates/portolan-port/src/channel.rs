@@ -133,12 +133,19 @@ impl Channel {
             .filter(socket::is_channel_end)
             .ok_or(Nothing::Violation)?;
         let channel = Self::new(socket, record.badge, record.once);
-        if let Some(MovedMemory { taken, written }) = record.memory {
+        if let Some(memory) = record.memory {
+            let MovedMemory {
+                taken,
+                in_use,
+                written,
+            } = memory;
             let fds: Vec<_> = fds.collect();
             let fds = fds.try_into().map_err(|_| Nothing::Violation)?;
             let ring = RingEnd::arrived(fds, Position { taken, written });
             channel.ring.set(ring.map_err(|_| Nothing::Violation)?).ok();
-            channel.flavour.store(RING, Ordering::Relaxed);
+            if in_use {
+                channel.flavour.store(RING, Ordering::Relaxed);
+            }
         }
         Ok(channel)
     }
@@ -183,8 +190,10 @@ impl Channel {
         )?;
         // A channel has one port, and pauses only on its way to another.
         let watch = self.watch.get_or_init(|| watch);
-        if let Some(ring) = self.ring() {
+        if let Some(ring) = self.ring.get() {
             add_bell(watch, ring)?;
+        }
+        if let Some(ring) = self.ring() {
             // What came before has rung for somebody else, or not at all.
             ring.ring_own();
             ring.announce(RecordKind::WhoAreYou);
@@ -217,11 +226,16 @@ impl Channel {
     /// goes through the socket, because the new owner writes to memory.
     pub(crate) fn depart(&self) -> MovedChannel {
         let mut answers = lock(&self.answers);
-        let memory = self.ring().map(|ring| {
-            let Position { taken, written } = ring.position();
-            MovedMemory { taken, written }
+        let in_use = self.ring().is_some();
+        let memory = self.ring.get().map(|ring| {
+            let Position { taken, written } = ring.settle();
+            MovedMemory {
+                taken,
+                in_use,
+                written,
+            }
         });
-        if memory.is_some() {
+        if in_use {
             self.flavour.store(MOVED, Ordering::Release);
             self.flush_kept(&mut answers);
         }
@@ -325,7 +339,11 @@ impl Channel {
                 self.consider(incoming);
                 Ok(Read::Other)
             }
-            Kind::Switch => self.switch(),
+            Kind::Switch => {
+                // From here on, the kernel does not say any more who speaks.
+                self.identify(&mut incoming, sender)?;
+                self.switch()
+            }
             Kind::Hello => {
                 *sender = None;
                 self.identify(&mut incoming, sender)?;

@@ -119,7 +119,15 @@ impl RingEnd {
         }
     }
 
-    pub(crate) fn position(&self) -> Position {
+    /// How far this side has come when it is about to be somewhere else. The space of what was
+    /// taken is given back, for the next owner does not know of it.
+    pub(crate) fn settle(&self) -> Position {
+        let mut reader = lock(&self.rings.incoming);
+        reader.unreleased = 0;
+        if reader.consumer.release() == Wake::Ring {
+            self.ring();
+        }
+        drop(reader);
         self.rings.position()
     }
 

@@ -23,6 +23,9 @@ pub struct MovedChannel {
 pub struct MovedMemory {
     /// Bytes 16 to 23, little-endian: bytes of requests taken.
     pub taken: u64,
+    /// Byte 8, bit 2: everything goes through the memory. Else it has been accepted, but the holder
+    /// has not said yet that it went over to it.
+    pub in_use: bool,
     /// Bytes 24 to 31, little-endian: bytes of answers written.
     pub written: u64,
 }
@@ -47,8 +50,13 @@ impl MovedChannel {
         let mut out = [0; RECORD_BYTES];
         out[..8].copy_from_slice(&self.badge.to_le_bytes());
         out[8] = u8::from(self.once);
-        if let Some(MovedMemory { taken, written }) = self.memory {
-            out[8] |= 2;
+        if let Some(memory) = self.memory {
+            let MovedMemory {
+                taken,
+                in_use,
+                written,
+            } = memory;
+            out[8] |= 2 | (u8::from(in_use) << 2);
             out[16..24].copy_from_slice(&taken.to_le_bytes());
             out[24..].copy_from_slice(&written.to_le_bytes());
         }
@@ -81,12 +89,17 @@ fn decode_one(record: &[u8; RECORD_BYTES]) -> Result<MovedChannel, MovedError> {
     };
     let [badge, flags, taken, written] =
         [badge, flags, taken, written].map(|w| u64::from_le_bytes(*w));
-    let memory = match (flags & 2 != 0, taken, written) {
-        (true, taken, written) => Some(MovedMemory { taken, written }),
-        (false, 0, 0) => None,
+    let in_use = flags & 4 != 0;
+    let memory = match (flags & 2 != 0, in_use, taken, written) {
+        (true, ..) => Some(MovedMemory {
+            taken,
+            in_use,
+            written,
+        }),
+        (false, false, 0, 0) => None,
         (false, ..) => return Err(MovedError),
     };
-    if flags > 3 {
+    if flags > 7 {
         return Err(MovedError);
     }
     Ok(MovedChannel {
@@ -104,6 +117,7 @@ mod tests {
     fn records_survive_the_round_trip() {
         let memory = Some(MovedMemory {
             taken: 7,
+            in_use: true,
             written: u64::MAX,
         });
         let records = [(3, false, None), (u64::MAX, true, None), (0, false, memory)].map(
@@ -127,7 +141,7 @@ mod tests {
         }
         .encode();
         assert_eq!(decode(&bytes[..31]), Err(MovedError));
-        for (at, value) in [(8, 4), (15, 1), (16, 1), (31, 1)] {
+        for (at, value) in [(8, 4), (8, 8), (15, 1), (16, 1), (31, 1)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(decode(&bad), Err(MovedError));
