@@ -98,8 +98,6 @@ impl Event {
 /// What reading a channel brought.
 pub(crate) enum Read {
     Message(Message),
-    /// A channel that the sender made for somebody else.
-    Minted(Box<Channel>),
     /// From here on, memory is looked at.
     Promoted,
     /// Something that concerns nobody else.
@@ -264,13 +262,15 @@ impl Channel {
         fds
     }
 
-    /// Receives one packet, if there is one.
-    pub(crate) fn read(self: &Arc<Self>, port: PortId) -> Read {
+    /// Receives one packet, if there is one. A channel that the sender made for somebody else goes
+    /// to `add`.
+    pub(crate) fn read(self: &Arc<Self>, port: PortId, add: impl FnOnce(Self)) -> Read {
         if self.closed.load(Ordering::Relaxed) {
             return Read::Closed;
         }
         // Held while a packet is taken, so that two threads cannot swap two packets of one sender,
-        // nor take two from a send-once right.
+        // nor take two from a send-once right, nor see a sender hang up before a right that it made
+        // counts.
         let mut reading = lock(&self.reading);
         if reading.spent {
             return Read::Empty;
@@ -279,7 +279,7 @@ impl Channel {
             Some(ring) => self.next_record(ring),
             None => socket::try_receive(self.socket()),
         };
-        match incoming.and_then(|incoming| self.admit(incoming, &mut reading.sender, port)) {
+        match incoming.and_then(|incoming| self.admit(incoming, &mut reading.sender, port, add)) {
             Ok(read) => {
                 reading.spent = self.once;
                 read
@@ -324,6 +324,7 @@ impl Channel {
         mut incoming: Incoming,
         sender: &mut Option<Sender>,
         port: PortId,
+        add: impl FnOnce(Self),
     ) -> Result<Read, Nothing> {
         match incoming.header.kind {
             Kind::Message => self.admit_message(incoming, sender, port),
@@ -331,7 +332,8 @@ impl Channel {
                 let socket = incoming.fds.pop_front().filter(socket::is_channel_end);
                 let socket = socket.ok_or(Nothing::Violation)?;
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;
-                Ok(Read::Minted(Box::new(Self::new(socket, self.badge, false))))
+                add(Self::new(socket, self.badge, false));
+                Ok(Read::Other)
             }
             // Once: a bell that nobody knows any more would stay in the epoll instance.
             Kind::Promote if !self.once && self.ring.get().is_none() => {

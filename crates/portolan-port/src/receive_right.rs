@@ -461,7 +461,7 @@ impl Port {
         let Some((token, channel)) = hot.channels.get(at).cloned() else {
             return Step::Other;
         };
-        let read = channel.read(self.id);
+        let read = self.read(&channel);
         if matches!(read, Read::Closed) {
             hot.channels.remove(at);
         }
@@ -526,7 +526,7 @@ impl Port {
             channel.flush_socket();
         }
         if channel.ring().is_none() {
-            let read = channel.read(self.id);
+            let read = self.read(&channel);
             return Ok(self.take(token, &channel, read));
         }
         if flags.contains(EventFlags::HUP) {
@@ -537,7 +537,7 @@ impl Port {
             channel.flush();
         }
         self.heat(token, &channel);
-        let read = channel.read(self.id);
+        let read = self.read(&channel);
         Ok(self.take(token, &channel, read))
     }
 
@@ -552,6 +552,13 @@ impl Port {
         }
     }
 
+    fn read(&self, channel: &Arc<Channel>) -> Read {
+        // Without descriptors for another sender, the new right is dead from the start.
+        channel.read(self.id, |minted| {
+            self.add(minted).ok();
+        })
+    }
+
     fn take(&self, token: u64, channel: &Arc<Channel>, read: Read) -> Step {
         match read {
             Read::Message(mut message) => {
@@ -562,10 +569,6 @@ impl Port {
                     self.remove(token);
                 }
                 return Step::Message(message);
-            }
-            Read::Minted(minted) => {
-                // Without descriptors for another sender, the new right is dead from the start.
-                self.add(*minted).ok();
             }
             Read::Promoted => self.heat(token, channel),
             Read::Other | Read::Empty => {}

@@ -1,0 +1,266 @@
+//! Several threads at one right or one port.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use portolan_port::{
+    Message, PortSet, ReceiveError, ReceiveRight, ReplyError, RequestError, Right, SendErrorKind,
+    SendRight, Timeout,
+};
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
+
+fn port() -> (ReceiveRight, SendRight) {
+    let port = ReceiveRight::new().expect("port");
+    let right = port.make_send().expect("send right");
+    (port, right)
+}
+
+/// Answers each request with its id, until the right is gone.
+fn answer_all(port: &ReceiveRight) {
+    port.request_no_senders(1);
+    while let Ok(mut request) = port.receive(PATIENCE) {
+        if request.notification().is_some() {
+            return;
+        }
+        let reply = request.take_reply().expect("reply right");
+        // Fails for one that was given up, once the right is gone.
+        reply.send(Message::new(request.id())).ok();
+    }
+    panic!("nobody asks");
+}
+
+#[test]
+fn threads_that_give_up_do_not_keep_answers_from_others() {
+    const ROUNDS: i32 = 2000;
+    let (port, right) = port();
+    let done = AtomicBool::new(false);
+    let server = thread::spawn(move || answer_all(&port));
+    thread::scope(|scope| {
+        let (right, done) = (&right, &done);
+        for _ in 0..3 {
+            scope.spawn(move || {
+                while !done.load(Ordering::Acquire) {
+                    let short = Duration::from_micros(20);
+                    match right.request(Message::new(-1), PATIENCE, short) {
+                        Ok(_) | Err(RequestError::Reply(ReplyError::TimedOut)) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                    assert!(!right.is_dead());
+                }
+            });
+        }
+        let patient = (1..=3).map(|client| {
+            scope.spawn(move || {
+                for id in 0..ROUNDS {
+                    let id = client * ROUNDS + id;
+                    let answer = right.request(Message::new(id), PATIENCE, PATIENCE);
+                    assert_eq!(answer.expect("answer").id(), id);
+                }
+            })
+        });
+        let patient: Vec<_> = patient.collect();
+        let ended: Vec<_> = patient.into_iter().map(|one| one.join()).collect();
+        done.store(true, Ordering::Release);
+        assert!(ended.iter().all(Result::is_ok), "{ended:?}");
+    });
+    drop(right);
+    server.join().expect("server");
+}
+
+#[test]
+fn a_thread_that_gives_up_leaves_reading_to_another() {
+    let (port, right) = port();
+    for round in 0..10 {
+        let ask = || {
+            right
+                .begin_request(Message::new(1), PATIENCE)
+                .expect("send")
+        };
+        let (short, long) = (ask(), ask());
+        let mut requests = [(); 2].map(|()| port.receive(PATIENCE).expect("receive"));
+        thread::scope(|scope| {
+            let (started, go) = std::sync::mpsc::channel();
+            let short = scope.spawn(move || {
+                started.send(()).expect("the test waits");
+                short.wait(Duration::from_millis(10))
+            });
+            go.recv().expect("the thread runs");
+            let long = scope.spawn(|| long.wait(PATIENCE));
+            let gave_up = short.join().expect("no panic");
+            assert!(matches!(gave_up, Err(ReplyError::TimedOut)));
+            let reply = requests[1].take_reply().expect("reply right");
+            reply.send(Message::new(round)).expect("answer");
+            let answer = long.join().expect("no panic").expect("answer");
+            assert_eq!(answer.id(), round);
+        });
+    }
+}
+
+#[test]
+fn a_port_that_moves_while_a_set_receives_from_it_loses_nothing() {
+    const MESSAGES: i32 = 20_000;
+    let (mut port, right) = port();
+    let (other, to_other) = self::port();
+    let set = PortSet::new().expect("set");
+    let done = AtomicBool::new(false);
+    let (mut came, moves) = thread::scope(|scope| {
+        let from_set = scope.spawn(|| {
+            let mut came = Vec::new();
+            while !done.load(Ordering::Acquire) {
+                came.extend(set.receive(Duration::from_millis(1)).map(|one| one.id()));
+            }
+            came
+        });
+        let sender = scope.spawn(|| {
+            for id in 0..MESSAGES {
+                right.send(Message::new(id), PATIENCE).expect("send");
+            }
+        });
+        let (mut came, mut moves) = (Vec::new(), 0);
+        while !sender.is_finished() || moves < 10 {
+            assert!(set.insert(&port).expect("insert"), "it is a new member");
+            came.extend(port.receive(Timeout::POLL).map(|one| one.id()));
+            port = move_through(&other, &to_other, port);
+            moves += 1;
+        }
+        came.extend(std::iter::from_fn(|| {
+            port.receive(Timeout::POLL).ok().map(|one| one.id())
+        }));
+        done.store(true, Ordering::Release);
+        came.extend(from_set.join().expect("set"));
+        (came, moves)
+    });
+    came.sort_unstable();
+    assert_eq!(came, (0..MESSAGES).collect::<Vec<_>>(), "{moves} moves");
+}
+
+fn move_through(other: &ReceiveRight, to_other: &SendRight, port: ReceiveRight) -> ReceiveRight {
+    to_other
+        .send(Message::new(0).with_right(port), PATIENCE)
+        .expect("move");
+    let mut moved = other.receive(PATIENCE).expect("receive");
+    match moved.take_rights().pop() {
+        Some(Right::Receive(port)) => port,
+        other => panic!("expected a receive right, got {other:?}"),
+    }
+}
+
+#[test]
+fn a_right_may_go_over_to_memory_before_and_after_its_port_moves() {
+    let (dead, to_dead) = self::port();
+    drop(dead);
+    for used in 0..10 {
+        for moves in [true, false] {
+            let (other, to_other) = self::port();
+            let (mut port, right) = self::port();
+            let exchange = |port: &ReceiveRight, count| {
+                for id in 0..count {
+                    right.send(Message::new(id), PATIENCE).expect("send");
+                    let message = port.receive(PATIENCE).expect("receive");
+                    let sender = message.sender().expect("sender");
+                    assert_eq!((message.id(), sender.pid()), (id, Some(std::process::id())));
+                    // Sleeps, and so has to be woken for the next.
+                    let nothing = port.receive(Duration::from_micros(100));
+                    assert!(matches!(nothing, Err(ReceiveError::TimedOut)));
+                }
+            };
+            exchange(&port, used);
+            if moves {
+                port = move_through(&other, &to_other, port);
+            } else {
+                let error = to_dead.send(Message::new(0).with_right(port), PATIENCE);
+                let mut message = error.expect_err("dead").into_message();
+                let Some(Right::Receive(back)) = message.take_rights().pop() else {
+                    panic!("the receive right is lost")
+                };
+                port = back;
+            }
+            exchange(&port, 10);
+        }
+    }
+}
+
+#[test]
+fn a_port_that_moves_often_gives_room_back() {
+    let (mut port, right) = port();
+    let (other, to_other) = self::port();
+    for _ in 0..30 {
+        for id in 0..10 {
+            let message = Message::new(id).with_bytes(vec![1; 5000]);
+            right.send(message, PATIENCE).expect("there is room");
+            assert_eq!(port.receive(PATIENCE).expect("receive").id(), id);
+        }
+        port = move_through(&other, &to_other, port);
+    }
+}
+
+#[test]
+fn a_sender_that_waits_for_room_is_told_that_the_port_died() {
+    for used in 0..8 {
+        let (port, right) = port();
+        for id in 0..used {
+            right.send(Message::new(id), PATIENCE).expect("send");
+            port.receive(PATIENCE).expect("receive");
+        }
+        while right.send(Message::new(0), Timeout::POLL).is_ok() {}
+        thread::scope(|scope| {
+            let (started, go) = std::sync::mpsc::channel();
+            let right = &right;
+            let sender = scope.spawn(move || {
+                started.send(()).expect("the test waits");
+                right.send(Message::new(1), PATIENCE)
+            });
+            go.recv().expect("the thread runs");
+            drop(port);
+            let error = sender.join().expect("no panic").expect_err("dead");
+            assert!(matches!(error.kind(), SendErrorKind::DeadName), "{error}");
+        });
+    }
+}
+
+#[test]
+fn a_right_that_is_replaced_by_its_copy_is_never_the_last() {
+    let (port, mut right) = port();
+    let done = AtomicBool::new(false);
+    port.request_no_senders(1);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    if let Ok(message) = port.receive(Duration::from_millis(10)) {
+                        assert_eq!(message.notification(), None, "a sender is left");
+                    }
+                }
+            });
+        }
+        for _ in 0..10_000 {
+            right = right.copy(PATIENCE).expect("copy");
+        }
+        right.send(Message::new(1), PATIENCE).expect("send");
+        done.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_port_can_die_with_its_thread() {
+    thread_local! {
+        static KEPT: RefCell<Option<ReceiveRight>> = const { RefCell::new(None) };
+    }
+    let (port, right) = port();
+    let [read, unread] = [1, 2].map(|id| {
+        let pending = right.begin_request(Message::new(id), PATIENCE);
+        pending.expect("send")
+    });
+    let receiver =
+        thread::spawn(move || KEPT.with(|kept| kept.borrow_mut().insert(port).receive(PATIENCE)));
+    let mut request = receiver.join().expect("no panic").expect("receive");
+    let waited = unread.wait(PATIENCE);
+    assert!(matches!(waited, Err(ReplyError::DeadName)), "{waited:?}");
+    let reply = request.take_reply().expect("reply right");
+    reply.send(Message::new(3)).expect("answer");
+    assert_eq!(read.wait(PATIENCE).expect("answer").id(), 3);
+}
