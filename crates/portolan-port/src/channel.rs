@@ -331,6 +331,10 @@ impl Channel {
             Kind::Mint if !self.once => {
                 let socket = incoming.fds.pop_front().filter(socket::is_channel_end);
                 let socket = socket.ok_or(Nothing::Violation)?;
+                if socket::is_last_reserve(&socket) {
+                    // The new right is dead from the start.
+                    return Ok(Read::Other);
+                }
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;
                 add(Self::new(socket, self.badge, false));
                 Ok(Read::Other)
@@ -400,13 +404,18 @@ impl Channel {
         }
         // One pidfd for each channel is enough, and each costs a descriptor.
         portolan_sys::ancillary::pass_pidfd(&self.socket, false).ok();
-        let pidfd = incoming.pidfd.take().map(Arc::new);
+        let pidfd = incoming.pidfd.take();
+        let pidfd = pidfd.filter(|pidfd| !socket::is_last_reserve(pidfd));
+        let pidfd = pidfd.map(Arc::new);
         Ok(bound.insert(Sender { credentials, pidfd }).clone())
     }
 
     /// Accepts an offer of memory, or does not: the holder then goes on as before.
     fn consider(&self, incoming: Incoming) {
         let fds: Vec<_> = incoming.fds.into_iter().collect();
+        if fds.iter().any(socket::is_last_reserve) {
+            return;
+        }
         let Ok(fds) = fds.try_into() else { return };
         let (Some(watch), Ok(ring)) = (self.watch.get(), RingEnd::accept(fds)) else {
             return;

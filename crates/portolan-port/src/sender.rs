@@ -38,7 +38,8 @@ impl Sender {
 
     /// The process itself: readable when it has exited.
     ///
-    /// `None` on kernels before 6.5, and in answers to a request.
+    /// `None` on kernels before 6.5, in answers to a request, and for a sender that first spoke
+    /// when this process had less than a quarter of its descriptors left.
     #[must_use]
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.pidfd.as_deref().map(AsFd::as_fd)

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use portolan_sys::ancillary::{self, Credentials, MAX_DESCRIPTORS, Received};
 use portolan_wire::packet::{
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
+use rustix::process::Resource;
 
 use crate::mapping::Mapping;
 use crate::payload::{INLINE_MAX, Payload};
@@ -238,6 +239,17 @@ pub(crate) fn ask_for_identity(receiver: impl AsFd) -> Result<(), Errno> {
 fn pass_credentials(socket: impl AsFd) -> Result<(), Errno> {
     ancillary::pass_credentials(socket, true)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
+}
+
+/// Whether a descriptor that has just come is among the last quarter that this process may have.
+///
+/// Those are for messages: without descriptors, no channel could bring a right any more, and peers
+/// choose how many channels there are. The kernel gives out the lowest number that is free, so all
+/// below are taken.
+pub(crate) fn is_last_reserve(fresh: &OwnedFd) -> bool {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
+    let number = u64::try_from(fresh.as_raw_fd()).unwrap_or(0);
+    limit.is_some_and(|limit| number >= limit - limit / 4)
 }
 
 /// Whether nothing more can come than what is queued.

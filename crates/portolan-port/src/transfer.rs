@@ -355,6 +355,9 @@ fn unload_vans(vans: impl Iterator<Item = OwnedFd>) -> Result<Vec<Channel>, Noth
             };
             let bytes = buffer.get(..received.len).unwrap_or_default();
             let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;
+            if received.descriptors.iter().any(socket::is_last_reserve) {
+                return Err(Nothing::Violation);
+            }
             let mut fds = received.descriptors.into_iter();
             for record in records {
                 let own = fds.by_ref().take(record.fds()).collect();

@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use portolan_port::{
     Message, ReceiveError, ReceiveRight, ReplyError, Right, SendErrorKind, SendRight, Timeout,
 };
 use portolan_testkit::process::{self, Process, play};
+use portolan_testkit::usage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Resource;
@@ -28,6 +29,11 @@ fn play_a_part() {
         "pass rights on" => pass_rights_on(&right_from(socket)),
         "use what comes" => use_what_comes(&port_from(socket)),
         "keep a duplicate" => keep_a_duplicate(&right_from(socket)),
+        "answer all" => answer_all(&port_from(socket)),
+        "answer all with few descriptors" => {
+            limit_descriptors(200);
+            answer_all(&port_from(socket));
+        }
         "receive without descriptors" => receive_without_descriptors(),
         "answer without descriptors" => answer_without_descriptors(),
         other => panic!("no part {other}"),
@@ -318,11 +324,91 @@ fn who_passed_a_right_on_cannot_speak_in_the_name_of_who_got_it() {
     owner.finish();
 }
 
+/// Answers each request with its id and bytes, until nobody is left to ask.
+fn answer_all(port: &ReceiveRight) {
+    port.request_no_senders(0);
+    while let Ok(mut request) = port.receive(PATIENCE) {
+        if request.notification().is_some() {
+            return;
+        }
+        if let Some(reply) = request.take_reply() {
+            let answer = Message::new(request.id()).with_bytes(request.bytes());
+            reply.send(answer).expect("answer");
+        }
+    }
+    panic!("nobody asks");
+}
+
+#[test]
+fn a_flood_of_channels_leaves_room_for_what_honest_clients_send() {
+    let (mut other, hostile) = server("answer all with few descriptors");
+    let honest = hostile.copy(PATIENCE).expect("copy");
+    let here = port();
+    let ask = |client: &SendRight| {
+        let mut request = Message::new(5);
+        for _ in 0..20 {
+            request = request.with_right(here.make_send().expect("send right"));
+        }
+        client.request(request, PATIENCE, PATIENCE)
+    };
+    assert_eq!(ask(&honest).expect("answer").id(), 5);
+    let flood: Vec<_> = (0..400)
+        .map(|_| hostile.copy(PATIENCE).expect("copy"))
+        .collect();
+    hostile
+        .request(Message::new(1), PATIENCE, PATIENCE)
+        .expect("all copies have been seen");
+    for copy in &flood {
+        // Each may cost more descriptors, and shared memory too; fails where the server has refused
+        // the copy.
+        for _ in 0..6 {
+            copy.request(Message::new(1), PATIENCE, PATIENCE).ok();
+        }
+    }
+    assert!(flood.iter().any(SendRight::is_dead), "no copy was refused");
+    assert!(usage::descriptors(other.id()) < 170);
+    assert_eq!(ask(&honest).expect("answer").id(), 5);
+    drop((flood, hostile));
+    let start = Instant::now();
+    while usage::descriptors(other.id()) > 100 {
+        // The server notices one thing after the other.
+        ask(&honest).expect("answer");
+        assert!(start.elapsed() < Duration::from_secs(20), "still there");
+    }
+    ask(&honest.copy(PATIENCE).expect("copy")).expect("there is room again");
+    drop(honest);
+    other.finish();
+}
+
+#[test]
+fn a_port_with_more_senders_than_there_is_room_for_is_refused() {
+    let (mut other, right) = server("answer all with few descriptors");
+    let honest = right.copy(PATIENCE).expect("copy");
+    let moves = port();
+    let senders: Vec<_> = (0..180)
+        .map(|_| moves.make_send().expect("send right"))
+        .collect();
+    right
+        .send(Message::new(1).with_right(moves), PATIENCE)
+        .expect("send");
+    honest
+        .request(Message::new(2), PATIENCE, PATIENCE)
+        .expect("answer");
+    assert!(right.is_dead());
+    assert!(senders.iter().all(SendRight::is_dead));
+    drop(honest);
+    other.finish();
+}
+
+fn limit_descriptors(most: u64) {
+    let mut limit = rustix::process::getrlimit(Resource::Nofile);
+    limit.current = Some(most);
+    rustix::process::setrlimit(Resource::Nofile, limit).expect("lower the limit");
+}
+
 /// Takes all descriptors that this process may still have; dropping them gives them back.
 fn exhaust_descriptors() -> Vec<File> {
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = Some(200);
-    rustix::process::setrlimit(Resource::Nofile, limit).expect("lower the limit");
+    limit_descriptors(200);
     let files = std::iter::repeat_with(|| File::open("/dev/null"));
     files.map_while(Result::ok).collect()
 }
