@@ -340,6 +340,31 @@ fn answer_all(port: &ReceiveRight) {
 }
 
 #[test]
+fn a_hundred_thousand_requests_leave_both_processes_as_they_were() {
+    let (mut other, right) = server("answer all");
+    let ask = |times| {
+        for id in 0..times {
+            let request = Message::new(id).with_bytes(id.to_le_bytes());
+            let answer = right.request(request, PATIENCE, PATIENCE).expect("answer");
+            assert_eq!((answer.id(), answer.bytes()), (id, &id.to_le_bytes()[..]));
+        }
+    };
+    let pids = [std::process::id(), other.id()];
+    ask(1000);
+    let before = pids.map(|pid| (usage::descriptors(pid), usage::threads(pid)));
+    let resident = pids.map(usage::resident);
+    ask(100_000);
+    let after = pids.map(|pid| (usage::descriptors(pid), usage::threads(pid)));
+    assert_eq!(before, after);
+    for (pid, before) in pids.into_iter().zip(resident) {
+        let grown = usage::resident(pid).saturating_sub(before);
+        assert!(grown < 1 << 20, "process {pid} grew by {grown} bytes");
+    }
+    drop(right);
+    other.finish();
+}
+
+#[test]
 fn a_flood_of_channels_leaves_room_for_what_honest_clients_send() {
     let (mut other, hostile) = server("answer all with few descriptors");
     let honest = hostile.copy(PATIENCE).expect("copy");
