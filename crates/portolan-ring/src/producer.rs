@@ -126,6 +126,9 @@ impl Producer {
     /// As for [`free`](Self::free).
     #[inline]
     pub fn fits(&mut self, len: u32) -> Result<bool, Corrupt> {
+        if let Some(corrupt) = self.corrupt {
+            return Err(corrupt);
+        }
         let bytes = record_bytes(len);
         Ok(bytes <= self.known_free() || bytes <= self.free()?)
     }
