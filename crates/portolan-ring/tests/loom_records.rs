@@ -2,26 +2,26 @@
 #![cfg(loom)]
 
 use loom::{model, thread};
-use portolan_ring::{Consumer, Producer, PushError, Record, Region};
+use portolan_ring::{Bell, Consumer, Producer, PushError, Record, Region};
 
 fn halves(capacity: usize) -> (Producer, Consumer) {
-    let region = Region::heap(capacity).unwrap();
+    let region = Region::heap(capacity).expect("a capacity");
     (Producer::new(region.clone()), Consumer::new(region))
 }
 
 /// Moves both halves forward by `bytes`, a multiple of 16, so that what follows wraps.
 fn advance(producer: &mut Producer, consumer: &mut Consumer, bytes: usize) {
     for _ in 0..bytes / 16 {
-        producer.push(0, &[&[0xee; 8]]).unwrap();
-        let _ = producer.publish();
-        assert!(consumer.pop(&mut Vec::new()).unwrap().is_some());
-        let _ = consumer.release();
+        producer.push(0, &[&[0xee; 8]]).expect("honest");
+        assert_eq!(producer.publish(), Bell::Quiet);
+        assert!(consumer.pop(&mut Vec::new()).expect("honest").is_some());
+        assert_eq!(consumer.release(), Bell::Quiet);
     }
 }
 
 fn expect(consumer: &mut Consumer, next: &mut u8) -> bool {
     let mut bytes = Vec::new();
-    let Some(record) = consumer.pop(&mut bytes).unwrap() else {
+    let Some(record) = consumer.pop(&mut bytes).expect("honest") else {
         return false;
     };
     assert_eq!(
@@ -46,15 +46,15 @@ fn loom_nothing_is_read_before_it_is_published_nor_torn() {
         let (mut producer, mut consumer) = halves(64);
         let writer = thread::spawn(move || {
             for number in 0..2 {
-                push(&mut producer, number).unwrap();
-                let _ = producer.publish();
+                push(&mut producer, number).expect("honest");
+                assert_eq!(producer.publish(), Bell::Quiet);
             }
         });
         let mut next = 0;
         for _ in 0..3 {
             expect(&mut consumer, &mut next);
         }
-        writer.join().unwrap();
+        writer.join().expect("honest");
         while expect(&mut consumer, &mut next) {}
         assert_eq!(next, 2);
     });
@@ -66,13 +66,13 @@ fn loom_a_record_that_wraps_is_whole() {
         let (mut producer, mut consumer) = halves(64);
         advance(&mut producer, &mut consumer, 48);
         let writer = thread::spawn(move || {
-            push(&mut producer, 0).unwrap();
-            let _ = producer.publish();
+            push(&mut producer, 0).expect("honest");
+            assert_eq!(producer.publish(), Bell::Quiet);
         });
         let mut next = 0;
         expect(&mut consumer, &mut next);
         expect(&mut consumer, &mut next);
-        writer.join().unwrap();
+        writer.join().expect("honest");
         while expect(&mut consumer, &mut next) {}
         assert_eq!(next, 1);
     });
@@ -83,9 +83,9 @@ fn loom_a_batch_is_seen_as_a_whole() {
     model(|| {
         let (mut producer, mut consumer) = halves(64);
         let writer = thread::spawn(move || {
-            push(&mut producer, 0).unwrap();
-            push(&mut producer, 1).unwrap();
-            let _ = producer.publish();
+            push(&mut producer, 0).expect("honest");
+            push(&mut producer, 1).expect("honest");
+            assert_eq!(producer.publish(), Bell::Quiet);
         });
         let mut next = 0;
         if expect(&mut consumer, &mut next) {
@@ -94,7 +94,7 @@ fn loom_a_batch_is_seen_as_a_whole() {
                 "the rest of the batch is there"
             );
         }
-        writer.join().unwrap();
+        writer.join().expect("honest");
     });
 }
 
@@ -104,9 +104,9 @@ fn loom_a_batch_is_seen_as_a_whole() {
 fn loom_a_full_ring_is_not_written_over() {
     model(|| {
         let (mut producer, mut consumer) = halves(64);
-        push(&mut producer, 0).unwrap();
-        push(&mut producer, 1).unwrap();
-        let _ = producer.publish();
+        push(&mut producer, 0).expect("honest");
+        push(&mut producer, 1).expect("honest");
+        assert_eq!(producer.publish(), Bell::Quiet);
         let writer = thread::spawn(move || {
             let mut next = 2;
             for _ in 0..3 {
@@ -115,16 +115,16 @@ fn loom_a_full_ring_is_not_written_over() {
                     Err(PushError::Full { missing }) => assert!((8..=24).contains(&missing)),
                     Err(other) => panic!("{other}"),
                 }
-                let _ = producer.publish();
+                assert_eq!(producer.publish(), Bell::Quiet);
             }
             next
         });
         let mut next = 0;
         for _ in 0..3 {
             expect(&mut consumer, &mut next);
-            let _ = consumer.release();
+            assert_eq!(consumer.release(), Bell::Quiet);
         }
-        let pushed = writer.join().unwrap();
+        let pushed = writer.join().expect("honest");
         while expect(&mut consumer, &mut next) {}
         assert_eq!(next, pushed);
     });

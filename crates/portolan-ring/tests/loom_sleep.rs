@@ -30,7 +30,7 @@ struct Bells {
 }
 
 fn channel() -> Channel {
-    let region = Region::heap(64).unwrap();
+    let region = Region::heap(64).expect("a capacity");
     Channel {
         producer: Producer::new(region.clone()),
         consumer: Consumer::new(region),
@@ -42,8 +42,8 @@ fn channel() -> Channel {
 fn take(consumer: &mut Consumer, bells: &Bells, count: u32) {
     let mut bytes = Vec::new();
     for number in 0..count {
-        while consumer.pop(&mut bytes).unwrap().is_none() {
-            let (bell, readiness) = consumer.prepare_sleep().unwrap();
+        while consumer.pop(&mut bytes).expect("honest").is_none() {
+            let (bell, readiness) = consumer.prepare_sleep().expect("honest");
             bells.producer.ring_if(bell);
             if readiness == Readiness::Sleep {
                 bells.consumer.wait();
@@ -64,7 +64,9 @@ fn push(producer: &mut Producer, bells: &Bells, number: u32, words: usize) {
             Err(PushError::Full { .. }) => {}
             Err(other) => panic!("{other}"),
         }
-        let (bell, readiness) = producer.prepare_sleep(payload.len() as u32).unwrap();
+        let (bell, readiness) = producer
+            .prepare_sleep(payload.len() as u32)
+            .expect("honest");
         bells.consumer.ring_if(bell);
         if readiness == Readiness::Sleep {
             bells.producer.wait();
@@ -89,7 +91,7 @@ fn loom_a_sleeping_consumer_is_woken() {
             }
         });
         take(&mut consumer, &bells, 2);
-        writer.join().unwrap();
+        writer.join().expect("honest");
     });
 }
 
@@ -108,7 +110,7 @@ fn loom_one_bell_wakes_for_a_batch() {
             ours.consumer.ring_if(producer.publish());
         });
         take(&mut consumer, &bells, 2);
-        writer.join().unwrap();
+        writer.join().expect("honest");
     });
 }
 
@@ -130,11 +132,11 @@ fn loom_publisher_clears_flag_late() {
                 ours.consumer.ring_if(producer.publish());
             }
         });
-        if consumer.prepare_sleep().unwrap().1 == Readiness::Sleep {
+        if consumer.prepare_sleep().expect("honest").1 == Readiness::Sleep {
             consumer.awake();
         }
         take(&mut consumer, &bells, 2);
-        writer.join().unwrap();
+        writer.join().expect("honest");
     });
 }
 
@@ -149,15 +151,15 @@ fn loom_releaser_clears_flag_late() {
         } = channel();
         push(&mut producer, &bells, 0, 6);
         push(&mut producer, &bells, 1, 6);
-        let _ = producer.publish();
+        assert_eq!(producer.publish(), Bell::Quiet);
         let ours = bells.clone();
         let reader = thread::spawn(move || take(&mut consumer, &ours, 2));
-        if producer.prepare_sleep(24).unwrap().1 == Readiness::Sleep {
+        if producer.prepare_sleep(24).expect("honest").1 == Readiness::Sleep {
             producer.awake();
         }
         push(&mut producer, &bells, 2, 6);
         push(&mut producer, &bells, 3, 6);
-        reader.join().unwrap();
+        reader.join().expect("honest");
     });
 }
 
@@ -172,12 +174,12 @@ fn loom_a_sleeping_producer_is_woken() {
         } = channel();
         push(&mut producer, &bells, 0, 6);
         push(&mut producer, &bells, 1, 6);
-        let _ = producer.publish();
+        assert_eq!(producer.publish(), Bell::Quiet);
         let ours = bells.clone();
         let reader = thread::spawn(move || take(&mut consumer, &ours, 2));
         push(&mut producer, &bells, 2, 6);
         push(&mut producer, &bells, 3, 6);
-        reader.join().unwrap();
+        reader.join().expect("honest");
     });
 }
 
@@ -199,7 +201,7 @@ fn loom_a_producer_does_not_sleep_on_what_it_has_not_published() {
             ours.consumer.ring_if(producer.publish());
         });
         take(&mut consumer, &bells, 3);
-        writer.join().unwrap();
+        writer.join().expect("honest");
     });
 }
 
@@ -221,18 +223,18 @@ fn loom_a_consumer_does_not_sleep_on_what_it_has_not_released() {
         });
         let (mut bytes, mut taken) = (Vec::new(), 0);
         while taken < 3 {
-            if consumer.pop(&mut bytes).unwrap().is_some() {
+            if consumer.pop(&mut bytes).expect("honest").is_some() {
                 taken += 1;
                 continue;
             }
-            let (bell, readiness) = consumer.prepare_sleep().unwrap();
+            let (bell, readiness) = consumer.prepare_sleep().expect("honest");
             bells.producer.ring_if(bell);
             if readiness == Readiness::Sleep {
                 bells.consumer.wait();
                 consumer.awake();
             }
         }
-        writer.join().unwrap();
+        writer.join().expect("honest");
     });
 }
 
@@ -248,13 +250,13 @@ fn loom_a_sleep_is_rung_for_once() {
         let writer = thread::spawn(move || {
             let mut rung = 0;
             for number in 0..3u32 {
-                producer.push(number, &[]).unwrap();
+                producer.push(number, &[]).expect("honest");
                 rung += u32::from(producer.publish() == Bell::Ring);
             }
             rung
         });
-        let slept = consumer.prepare_sleep().unwrap().1 == Readiness::Sleep;
-        let rung = writer.join().unwrap();
+        let slept = consumer.prepare_sleep().expect("honest").1 == Readiness::Sleep;
+        let rung = writer.join().expect("honest");
         assert!(rung <= 1);
         assert!(
             rung == 1 || !slept,

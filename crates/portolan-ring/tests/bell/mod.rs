@@ -13,15 +13,15 @@ pub(crate) struct Doorbell {
 impl Doorbell {
     pub(crate) fn ring_if(&self, bell: Bell) {
         if bell == Bell::Ring {
-            *self.rung.lock().unwrap() = true;
+            *self.rung.lock().expect("not poisoned") = true;
             self.changed.notify_one();
         }
     }
 
     pub(crate) fn wait(&self) {
-        let mut rung = self.rung.lock().unwrap();
+        let mut rung = self.rung.lock().expect("not poisoned");
         while !*rung {
-            rung = self.changed.wait(rung).unwrap();
+            rung = self.changed.wait(rung).expect("not poisoned");
         }
         *rung = false;
     }
