@@ -23,8 +23,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use portolan_ring::{Consumer, Producer, Region};
+use portolan_ring::{Consumer, Glance, Producer, Region};
 use rustix::fs::{SealFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -123,6 +124,10 @@ pub(crate) enum Side {
 pub(crate) struct Rings {
     pub(crate) outgoing: Mutex<Producer>,
     pub(crate) incoming: Mutex<Reader>,
+    pub(crate) outgoing_glance: Glance,
+    pub(crate) incoming_glance: Glance,
+    /// How far the reader has come, to be compared with a glance.
+    taken: AtomicU64,
     memory: RingMemory,
 }
 
@@ -176,6 +181,18 @@ impl Rings {
         Self::map(file, Side::Receiver, position)
     }
 
+    /// Whether a record has come, or something that is wrong.
+    pub(crate) fn is_ready(&self) -> bool {
+        let taken = self.taken.load(Ordering::Relaxed);
+        self.incoming_glance.is_beyond(taken)
+    }
+
+    /// To be called after a record was taken.
+    pub(crate) fn note_taken(&self, reader: &Reader) {
+        self.taken
+            .store(reader.consumer.position(), Ordering::Relaxed);
+    }
+
     /// How far this side has come, everything taken and written being let go of.
     pub(crate) fn position(&self) -> Position {
         let written = lock(&self.outgoing).position();
@@ -202,6 +219,9 @@ impl Rings {
             Side::Receiver => (replies, requests),
         };
         Ok(Self {
+            outgoing_glance: Glance::new(outgoing.clone()),
+            incoming_glance: Glance::new(incoming.clone()),
+            taken: AtomicU64::new(at.taken),
             outgoing: Mutex::new(Producer::resume(outgoing, at.written)),
             incoming: Mutex::new(Reader {
                 consumer: Consumer::resume(incoming, at.taken),

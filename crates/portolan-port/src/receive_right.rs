@@ -22,7 +22,7 @@ use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
 use crate::socket;
 use crate::timeout::{Deadline, Timeout};
-use crate::wait::{Spinner, Spun, WaitPolicy};
+use crate::wait::{Spinner, Spun, WaitPolicy, Whereabouts};
 
 /// A port, owned: the right to receive what is sent to it.
 ///
@@ -436,7 +436,8 @@ impl Port {
         if matches!(deadline, Deadline::Passed) {
             return Look::Wait { since: None };
         }
-        match self.spinner.spin(|| hot.ready().is_some()) {
+        let peers = hot.meet();
+        match self.spinner.spin(peers, || hot.ready().is_some()) {
             Spun::Hit => match hot.ready() {
                 Some(at) => Look::Found(self.read_hot(hot, at)),
                 None => Look::Found(Step::Other),
@@ -448,7 +449,7 @@ impl Port {
             Spun::Sleep { since } => {
                 drop(hot);
                 match self.cool_down() {
-                    true => Look::Wait { since: Some(since) },
+                    true => Look::Wait { since },
                     false => Look::Found(Step::Other),
                 }
             }
@@ -708,6 +709,12 @@ impl Hot {
         self.channels
             .iter()
             .filter_map(|(_, channel)| channel.ring())
+    }
+
+    /// Says to all where this side runs, and finds out where they do.
+    fn meet(&self) -> Whereabouts {
+        let meetings = self.rings().map(RingEnd::meet);
+        meetings.fold(Whereabouts::Unknown, Whereabouts::or)
     }
 
     /// Where something is, looked for from [`next`](Self::next) on.

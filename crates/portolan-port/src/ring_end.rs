@@ -20,6 +20,7 @@ use crate::mapping::{Position, Rings};
 use crate::payload::Payload;
 use crate::socket::{self, Full, Incoming, Nothing, Outgoing, Refusal};
 use crate::timeout::Deadline;
+use crate::wait::{Whereabouts, own_place};
 
 /// Rings, and a bell for each side.
 #[derive(Debug)]
@@ -230,7 +231,14 @@ impl RingEnd {
 
     /// Whether a record has come. A broken ring counts: reading it says so.
     pub(crate) fn is_ready(&self) -> bool {
-        lock(&self.rings.incoming).consumer.ready().unwrap_or(true)
+        self.rings.is_ready()
+    }
+
+    /// Says where this side runs, for the other to know how to wait for it, and finds out the same.
+    pub(crate) fn meet(&self) -> Whereabouts {
+        let own = own_place();
+        self.rings.outgoing_glance.say_place(own);
+        Whereabouts::new(own, self.rings.incoming_glance.place())
     }
 
     /// Takes the next record.
@@ -247,6 +255,7 @@ impl RingEnd {
             control => Next::Control(control),
         };
         drop(record);
+        self.rings.note_taken(&reader);
         reader.unreleased += taken;
         // Giving space back costs a barrier and the other side a cache line, so it is done in
         // eighths of the ring, and before sleeping. A record never takes more than a half, so a

@@ -435,7 +435,7 @@ impl SendRight {
         if !matches!(deadline, Deadline::Passed) {
             replies.reading = true;
             drop(replies);
-            let spun = self.spinner.spin(|| ring.is_ready());
+            let spun = self.spinner.spin(ring.meet(), || ring.is_ready());
             replies = lock(&self.replies);
             replies.reading = false;
             match spun {
@@ -445,7 +445,7 @@ impl SendRight {
                         .wait_for_bell(replies, Deadline::Passed)
                         .map_err(Into::into);
                 }
-                Spun::Sleep { since: start } => since = Some(start),
+                Spun::Sleep { since: start } => since = start,
             }
             // Another thread may have taken the answer out of memory meanwhile. Those that wait for
             // this one have to know that it waits no more.

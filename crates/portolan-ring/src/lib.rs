@@ -18,6 +18,7 @@
 //! | 128 | bytes released since the start | consumer |
 //! | 256 | not 0: the consumer sleeps until something is published | set by the consumer, taken off by the producer |
 //! | 384 | not 0: the producer sleeps until this many bytes (lowest bit masked off) are released | set by the producer, taken off by the consumer |
+//! | 512 | the processor that the producer says it runs on, plus 1; 0 if it has not said so | producer |
 //!
 //! Fresh memory is all zero. Positions only grow and wrap at 2^64; a position modulo the capacity
 //! is an offset into the records. A record is one word (length in the low half, tag in the high
@@ -36,13 +37,14 @@
 //! - refuses every further operation with the same [`Corrupt`] once a claim was false.
 //!
 //! No reference to shared memory is made anywhere, not even inside the crate. What remains to the
-//! peer is to send nonsense as payload, to ring bells without need, and to lose its own wake-ups by
-//! writing over the sleep words: a side that must not wait for ever for an untrusted peer waits
+//! peer is to send nonsense as payload, to lie about where it runs, to ring bells without need, and to
+//! lose its own wake-ups by writing over the sleep words: a side that must not wait for ever for an untrusted peer waits
 //! with a time-out.
 
 mod consumer;
 mod copy;
 mod corrupt;
+mod glance;
 mod position;
 mod producer;
 mod record;
@@ -53,6 +55,7 @@ pub mod wait;
 
 pub use consumer::{Consumer, Incoming};
 pub use corrupt::Corrupt;
+pub use glance::Glance;
 pub use producer::{Producer, PushError};
 pub use record::{MAX_RECORD_FRACTION, RECORD_HEADER_BYTES, Record, record_bytes};
 pub use region::{HEADER_BYTES, MAX_CAPACITY, MIN_CAPACITY, Region, RegionError, region_bytes};

@@ -11,7 +11,7 @@ pub use modelled::Region;
 pub use shared::Region;
 
 /// Bytes of a region that come before its records.
-pub const HEADER_BYTES: usize = 512;
+pub const HEADER_BYTES: usize = 640;
 
 /// The smallest capacity, in bytes.
 pub const MIN_CAPACITY: usize = 64;
@@ -62,6 +62,8 @@ pub(crate) enum Word {
     Released = 128,
     ConsumerSleeps = 256,
     ProducerSleeps = 384,
+    /// The processor that the producer says it runs on, plus 1; 0 if it has not said so.
+    Place = 512,
 }
 
 /// A run of bytes at a position, cut where the ring wraps: offset and length up to the end, and

@@ -1,4 +1,7 @@
-//! How long a waiting side spins before it sleeps.
+//! How long a waiting side looks again before it sleeps.
+//!
+//! Where both sides are on one processor, looking again means to let the other side run first, and
+//! [`Courtesy`] decides whether that is worth a system call. Anywhere else it means spinning.
 //!
 //! Spinning pays where the other side runs on another processor and answers within microseconds,
 //! and only then. On one processor it keeps the other side from running at all. Which of the two it
@@ -132,6 +135,39 @@ impl Governor {
         self.long_sleeps = 0;
         self.last_sleep = nanos;
         self.credit = MAX_CREDIT.min(self.credit + (nanos >> self.misses.max(1)));
+    }
+}
+
+/// Decides whether a side gives up its processor to another that waits for the same one, before it
+/// sleeps. Going to sleep and being woken costs more than that, but it may be somebody else who
+/// gets the processor, and keep it.
+///
+/// Time that was lost so has to be paid for: for [`PENANCE`] times as long the side goes to sleep at
+/// once, so that no more than that share of the time is lost. It has no clock; all times are
+/// nanoseconds of one clock of the caller's.
+#[derive(Clone, Debug, Default)]
+pub struct Courtesy {
+    barred_until: u64,
+}
+
+/// How much longer than a loss it is until the next may be risked.
+pub const PENANCE: u64 = 16;
+
+/// Having waited longer than this, in nanoseconds, counts as a loss even where what was waited for
+/// was there in the end: being woken would not have taken as long.
+pub const LONG_COURTESY: u64 = 50_000;
+
+impl Courtesy {
+    /// Whether to give way now.
+    pub fn may_give_way(&self, now: u64) -> bool {
+        now >= self.barred_until
+    }
+
+    /// Giving way took `nanos` until `now`, and it was worth it or not.
+    pub fn gave_way(&mut self, now: u64, nanos: u64, hit: bool) {
+        if !hit || nanos > LONG_COURTESY {
+            self.barred_until = now.saturating_add(nanos.saturating_mul(PENANCE));
+        }
     }
 }
 
@@ -300,6 +336,39 @@ mod tests {
         governor.spin_hit(4_000_000);
         governor.slept(2_500);
         assert_eq!(governor.begin(), Plan::Block);
+    }
+
+    #[test]
+    fn no_more_than_a_share_of_the_time_is_lost_by_giving_way() {
+        let mut courtesy = Courtesy::default();
+        let (mut now, mut lost) = (0, 0);
+        for wait in 0..100_000u64 {
+            // One in three is answered, but only after somebody else has used up a time slice.
+            let (nanos, hit) = (1_000 + wait % 7 * 1_000_000, wait % 3 == 0);
+            if courtesy.may_give_way(now) {
+                now += nanos;
+                courtesy.gave_way(now, nanos, hit);
+                lost += if hit && nanos < LONG_COURTESY {
+                    0
+                } else {
+                    nanos
+                };
+            }
+            now += 5_000;
+        }
+        assert!(
+            lost > 0 && lost * PENANCE <= now + 7_000_000 * PENANCE,
+            "{lost} of {now}"
+        );
+    }
+
+    #[test]
+    fn giving_way_to_who_answers_is_never_barred() {
+        let mut courtesy = Courtesy::default();
+        for now in 1..1000 {
+            assert!(courtesy.may_give_way(now * 3_000));
+            courtesy.gave_way(now * 3_000, 3_000, true);
+        }
     }
 
     fn any_peer() -> impl Strategy<Value = Peer> {

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use memory::Memory;
-use portolan_ring::{Bell, Consumer, Corrupt, Producer, PushError, RegionError, record_bytes};
+use portolan_ring::{
+    Bell, Consumer, Corrupt, Glance, HEADER_BYTES, Producer, PushError, RegionError, record_bytes,
+};
 use proptest::prelude::*;
 
 proptest! {
@@ -78,7 +80,7 @@ fn a_ring_goes_on_where_its_halves_left_off_even_past_the_end_of_counting() {
 
 const PUBLISHED: usize = 0;
 const RELEASED: usize = 16;
-const FIRST_RECORD: usize = 64;
+const FIRST_RECORD: usize = HEADER_BYTES / 8;
 
 #[test]
 fn a_false_position_of_the_producer_is_refused_for_good() {
@@ -243,11 +245,33 @@ fn work(memory: &Memory) -> (usize, usize) {
 #[test]
 fn memory_that_cannot_hold_a_ring_is_refused() {
     let memory = Memory::new(128);
-    for bytes in [0, 64, 512, 512 + 32, 512 + 63, 512 + 65, 512 + 96] {
+    for bytes in [0, 64, 512, 640, 640 + 32, 640 + 63, 640 + 65, 640 + 96] {
         let refused = memory.part(0, bytes).unwrap_err();
         assert_eq!(refused, RegionError::Capacity, "{bytes}");
     }
-    let refused = memory.part(8, 512 + 64).unwrap_err();
+    let refused = memory.part(8, 640 + 64).unwrap_err();
     assert_eq!(refused, RegionError::Alignment);
-    assert_eq!(memory.part(64, 512 + 64).unwrap().capacity(), 64);
+    assert_eq!(memory.part(64, 640 + 64).unwrap().capacity(), 64);
+}
+
+#[test]
+fn a_place_is_said_to_the_other_side_and_none_is_not_place_0() {
+    let memory = Memory::new(64);
+    let (here, there) = (Glance::new(memory.region()), Glance::new(memory.region()));
+    assert_eq!(there.place(), None);
+    for place in [0, 7, 0, u32::MAX] {
+        here.say_place(place);
+        assert_eq!(there.place(), Some(place));
+    }
+}
+
+#[test]
+fn what_is_published_is_seen_beside_the_halves() {
+    let memory = Memory::new(64);
+    let mut producer = Producer::new(memory.region());
+    let glance = Glance::new(memory.region());
+    producer.push(1, &[b"unpublished"]).expect("room");
+    assert!(!glance.is_beyond(0));
+    assert_eq!(producer.publish(), Bell::Quiet);
+    assert!(glance.is_beyond(0) && !glance.is_beyond(producer.position()));
 }

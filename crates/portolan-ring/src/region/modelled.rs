@@ -23,7 +23,7 @@ pub struct Region {
 
 #[derive(Debug)]
 struct Memory {
-    header: [AtomicU64; 4],
+    header: [AtomicU64; 5],
     records: Vec<UnsafeCell<u64>>,
 }
 

@@ -1,0 +1,47 @@
+use crate::Region;
+use crate::region::Word;
+use crate::sync::{AtomicU64, Ordering};
+
+/// A look at a ring beside its two halves, for whoever waits for it or is waited for.
+///
+/// It needs no exclusive access, and what it tells is a hint: the consumer checks positions when it
+/// reads, and the other side may say any place it likes.
+#[derive(Debug)]
+pub struct Glance {
+    region: Region,
+    /// What was last said here, so that the other side's cache line is left alone.
+    said: AtomicU64,
+}
+
+impl Glance {
+    /// Looks at this region.
+    pub fn new(region: Region) -> Self {
+        Self {
+            region,
+            said: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the producer has published something behind `position`, or something that is wrong.
+    #[inline]
+    pub fn is_beyond(&self, position: u64) -> bool {
+        self.region.load(Word::Published, Ordering::Relaxed) != position
+    }
+
+    /// Says on the producer's side on which processor it runs.
+    #[inline]
+    pub fn say_place(&self, place: u32) {
+        let word = u64::from(place) + 1;
+        if self.said.load(Ordering::Relaxed) != word {
+            self.said.store(word, Ordering::Relaxed);
+            self.region.store(Word::Place, word, Ordering::Relaxed);
+        }
+    }
+
+    /// On which processor the producer said that it ran; `None` if it never did.
+    #[inline]
+    pub fn place(&self) -> Option<u32> {
+        let word = self.region.load(Word::Place, Ordering::Relaxed);
+        word.checked_sub(1).map(|place| place as u32)
+    }
+}
