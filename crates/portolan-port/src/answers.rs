@@ -1,6 +1,6 @@
 //! What a receiver owes the holder of one channel.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 
 use portolan_wire::packet::Kind;
@@ -24,8 +24,8 @@ const BYTES_PER_KEPT_RIGHT: usize = 64 << 10;
 /// Slots that are owed an answer, and answers that there was no room for.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
-    /// Slots that a reply right or an answer that is kept exists for.
-    owed: HashSet<u32>,
+    /// Slots that a reply right or an answer that is kept exists for. Most often there is one.
+    owed: Vec<u32>,
     /// Oldest first.
     kept: VecDeque<Kept>,
     kept_bytes: usize,
@@ -53,12 +53,18 @@ pub(crate) enum Flushed {
 impl Answers {
     /// Notes that a reply right for this slot exists. False if there is one or there are too many.
     pub(crate) fn owe(&mut self, slot: u32) -> bool {
-        self.owed.len() < MAX_OWED && self.owed.insert(slot)
+        let admitted = self.owed.len() < MAX_OWED && !self.owed.contains(&slot);
+        if admitted {
+            self.owed.push(slot);
+        }
+        admitted
     }
 
     /// Notes that the slot has its answer.
     pub(crate) fn settle(&mut self, slot: u32) {
-        self.owed.remove(&slot);
+        if let Some(at) = self.owed.iter().position(|owed| *owed == slot) {
+            self.owed.swap_remove(at);
+        }
     }
 
     /// The slots that are owed an answer, as a list of little-endian numbers.

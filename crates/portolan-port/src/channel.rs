@@ -15,7 +15,7 @@ use crate::answers::{self, Answers, Flushed, Kept};
 use crate::error::SendErrorKind;
 use crate::link::Link;
 use crate::mapping::Position;
-use crate::message::{Arrival, Message};
+use crate::message::{Message, Origin};
 use crate::ring_end::{Next, RingEnd};
 use crate::send_once::SendOnceRight;
 use crate::sender::Sender;
@@ -48,6 +48,8 @@ pub(crate) struct Channel {
 #[derive(Debug, Default)]
 struct Reading {
     sender: Option<Sender>,
+    /// What messages of this sender carry, until something of it changes.
+    origin: Option<Arc<Origin>>,
     /// The one message of a send-once right has come.
     spent: bool,
 }
@@ -279,7 +281,7 @@ impl Channel {
             Some(ring) => self.next_record(ring),
             None => socket::try_receive(self.socket()),
         };
-        match incoming.and_then(|incoming| self.admit(incoming, &mut reading.sender, port, add)) {
+        match incoming.and_then(|incoming| self.admit(incoming, &mut reading, port, add)) {
             Ok(read) => {
                 reading.spent = self.once;
                 read
@@ -295,6 +297,30 @@ impl Channel {
             }
             Err(Nothing::Closed | Nothing::Violation) => Read::Closed,
         }
+    }
+
+    /// Takes a run of records out of memory, and says whose they are and where the run began.
+    /// `None` if [`read`](Self::read) has to look at what comes next, if anything does.
+    pub(crate) fn take_run(&self, into: &mut Vec<u8>, limit: usize) -> Option<(Arc<Origin>, u64)> {
+        if self.once || self.closed.load(Ordering::Relaxed) {
+            return None;
+        }
+        let reading = lock(&self.reading);
+        let origin = reading.origin.as_ref()?;
+        let position = self.ring()?.take_run(into, limit)?;
+        Some((Arc::clone(origin), position))
+    }
+
+    /// Puts what lies behind a position of the last run back into memory.
+    pub(crate) fn put_back(&self, position: u64) {
+        if let Some(ring) = self.ring() {
+            ring.put_back(position);
+        }
+    }
+
+    /// Whether there is something to read.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ring().is_none_or(RingEnd::is_ready) || self.has_hung_up()
     }
 
     fn next_record(&self, ring: &RingEnd) -> Result<Incoming, Nothing> {
@@ -322,12 +348,12 @@ impl Channel {
     fn admit(
         self: &Arc<Self>,
         mut incoming: Incoming,
-        sender: &mut Option<Sender>,
+        reading: &mut Reading,
         port: PortId,
         add: impl FnOnce(Self),
     ) -> Result<Read, Nothing> {
         match incoming.header.kind {
-            Kind::Message => self.admit_message(incoming, sender, port),
+            Kind::Message => self.admit_message(incoming, reading, port),
             Kind::Mint if !self.once => {
                 let socket = incoming.fds.pop_front().filter(socket::is_channel_end);
                 let socket = socket.ok_or(Nothing::Violation)?;
@@ -341,18 +367,18 @@ impl Channel {
             }
             // Once: a bell that nobody knows any more would stay in the epoll instance.
             Kind::Promote if !self.once && self.ring.get().is_none() => {
-                self.identify(&mut incoming, sender)?;
+                self.identify(&mut incoming, reading)?;
                 self.consider(incoming);
                 Ok(Read::Other)
             }
             Kind::Switch => {
                 // From here on, the kernel does not say any more who speaks.
-                self.identify(&mut incoming, sender)?;
+                self.identify(&mut incoming, reading)?;
                 self.switch()
             }
             Kind::Hello => {
-                *sender = None;
-                self.identify(&mut incoming, sender)?;
+                reading.sender = None;
+                self.identify(&mut incoming, reading)?;
                 Ok(Read::Other)
             }
             _ => Err(Nothing::Violation),
@@ -362,52 +388,56 @@ impl Channel {
     fn admit_message(
         self: &Arc<Self>,
         mut incoming: Incoming,
-        sender: &mut Option<Sender>,
+        reading: &mut Reading,
         port: PortId,
     ) -> Result<Read, Nothing> {
         // What comes through memory has no credentials of its own. The memory is known only to
         // who offered it, and that the kernel has said.
-        let sender = match (self.ring(), incoming.credentials) {
-            (Some(_), None) => sender.clone(),
-            _ => Some(self.identify(&mut incoming, sender)?),
-        };
+        if self.ring().is_none() || incoming.credentials.is_some() {
+            self.identify(&mut incoming, reading)?;
+        }
         let slot = incoming.header.slot;
         let mut message = transfer::receive(incoming)?;
         if slot != 0 {
-            message.reply = Some(self.owe(slot, port, &message)?);
+            if message.reply.is_some() {
+                return Err(Nothing::Violation);
+            }
+            message.reply = Some(self.owe(slot, port)?);
         }
-        let badge = self.badge;
-        message.arrival = Some(Arrival {
-            port,
-            badge,
-            sequence: 0,
-            sender,
-            notification: None,
+        let origin = reading.origin.get_or_insert_with(|| {
+            Arc::new(Origin {
+                port,
+                badge: self.badge,
+                sender: reading.sender.clone(),
+                notification: None,
+            })
         });
+        message.origin = Some(Arc::clone(origin));
         Ok(Read::Message(message))
     }
 
-    /// The sender of this packet. The first message binds the channel to its process: a right that
-    /// moves gets a new channel, so a second process on this one is not supposed to be there.
-    fn identify(
-        &self,
-        incoming: &mut Incoming,
-        bound: &mut Option<Sender>,
-    ) -> Result<Sender, Nothing> {
+    /// Notes the sender of this packet. The first message binds the channel to its process: a right
+    /// that moves gets a new channel, so a second process on this one is not supposed to be there.
+    fn identify(&self, incoming: &mut Incoming, reading: &mut Reading) -> Result<(), Nothing> {
         let credentials = incoming.credentials.ok_or(Nothing::Violation)?;
-        if let Some(known) = bound {
+        if let Some(known) = &mut reading.sender {
             if known.credentials.pid != credentials.pid {
                 return Err(Nothing::Violation);
             }
-            known.credentials = credentials;
-            return Ok(known.clone());
+            if known.credentials != credentials {
+                known.credentials = credentials;
+                reading.origin = None;
+            }
+            return Ok(());
         }
         // One pidfd for each channel is enough, and each costs a descriptor.
         portolan_sys::ancillary::pass_pidfd(&self.socket, false).ok();
         let pidfd = incoming.pidfd.take();
         let pidfd = pidfd.filter(|pidfd| !socket::is_last_reserve(pidfd));
         let pidfd = pidfd.map(Arc::new);
-        Ok(bound.insert(Sender { credentials, pidfd }).clone())
+        reading.sender = Some(Sender { credentials, pidfd });
+        reading.origin = None;
+        Ok(())
     }
 
     /// Accepts an offer of memory, or does not: the holder then goes on as before.
@@ -441,14 +471,9 @@ impl Channel {
         Ok(Read::Promoted)
     }
 
-    fn owe(
-        self: &Arc<Self>,
-        slot: u32,
-        port: PortId,
-        message: &Message,
-    ) -> Result<SendOnceRight, Nothing> {
-        let admitted = message.reply.is_none() && lock(&self.answers).owe(slot);
-        if !admitted {
+    /// Makes the right to answer in a slot.
+    pub(crate) fn owe(self: &Arc<Self>, slot: u32, port: PortId) -> Result<SendOnceRight, Nothing> {
+        if !lock(&self.answers).owe(slot) {
             return Err(Nothing::Violation);
         }
         Ok(SendOnceRight::for_slot(Arc::clone(self), slot, port))

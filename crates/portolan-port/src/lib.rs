@@ -45,6 +45,7 @@ mod payload;
 mod port_set;
 mod receive_right;
 mod ring_end;
+mod run;
 mod send_once;
 mod send_right;
 mod sender;

@@ -1,6 +1,7 @@
 //! What travels: an id, bytes, and rights, as one unit.
 
 use std::fmt;
+use std::sync::Arc;
 
 use portolan_wire::port_id::PortId;
 
@@ -29,15 +30,16 @@ pub struct Message {
     pub(crate) payload: Payload,
     pub(crate) rights: Vec<Right>,
     pub(crate) reply: Option<SendOnceRight>,
-    pub(crate) arrival: Option<Arrival>,
+    /// Where it came from; `None` for a message that was not received.
+    pub(crate) origin: Option<Arc<Origin>>,
+    pub(crate) sequence: u64,
 }
 
-/// What the receiving side knows about a message.
+/// What the receiving side knows about a message, and is the same for all that come one way.
 #[derive(Debug)]
-pub(crate) struct Arrival {
+pub(crate) struct Origin {
     pub(crate) port: PortId,
     pub(crate) badge: u64,
-    pub(crate) sequence: u64,
     pub(crate) sender: Option<Sender>,
     pub(crate) notification: Option<Notification>,
 }
@@ -52,7 +54,8 @@ impl Message {
             payload,
             rights: Vec::new(),
             reply: None,
-            arrival: None,
+            origin: None,
+            sequence: 0,
         }
     }
 
@@ -120,33 +123,33 @@ impl Message {
     /// received and for a notification.
     #[must_use]
     pub fn sender(&self) -> Option<&Sender> {
-        self.arrival.as_ref()?.sender.as_ref()
+        self.origin.as_ref()?.sender.as_ref()
     }
 
     /// The number that the receiver attached to the send right this came through, see
     /// [`ReceiveRight::make_send_badged`]; 0 if there is none.
     #[must_use]
     pub fn badge(&self) -> u64 {
-        self.arrival.as_ref().map_or(0, |arrival| arrival.badge)
+        self.origin.as_ref().map_or(0, |origin| origin.badge)
     }
 
     /// The port that the message came to; `None` for one that was not received.
     #[must_use]
     pub fn port(&self) -> Option<PortId> {
-        self.arrival.as_ref().map(|arrival| arrival.port)
+        self.origin.as_ref().map(|origin| origin.port)
     }
 
     /// How many messages had been received from the port before this one since its receive right
     /// was made or moved (Mach's sequence number).
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.arrival.as_ref().map_or(0, |arrival| arrival.sequence)
+        self.sequence
     }
 
     /// Set if the port itself speaks here and not a sender.
     #[must_use]
     pub fn notification(&self) -> Option<Notification> {
-        self.arrival.as_ref()?.notification
+        self.origin.as_ref()?.notification
     }
 }
 
@@ -157,7 +160,8 @@ impl fmt::Debug for Message {
             .field("bytes", &self.bytes().len())
             .field("rights", &self.rights)
             .field("reply", &self.reply)
-            .field("arrival", &self.arrival)
+            .field("origin", &self.origin)
+            .field("sequence", &self.sequence)
             .finish()
     }
 }

@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use portolan_wire::moved::MovedChannel;
 use portolan_wire::port_id::PortId;
@@ -16,8 +16,9 @@ use rustix::io::Errno;
 
 use crate::channel::{Channel, Event, Read, Watch, lock};
 use crate::error::{CreateError, MintError, ReceiveError, SendErrorKind};
-use crate::message::{Arrival, Message, Notification};
+use crate::message::{Message, Notification, Origin};
 use crate::ring_end::RingEnd;
+use crate::run::Run;
 use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
 use crate::socket;
@@ -172,9 +173,15 @@ impl ReceiveRight {
     ///
     /// [`ReceiveError::TimedOut`] if none came in time.
     pub fn receive(&self, timeout: impl Into<Timeout>) -> Result<Message, ReceiveError> {
+        if let Some(message) = self.port.take_from_memory()? {
+            return Ok(message);
+        }
         let deadline = timeout.into().deadline();
         let mut patience = MAX_STEPS_WHEN_LATE;
         loop {
+            if let Some(message) = self.port.take_from_memory()? {
+                return Ok(message);
+            }
             match self.port.step(deadline)? {
                 Step::Message(message) => return Ok(message),
                 Step::Nothing => return Err(ReceiveError::TimedOut),
@@ -234,7 +241,9 @@ impl ReceiveRight {
             .moving
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        lock(&self.port.hot).channels.clear();
+        // Held until the end: a thread that looks at memory asks for nothing else.
+        let mut hot = self.port.hot();
+        hot.channels.clear();
         let mut state = lock(&self.port.state);
         let channels = std::mem::take(&mut state.channels);
         for (token, channel) in channels {
@@ -316,8 +325,11 @@ const MAX_STEPS_WHEN_LATE: u32 = 1024;
 /// Channels whose memory is looked at without being told to.
 const MAX_HOT: usize = 16;
 
-/// After so many messages from memory, everything else gets its turn.
+/// After so many messages from memory, everything else gets its turn, unless it had one just now.
 const LOOK_ELSEWHERE_AFTER: u32 = 16;
+
+/// How long after its last turn everything else gets the next.
+const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_micros(20);
 
 /// What a receive right owns, shared with the port sets it is in.
 pub(crate) struct Port {
@@ -357,8 +369,11 @@ struct Hot {
     channels: Vec<(u64, Arc<Channel>)>,
     /// Where to look first, so that senders take turns.
     next: usize,
-    /// Messages since everything else was looked at.
+    /// What has been taken from one of them and not been received.
+    run: Run,
+    /// Messages since the clock was looked at, and when everything else was.
     in_a_row: u32,
+    looked: Option<Instant>,
 }
 
 /// What one look at a port brought.
@@ -420,14 +435,41 @@ impl Port {
         }
     }
 
+    /// The channels that are looked at, with nothing taken from them ahead of its turn.
+    fn hot(&self) -> MutexGuard<'_, Hot> {
+        let mut hot = lock(&self.hot);
+        hot.run.put_back();
+        hot
+    }
+
+    /// The next message, if it lies in memory and nothing else is due.
+    pub(crate) fn take_from_memory(&self) -> Result<Option<Message>, ReceiveError> {
+        self.check_process()
+            .map_err(|()| ReceiveError::ForeignProcess)?;
+        let others = self.has_notifications.load(Ordering::Relaxed);
+        if others || self.polled.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let mut hot = lock(&self.hot);
+        if hot.is_elsewhere_due() || !hot.load_run() {
+            return Ok(None);
+        }
+        let popped = hot.run.pop();
+        Ok(popped.map(|mut message| {
+            hot.in_a_row += 1;
+            message.sequence = self.next_sequence();
+            message
+        }))
+    }
+
     fn look_at_memory(&self, deadline: Deadline) -> Look {
         let _staying = self.moving.read().unwrap_or_else(PoisonError::into_inner);
-        let mut hot = lock(&self.hot);
+        let mut hot = self.hot();
         if hot.channels.is_empty() {
             return Look::Wait { since: None };
         }
-        if hot.in_a_row >= LOOK_ELSEWHERE_AFTER {
-            hot.in_a_row = 0;
+        if hot.is_elsewhere_due() {
+            hot.look_elsewhere();
             return Look::Elsewhere;
         }
         if let Some(at) = hot.ready() {
@@ -438,12 +480,10 @@ impl Port {
         }
         let peers = hot.meet();
         match self.spinner.spin(peers, || hot.ready().is_some()) {
-            Spun::Hit => match hot.ready() {
-                Some(at) => Look::Found(self.read_hot(hot, at)),
-                None => Look::Found(Step::Other),
-            },
+            // What it is will be seen in the next step.
+            Spun::Hit => Look::Found(Step::Other),
             Spun::Again => {
-                hot.in_a_row = 0;
+                hot.look_elsewhere();
                 Look::Elsewhere
             }
             Spun::Sleep { since } => {
@@ -472,7 +512,7 @@ impl Port {
 
     /// Has every hot channel ring the bell from now on, unless one of them has something.
     fn cool_down(&self) -> bool {
-        let mut hot = lock(&self.hot);
+        let mut hot = self.hot();
         let busy = hot.rings().position(|ring| !ring.prepare_to_receive());
         match busy {
             Some(at) => hot.rings().take(at).for_each(RingEnd::awake),
@@ -483,7 +523,7 @@ impl Port {
 
     /// Has every hot channel ring the bell from now on. What is there already rings at once.
     fn settle(&self) {
-        let mut hot = lock(&self.hot);
+        let mut hot = self.hot();
         hot.rings()
             .filter(|ring| !ring.prepare_to_receive())
             .for_each(RingEnd::ring_own);
@@ -492,7 +532,7 @@ impl Port {
 
     /// Has the memory of a channel looked at, in the place of another's if there are many.
     fn heat(&self, token: u64, channel: &Arc<Channel>) {
-        let mut hot = lock(&self.hot);
+        let mut hot = self.hot();
         if hot.channels.iter().any(|(known, _)| *known == token) {
             return;
         }
@@ -538,8 +578,10 @@ impl Port {
             channel.flush();
         }
         self.heat(token, &channel);
-        let read = self.read(&channel);
-        Ok(self.take(token, &channel, read))
+        // Read among the hot ones, so that it does not get in between what was taken in a run.
+        let hot = self.hot();
+        let at = hot.channels.iter().position(|(known, _)| *known == token);
+        Ok(at.map_or(Step::Other, |at| self.read_hot(hot, at)))
     }
 
     fn wait(&self, timeout: Option<Timespec>) -> Result<Option<(Event, EventFlags)>, Errno> {
@@ -563,9 +605,7 @@ impl Port {
     fn take(&self, token: u64, channel: &Arc<Channel>, read: Read) -> Step {
         match read {
             Read::Message(mut message) => {
-                if let Some(arrival) = &mut message.arrival {
-                    arrival.sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-                }
+                message.sequence = self.next_sequence();
                 if channel.is_once() {
                     self.remove(token);
                 }
@@ -603,9 +643,10 @@ impl Port {
 
     /// Lets go of a channel; false if that has been done.
     fn remove(&self, token: u64) -> bool {
-        lock(&self.hot)
-            .channels
-            .retain(|(known, _)| *known != token);
+        let mut hot = lock(&self.hot);
+        hot.run.discard(token);
+        hot.channels.retain(|(known, _)| *known != token);
+        drop(hot);
         let mut state = lock(&self.state);
         let Some(channel) = state.channels.remove(&token) else {
             return false;
@@ -664,21 +705,23 @@ impl Port {
             }
         }
         let mut message = Message::new(notification.id());
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed);
-        let (port, notification) = (self.id, Some(notification));
-        message.arrival = Some(Arrival {
-            port,
+        message.sequence = self.next_sequence();
+        message.origin = Some(Arc::new(Origin {
+            port: self.id,
             badge: 0,
-            sequence,
             sender: None,
-            notification,
-        });
+            notification: Some(notification),
+        }));
         Some(message)
+    }
+
+    fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
     }
 
     fn kill(&self) {
         let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
-        lock(&self.hot).channels.clear();
+        *lock(&self.hot) = Hot::default();
         let mut state = lock(&self.state);
         if std::mem::replace(&mut state.gone, true) {
             return;
@@ -711,6 +754,37 @@ impl Hot {
             .filter_map(|(_, channel)| channel.ring())
     }
 
+    /// Sees to it that there is a run to take messages from.
+    fn load_run(&mut self) -> bool {
+        if !self.run.is_empty() {
+            return true;
+        }
+        let Some(at) = self.ready() else { return false };
+        self.next = at + 1;
+        let is_alone = self.channels.len() == 1;
+        let channel = self.channels.get(at);
+        channel.is_some_and(|(token, channel)| self.run.load(*token, channel, is_alone))
+    }
+
+    /// Whether something that is not in memory may have waited for long enough.
+    fn is_elsewhere_due(&mut self) -> bool {
+        if self.in_a_row < LOOK_ELSEWHERE_AFTER {
+            return false;
+        }
+        let is_due = self
+            .looked
+            .is_none_or(|looked| looked.elapsed() >= LOOK_ELSEWHERE_EVERY);
+        if !is_due {
+            self.in_a_row = 0;
+        }
+        is_due
+    }
+
+    fn look_elsewhere(&mut self) {
+        self.in_a_row = 0;
+        self.looked = Some(Instant::now());
+    }
+
     /// Says to all where this side runs, and finds out where they do.
     fn meet(&self) -> Whereabouts {
         let meetings = self.rings().map(RingEnd::meet);
@@ -723,7 +797,7 @@ impl Hot {
         (0..count).map(|k| (self.next + k) % count).find(|at| {
             self.channels
                 .get(*at)
-                .is_some_and(|(_, channel)| channel.ring().is_none_or(RingEnd::is_ready))
+                .is_some_and(|(_, channel)| channel.is_ready())
         })
     }
 }

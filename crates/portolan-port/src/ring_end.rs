@@ -16,7 +16,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use rustix::pipe::PipeFlags;
 
 use crate::channel::lock;
-use crate::mapping::{Position, Rings};
+use crate::mapping::{Position, Reader, Rings};
 use crate::payload::Payload;
 use crate::socket::{self, Full, Incoming, Nothing, Outgoing, Refusal};
 use crate::timeout::Deadline;
@@ -28,6 +28,7 @@ pub(crate) struct RingEnd {
     rings: Rings,
     own_bell: Bell,
     peer_bell: Bell,
+    inline_max: usize,
     made: Instant,
     /// When the kernel was last asked whether the other side is there, in microseconds since.
     asked: AtomicU64,
@@ -78,11 +79,13 @@ impl RingEnd {
     }
 
     fn new(rings: Rings, own_bell: Bell, peer_bell: Bell) -> Self {
+        let inline_max = lock(&rings.outgoing).max_payload() as usize;
         let (made, asked, heard) = (Instant::now(), AtomicU64::new(0), AtomicU64::new(0));
         Self {
             rings,
             own_bell,
             peer_bell,
+            inline_max,
             made,
             asked,
             heard,
@@ -132,9 +135,9 @@ impl RingEnd {
         self.rings.position()
     }
 
-    /// The longest payload that goes through memory with this many rights.
+    /// The longest packet that goes through memory.
     pub(crate) fn inline_max(&self) -> usize {
-        lock(&self.rings.outgoing).max_payload() as usize
+        self.inline_max
     }
 
     /// Sends a packet without waiting.
@@ -146,18 +149,29 @@ impl RingEnd {
         if !packet.fds.is_empty() {
             return self.send_through_socket(socket, packet);
         }
-        let head = packet.header.encode();
-        let rights: Vec<u8> = packet
-            .rights
-            .iter()
-            .flat_map(RightDescriptor::encode)
-            .collect();
+        if packet.rights.is_empty() {
+            return self.publish(socket, &packet.header, &[], packet.inline);
+        }
+        let rights = packet.rights.iter().flat_map(RightDescriptor::encode);
+        let rights: Vec<u8> = rights.collect();
+        self.publish(socket, &packet.header, &rights, packet.inline)
+    }
+
+    /// Sends a packet through memory without waiting.
+    pub(crate) fn publish(
+        &self,
+        socket: BorrowedFd<'_>,
+        header: &packet::Header,
+        rights: &[u8],
+        inline: &[u8],
+    ) -> Result<(), Refusal> {
+        let head = header.encode();
         let mut outgoing = lock(&self.rings.outgoing);
         self.check_sleeper(&outgoing, socket)?;
-        match outgoing.push(RecordKind::Packet.tag(), &[&head, &rights, packet.inline]) {
+        match outgoing.push(RecordKind::Packet.tag(), &[&head, rights, inline]) {
             Ok(()) => {}
             Err(PushError::Full { .. }) => {
-                let len = head.len() + rights.len() + packet.inline.len();
+                let len = head.len() + rights.len() + inline.len();
                 let len = u32::try_from(len).unwrap_or(u32::MAX);
                 return Err(Refusal::Full(Full::Ring { len }));
             }
@@ -166,6 +180,11 @@ impl RingEnd {
         }
         self.heed(outgoing.publish());
         Ok(())
+    }
+
+    /// Whether a packet of this length has room, or will never have.
+    pub(crate) fn has_room(&self, len: u32) -> bool {
+        lock(&self.rings.outgoing).fits(len).unwrap_or(true)
     }
 
     /// Sends a packet through the socket, and a record that keeps its place.
@@ -241,6 +260,39 @@ impl RingEnd {
         Whereabouts::new(own, self.rings.incoming_glance.place())
     }
 
+    /// Takes a run of whole records of up to `limit` bytes, and says where it began. `None` if there
+    /// is none, or something that [`next`](Self::next) has to look at.
+    pub(crate) fn take_run(&self, into: &mut Vec<u8>, limit: usize) -> Option<u64> {
+        let mut reader = lock(&self.rings.incoming);
+        self.release_if_due(&mut reader);
+        let position = reader.consumer.position();
+        let taken = reader.consumer.take_run(into, limit).unwrap_or(0);
+        self.rings.note_taken(&reader);
+        reader.unreleased += taken;
+        (taken > 0).then_some(position)
+    }
+
+    /// Takes back having taken what lies behind a position of the last run.
+    pub(crate) fn put_back(&self, position: u64) {
+        let mut reader = lock(&self.rings.incoming);
+        let back = reader.consumer.position().wrapping_sub(position);
+        reader.consumer.rewind(position);
+        reader.unreleased = reader.unreleased.saturating_sub(back as usize);
+        self.rings.note_taken(&reader);
+    }
+
+    /// Giving space back costs a barrier and the other side a cache line, so it is done in eighths
+    /// of the ring, and before sleeping. A record never takes more than a half, so a sender with
+    /// nothing left to be read always has room.
+    fn release_if_due(&self, reader: &mut Reader) {
+        if reader.unreleased >= RELEASE_BYTES {
+            reader.unreleased = 0;
+            if reader.consumer.release() == Wake::Ring {
+                self.ring();
+            }
+        }
+    }
+
     /// Takes the next record.
     pub(crate) fn next(&self) -> Result<Next, Nothing> {
         let mut reader = lock(&self.rings.incoming);
@@ -257,15 +309,7 @@ impl RingEnd {
         drop(record);
         self.rings.note_taken(&reader);
         reader.unreleased += taken;
-        // Giving space back costs a barrier and the other side a cache line, so it is done in
-        // eighths of the ring, and before sleeping. A record never takes more than a half, so a
-        // sender with nothing left to be read always has room.
-        if reader.unreleased >= RELEASE_BYTES {
-            reader.unreleased = 0;
-            if reader.consumer.release() == Wake::Ring {
-                self.ring();
-            }
-        }
+        self.release_if_due(&mut reader);
         Ok(next)
     }
 

@@ -1,11 +1,13 @@
 //! The right to send.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use portolan_wire::packet::{Header, Kind, RecordKind};
 use portolan_wire::port_id::PortId;
@@ -17,7 +19,7 @@ use crate::channel::lock;
 use crate::error::{MintError, ReplyError, RequestError, SendError, SendErrorKind};
 use crate::link::Link;
 use crate::memory::{Memory, Woken};
-use crate::message::{Arrival, Message};
+use crate::message::{Message, Origin};
 use crate::payload::Payload;
 use crate::ring_end::{Next, RingEnd};
 use crate::sender::Sender;
@@ -45,19 +47,64 @@ pub struct SendRight {
     progress: Condvar,
     memory: Box<Memory>,
     spinner: Box<Spinner>,
+    /// Of answers that come through memory.
+    origin: OnceLock<Arc<Origin>>,
 }
 
 /// Requests that wait for their answers.
 #[derive(Default)]
 struct Replies {
     last_slot: u32,
-    slots: HashMap<u32, Slot>,
+    slots: HashMap<u32, Slot, BuildHasherDefault<SlotHasher>>,
     /// A thread waits for all that wait.
     reading: bool,
     /// The threads that it waits for.
     followers: usize,
     /// The port said that it is dead, which it can do once.
     port_died: bool,
+}
+
+impl Replies {
+    /// A slot whose number is in no other use; there must be room.
+    fn open(&mut self) -> u32 {
+        loop {
+            self.last_slot = self.last_slot.wrapping_add(1);
+            let slot = self.last_slot;
+            if slot != 0
+                && let Entry::Vacant(vacant) = self.slots.entry(slot)
+            {
+                vacant.insert(Slot::Waiting);
+                return slot;
+            }
+        }
+    }
+
+    /// Whether answers will come that nobody waits for.
+    fn expects_unwanted(&self) -> bool {
+        let mut slots = self.slots.values();
+        slots.any(|slot| matches!(slot, Slot::Abandoned))
+    }
+}
+
+/// Slots are numbered by this side, so nobody can choose them to collide.
+#[derive(Default)]
+struct SlotHasher(u64);
+
+impl Hasher for SlotHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // Spread over the high bits, which hash tables look at too.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
 }
 
 /// How far to look for what has come.
@@ -102,6 +149,7 @@ impl SendRight {
             progress: Condvar::new(),
             memory: Box::default(),
             spinner: Box::default(),
+            origin: OnceLock::new(),
         }
     }
 
@@ -192,7 +240,8 @@ impl SendRight {
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send), and `TooManyRequests`.
+    /// Those of [`send`](Self::send), and `TooManyRequests`; where some of the requests were given up,
+    /// their answers are waited for first, up to the time-out of `send`.
     pub fn begin_request(
         &self,
         mut message: Message,
@@ -200,11 +249,13 @@ impl SendRight {
     ) -> Result<PendingReply<'_>, SendError> {
         message.reply = None;
         let deadline = send.into().deadline();
-        let Some(slot) = self.open_slot() else {
-            return Err(SendError::new(
-                SendErrorKind::TooManyRequests { limit: MAX_OWED },
-                message,
-            ));
+        let slot = match self.open_slot(deadline) {
+            Ok(Some(slot)) => slot,
+            Ok(None) => {
+                let kind = SendErrorKind::TooManyRequests { limit: MAX_OWED };
+                return Err(SendError::new(kind, message));
+            }
+            Err(errno) => return Err(SendError::new(errno.into(), message)),
         };
         match self.post(message, slot, deadline) {
             Ok(()) => Ok(PendingReply {
@@ -244,8 +295,13 @@ impl SendRight {
             return Err(SendErrorKind::DeadName);
         }
         self.used.store(true, Ordering::Relaxed);
-        self.memory.advance(self.socket());
-        let _mode = self.memory.stay();
+        // Once it goes through memory, it does for good.
+        let _mode = if self.memory.ring().is_some() {
+            None
+        } else {
+            self.memory.advance(self.socket());
+            Some(self.memory.stay())
+        };
         let wait = &mut |full| self.wait_for_room(full, deadline);
         transfer::send(self.link(), (Kind::Message, slot), message, deadline, wait)
     }
@@ -271,6 +327,12 @@ impl SendRight {
         let (Full::Ring { len }, Some(ring)) = (full, self.memory.ring()) else {
             return socket::wait(self.socket(), PollFlags::OUT, deadline);
         };
+        if !matches!(deadline, Deadline::Passed) {
+            let spun = self.spinner.spin(ring.meet(), || ring.has_room(len));
+            if spun == Spun::Hit {
+                return Ok(true);
+            }
+        }
         let mut replies = lock(&self.replies);
         loop {
             if self.dead.load(Ordering::Relaxed) {
@@ -365,22 +427,41 @@ impl SendRight {
         }
     }
 
-    fn open_slot(&self) -> Option<u32> {
+    /// Reserves a slot for an answer. With as many as there may be, those that were given up are
+    /// waited for, because their answers are on their way; `None` if there is none of these, or if
+    /// they do not come in time.
+    fn open_slot(&self, deadline: Deadline) -> Result<Option<u32>, Errno> {
         let mut replies = lock(&self.replies);
-        if replies.slots.len() >= MAX_OWED && !replies.reading {
-            replies = self.read_all(replies, Depth::Everything);
-        }
-        if replies.slots.len() >= MAX_OWED {
-            return None;
-        }
-        loop {
-            replies.last_slot = replies.last_slot.wrapping_add(1);
-            let slot = replies.last_slot;
-            if slot != 0 && !replies.slots.contains_key(&slot) {
-                replies.slots.insert(slot, Slot::Waiting);
-                return Some(slot);
+        while replies.slots.len() >= MAX_OWED {
+            let seen = replies.slots.len();
+            if !replies.reading {
+                replies = self.read_all(replies, Depth::Everything);
+            }
+            let dead = self.dead.load(Ordering::Relaxed);
+            if replies.slots.len() >= seen && (dead || !replies.expects_unwanted()) {
+                return Ok(None);
+            }
+            if replies.slots.len() >= MAX_OWED {
+                if deadline.has_passed() {
+                    return Ok(None);
+                }
+                replies = self.wait_for_news(replies, deadline)?;
             }
         }
+        Ok(Some(replies.open()))
+    }
+
+    /// Sleeps until something has come, and takes it.
+    fn wait_for_news<'a>(
+        &'a self,
+        replies: MutexGuard<'a, Replies>,
+        deadline: Deadline,
+    ) -> Result<MutexGuard<'a, Replies>, Errno> {
+        let ring = self.memory.ring();
+        if ring.is_some_and(|ring| !ring.prepare_to_receive()) {
+            return Ok(self.read_all(replies, Depth::Memory));
+        }
+        self.wait_for_bell(replies, deadline)
     }
 
     /// Waits for the answer in a slot.
@@ -391,32 +472,29 @@ impl SendRight {
         // What has come is taken in any case, so that polling makes progress.
         let mut late = false;
         loop {
-            match replies.slots.remove(&slot) {
-                Some(Slot::Answered(message)) => return Ok(message),
-                Some(Slot::Refused) => return Err(ReplyError::NoReply),
+            match replies.slots.get(&slot) {
+                Some(Slot::Waiting) => {}
                 Some(Slot::Redirected(socket)) => {
-                    replies
-                        .slots
-                        .insert(slot, Slot::Redirected(Arc::clone(&socket)));
+                    let socket = Arc::clone(socket);
                     drop(replies);
                     return self.wait_elsewhere(&socket, deadline);
                 }
-                Some(Slot::Dead | Slot::Abandoned) | None => return Err(ReplyError::DeadName),
-                Some(Slot::Waiting) => {}
+                _ => {
+                    return match replies.slots.remove(&slot) {
+                        Some(Slot::Answered(message)) => Ok(message),
+                        Some(Slot::Refused) => Err(ReplyError::NoReply),
+                        _ => Err(ReplyError::DeadName),
+                    };
+                }
             }
-            replies.slots.insert(slot, Slot::Waiting);
             if late {
                 return Err(ReplyError::TimedOut);
             }
             late = deadline.has_passed();
             replies = match (replies.reading, self.memory.ring()) {
                 (true, _) if late => return Err(ReplyError::TimedOut),
-                (true, Some(ring)) if !ring.prepare_to_receive() => {
-                    self.read_all(replies, Depth::Memory)
-                }
-                (true, _) => self.wait_for_reader(replies, deadline),
                 (false, Some(ring)) => self.wait_for_record((ring, slot), replies, deadline)?,
-                (false, None) => self.wait_for_bell(replies, deadline)?,
+                _ => self.wait_for_news(replies, deadline)?,
             };
         }
     }
@@ -454,10 +532,7 @@ impl SendRight {
                 return Ok(replies);
             }
         }
-        if !ring.prepare_to_receive() {
-            return Ok(self.read_all(replies, Depth::Memory));
-        }
-        let replies = self.wait_for_bell(replies, deadline)?;
+        let replies = self.wait_for_news(replies, deadline)?;
         if let Some(since) = since {
             self.spinner.slept(since);
         }
@@ -641,14 +716,20 @@ impl SendRight {
             pidfd: None,
         });
         let mut message = transfer::receive(incoming)?;
-        message.arrival = Some(Arrival {
-            port: self.port,
-            badge: 0,
-            sequence: 0,
-            sender,
-            notification: None,
+        message.origin = Some(match sender {
+            None => Arc::clone(self.origin.get_or_init(|| self.origin_of(None))),
+            known => self.origin_of(known),
         });
         Ok(message)
+    }
+
+    fn origin_of(&self, sender: Option<Sender>) -> Arc<Origin> {
+        Arc::new(Origin {
+            port: self.port,
+            badge: 0,
+            sender,
+            notification: None,
+        })
     }
 
     /// The port is dead. The slots in `owed` (little-endian `u32`s) may still be answered.

@@ -37,8 +37,44 @@ pub(crate) fn send(
     deadline: Deadline,
     wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
 ) -> Result<(), SendErrorKind> {
+    if let Some(sent) = send_plain(link, way, message, wait) {
+        return sent;
+    }
     prepare(link, message, deadline)?;
     deliver(link, way, message, wait)
+}
+
+/// Sends a message that is nothing but bytes that fit in a record. `None` if it is anything else.
+fn send_plain(
+    link: Link<'_>,
+    (kind, slot): (Kind, u32),
+    message: &Message,
+    wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
+) -> Option<Result<(), SendErrorKind>> {
+    let ring = link.ring?;
+    let Payload::Heap(bytes) = &message.payload else {
+        return None;
+    };
+    let is_plain = message.rights.is_empty() && message.reply.is_none();
+    if !is_plain || bytes.len() > link.inline_max(false) {
+        return None;
+    }
+    let header = Header {
+        id: message.id,
+        length: bytes.len() as u64,
+        ..Header::control(kind, slot)
+    };
+    loop {
+        match ring.publish(link.socket, &header, &[], bytes) {
+            Ok(()) => return Some(Ok(())),
+            Err(Refusal::Full(full)) => match wait(full) {
+                Ok(true) => {}
+                Ok(false) => return Some(Err(SendErrorKind::TimedOut)),
+                Err(errno) => return Some(Err(errno.into())),
+            },
+            Err(refusal) => return Some(Err(send_error(refusal))),
+        }
+    }
 }
 
 /// Brings the parts of a message into the form in which they travel.
@@ -66,6 +102,9 @@ pub(crate) fn deliver(
     message: &mut Message,
     wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
 ) -> Result<(), SendErrorKind> {
+    if let Some(sent) = send_plain(link, way, message, wait) {
+        return sent;
+    }
     let mut sent = pack_and_send(link, way, message, wait);
     if matches!(sent, Err(SendErrorKind::System(ref error)) if is_message_size(error)) {
         // A socket buffer below the kernel's default; out of line, every message is small.

@@ -276,7 +276,7 @@ fn requests_that_nobody_answers_are_limited_and_the_channel_survives() {
     let (port, right) = port();
     let mut held = Vec::new();
     let refused = loop {
-        match right.begin_request(Message::new(1), PATIENCE) {
+        match right.begin_request(Message::new(1), Timeout::POLL) {
             // Given up at once: the server still holds the reply right.
             Ok(pending) => drop(pending),
             Err(error) => break error,
@@ -756,4 +756,70 @@ fn one_sender_cannot_starve_another() {
         .map(|_| port.receive(PATIENCE).expect("receive").id())
         .collect();
     assert!(first.contains(&-5), "{first:?}");
+}
+
+/// Messages are taken out of memory several at a time, and those that nobody has received yet are
+/// still the port's.
+#[test]
+fn a_port_that_moves_between_two_messages_of_a_burst_takes_the_rest_along() {
+    let (mut port, right) = port();
+    let (carrier, way) = self::port();
+    promote(&port, &right);
+    for id in 0..500 {
+        right.send(Message::new(id), PATIENCE).expect("send");
+    }
+    for id in 0..500 {
+        assert_eq!(port.receive(PATIENCE).expect("receive").id(), id);
+        if id % 7 == 3 {
+            let message = Message::new(0).with_right(port);
+            way.send(message, PATIENCE).expect("move");
+            let right = carrier
+                .receive(PATIENCE)
+                .expect("moved")
+                .take_rights()
+                .pop();
+            let Some(Right::Receive(moved)) = right else {
+                panic!("no receive right");
+            };
+            port = moved;
+        }
+    }
+    assert!(matches!(
+        port.receive(Timeout::POLL),
+        Err(ReceiveError::TimedOut)
+    ));
+}
+
+#[test]
+fn a_request_in_a_burst_is_answered_in_its_turn() {
+    let (port, right) = port();
+    promote(&port, &right);
+    let mut pending = Vec::new();
+    for id in 0..300 {
+        if id % 3 == 0 {
+            pending.push(
+                right
+                    .begin_request(Message::new(id), PATIENCE)
+                    .expect("ask"),
+            );
+        } else {
+            right.send(Message::new(id), PATIENCE).expect("send");
+        }
+    }
+    for id in 0..300 {
+        let mut message = port.receive(PATIENCE).expect("receive");
+        assert_eq!(message.id(), id);
+        assert_eq!(message.take_reply().is_some(), id % 3 == 0);
+    }
+    for request in pending {
+        assert!(matches!(request.wait(PATIENCE), Err(ReplyError::NoReply)));
+    }
+}
+
+/// Has both sides go over to memory.
+fn promote(port: &ReceiveRight, right: &SendRight) {
+    for _ in 0..10 {
+        right.send(Message::new(0), PATIENCE).expect("send");
+        port.receive(PATIENCE).expect("receive");
+    }
 }

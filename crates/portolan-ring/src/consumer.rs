@@ -1,5 +1,7 @@
 use crate::position::{check_claim, is_past};
-use crate::record::{ALIGNMENT, RECORD_HEADER_BYTES, Record, max_payload, record_bytes};
+use crate::record::{
+    ALIGNMENT, RECORD_HEADER_BYTES, Record, max_payload, record_bytes, without_records,
+};
 use crate::region::Word;
 use crate::sync::{Ordering, fence};
 use crate::{Bell, Corrupt, Readiness, Region};
@@ -105,6 +107,42 @@ impl Consumer {
         };
         self.corrupt = Some(corrupt);
         Err(corrupt)
+    }
+
+    /// Takes as many whole records as there are in the next `limit` bytes, and appends them to
+    /// `into` as they are, headers and padding included; [`split_record`](crate::split_record)
+    /// takes them apart. Gives the number of bytes, which is 0 if there is no record or the next
+    /// one is longer than `limit`, and then [`incoming`](Self::incoming) says which.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ready`](Self::ready).
+    pub fn take_run(&mut self, into: &mut Vec<u8>, limit: usize) -> Result<usize, Corrupt> {
+        if let Some(corrupt) = self.corrupt {
+            return Err(corrupt);
+        }
+        self.refresh()?;
+        let there = self.published.wrapping_sub(self.taken);
+        let start = into.len();
+        self.region
+            .append(self.taken, there.min(limit as u64) as usize, into);
+        let copied = into.get(start..).unwrap_or_default();
+        let max = max_payload(self.region.capacity() as u64);
+        let whole = copied.len() - without_records(copied, max).len();
+        into.truncate(start + whole);
+        self.taken = self.taken.wrapping_add(whole as u64);
+        Ok(whole)
+    }
+
+    /// Puts records back that were taken and not released: the next one is that at `position`.
+    ///
+    /// # Panics
+    ///
+    /// If `position` is not one that this half was at since it released last.
+    pub fn rewind(&mut self, position: u64) {
+        let back = self.taken.wrapping_sub(position);
+        assert!(back <= self.taken.wrapping_sub(self.released));
+        self.taken = position;
     }
 
     /// Gives the space of the records taken so far back to the producer, and tells whether it has

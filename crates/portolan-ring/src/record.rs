@@ -24,6 +24,27 @@ pub const fn record_bytes(len: u32) -> u64 {
     (RECORD_HEADER_BYTES as u64 + len as u64).next_multiple_of(ALIGNMENT)
 }
 
+/// The first record of a run that [`Consumer::take_run`](crate::Consumer::take_run) copied, its
+/// payload, and the rest of the run. `None` at its end.
+#[inline]
+pub fn split_record(run: &[u8]) -> Option<(Record, &[u8], &[u8])> {
+    let (word, behind) = run.split_first_chunk::<RECORD_HEADER_BYTES>()?;
+    let record = Record::from_word(u64::from_ne_bytes(*word));
+    let payload = behind.get(..record.len as usize)?;
+    let rest = run.get(usize::try_from(record_bytes(record.len)).ok()?..)?;
+    Some((record, payload, rest))
+}
+
+/// What is left behind the whole records of a run, none of which is longer than `max`.
+pub(crate) fn without_records(mut run: &[u8], max: u32) -> &[u8] {
+    while let Some((record, _, rest)) = split_record(run)
+        && record.len <= max
+    {
+        run = rest;
+    }
+    run
+}
+
 impl Record {
     pub(crate) fn from_word(word: u64) -> Self {
         Self {

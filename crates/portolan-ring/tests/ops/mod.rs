@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use portolan_ring::{
-    Bell, Consumer, Corrupt, Producer, PushError, Readiness, Record, record_bytes,
+    Bell, Consumer, Corrupt, Producer, PushError, Readiness, Record, record_bytes, split_record,
 };
 
 use crate::memory::Memory;
@@ -51,12 +51,13 @@ struct Model {
 
 impl Model {
     fn step(&mut self, op: u8, input: &mut Input<'_>) {
-        match op % 8 {
+        match op % 9 {
             0..3 => self.push(u32::from(input.byte()), &input.payload()),
             3 => self.publish(),
-            4 => self.pop(usize::from(op / 8)),
+            4 => self.pop(usize::from(op / 9)),
             5 => self.release(),
             6 => self.consumer_sleep(),
+            7 => self.run(usize::from(input.byte()) * 4, usize::from(op / 9)),
             _ => self.producer_sleep(u32::from(input.byte())),
         }
         let ready = self.consumer.ready();
@@ -119,6 +120,31 @@ impl Model {
         assert_eq!([&first, &rest[1..]].concat(), payload);
         drop(incoming);
         self.taken += record_bytes(len);
+    }
+
+    /// Takes a run and puts back all but its first `keep` records.
+    fn run(&mut self, limit: usize, keep: usize) {
+        let (start, mut run) = (self.consumer.position(), vec![0xaa]);
+        let taken = self.consumer.take_run(&mut run, limit).expect("honest");
+        let mut rest = &run[1..];
+        assert_eq!(rest.len(), taken);
+        let (mut records, mut kept) = (0, 0);
+        while let Some((record, payload, behind)) = split_record(rest) {
+            let (tag, expected) = &self.published[records];
+            assert_eq!((record.tag, payload), (*tag, expected.as_slice()));
+            rest = behind;
+            records += 1;
+            if records <= keep {
+                kept = taken - rest.len();
+            }
+        }
+        assert_eq!(rest, b"", "nothing but whole records");
+        let next = self.published.get(records);
+        let next = next.map(|(_, payload)| record_bytes(payload.len() as u32));
+        assert!(next.is_none_or(|next| taken as u64 + next > limit as u64));
+        self.consumer.rewind(start + kept as u64);
+        self.published.drain(..keep.min(records));
+        self.taken += kept as u64;
     }
 
     fn release(&mut self) {
@@ -205,13 +231,13 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     fn step(&mut self, op: u8, input: &mut Input<'_>) {
-        match op % 10 {
+        match op % 11 {
             0 | 1 => self.push(&input.payload()),
             2 => drop(self.producer.publish()),
-            3 if op < 128 => self.pop(usize::from(op / 10), None),
+            3 if op < 128 => self.pop(usize::from(op / 11), None),
             3 => {
                 let word = usize::from(input.byte()) << 8 | usize::from(input.byte());
-                self.pop(usize::from(op / 10), Some((word, input.word())));
+                self.pop(usize::from(op / 11), Some((word, input.word())));
             }
             4 => drop(self.consumer.release()),
             5 => self.prepare_sleeps(u32::from(input.byte())),
@@ -219,8 +245,9 @@ impl Pair<'_> {
                 let word = usize::from(input.byte()) << 8 | usize::from(input.byte());
                 self.scribble(word, input.word());
             }
-            7 => self.scribble(usize::from(op / 10 % 4) * 16, input.word()),
-            8 => self.nudge(usize::from(op / 10 % 4) * 16, input.byte()),
+            7 => self.scribble(usize::from(op / 11 % 4) * 16, input.word()),
+            8 => self.nudge(usize::from(op / 11 % 4) * 16, input.byte()),
+            9 => self.run(usize::from(input.byte()) * 4, op < 128),
             _ => {
                 self.producer.awake();
                 self.consumer.awake();
@@ -279,6 +306,29 @@ impl Pair<'_> {
         if self.honest {
             assert_eq!((Some(bytes), record.tag), (self.expected.pop_front(), 7));
         }
+    }
+
+    /// Takes a run, and puts it back or not.
+    fn run(&mut self, limit: usize, back: bool) {
+        let (start, mut run) = (self.consumer.position(), Vec::new());
+        let taken = match self.consumer.take_run(&mut run, limit) {
+            Ok(taken) => taken,
+            Err(corrupt) => return self.refuses(1, corrupt),
+        };
+        assert!(taken <= limit && taken == run.len());
+        if back {
+            return self.consumer.rewind(start);
+        }
+        let mut rest = run.as_slice();
+        while let Some((record, payload, behind)) = split_record(rest) {
+            assert!(record_bytes(record.len) <= self.capacity / 2);
+            if self.honest {
+                let expected = self.expected.pop_front();
+                assert_eq!((Some(payload), record.tag), (expected.as_deref(), 7));
+            }
+            rest = behind;
+        }
+        assert_eq!(rest, b"", "nothing but whole records");
     }
 
     fn prepare_sleeps(&mut self, len: u32) {
