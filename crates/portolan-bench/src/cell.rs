@@ -38,6 +38,8 @@ pub(crate) struct Task {
     pub(crate) placement: Placement,
     /// Length of each message.
     pub(crate) bytes: usize,
+    /// Messages may be gathered and published together.
+    pub(crate) batches: bool,
     /// Client processes.
     pub(crate) clients: usize,
     /// Further connections of the client, which are not used while it is measured.

@@ -113,9 +113,8 @@ impl Run<'_> {
         let start = Instant::now();
         let mut count = 0;
         while count < most && start.elapsed() < budget {
-            for _ in 0..STRIDE {
-                self.client.send(&mut self.source, self.length)?;
-            }
+            self.client
+                .send_many(&mut self.source, self.length, STRIDE)?;
             count += STRIDE;
         }
         let total = self.client.total()?;

@@ -78,6 +78,11 @@ pub(crate) trait Client {
         bail!("does not send one way")
     }
 
+    /// Sends this many of them, as [`send`](Self::send) or, if that is asked for, together.
+    fn send_many(&mut self, source: &mut Source, length: usize, count: u64) -> anyhow::Result<()> {
+        (0..count).try_for_each(|_| self.send(source, length))
+    }
+
     /// The sum of all that was sent one way since it was last asked for.
     fn total(&mut self) -> anyhow::Result<u64> {
         bail!("does not send one way")
@@ -136,8 +141,12 @@ impl Peer {
         let alone = task.clients == 1 && task.idle == 0;
         let carries_no_rights = task.action != Action::PassRight;
         match self {
-            Self::Seqpacket | Self::Portolan | Self::Stream => true,
-            Self::StreamBuffered => task.action == Action::Stream,
+            Self::Seqpacket | Self::Portolan => true,
+            Self::StreamBuffered => task.batches,
+            #[cfg(feature = "peers")]
+            Self::ZeroMq if task.batches => true,
+            _ if task.batches => false,
+            Self::Stream => true,
             Self::LimitSpin | Self::LimitSpinThenFutex | Self::LimitFutex => {
                 alone && carries_no_rights && task.action != Action::Find
             }
@@ -158,7 +167,8 @@ impl Peer {
 
     /// Has its turn with `--quick`.
     pub(crate) fn is_quick(self) -> bool {
-        self.is_limit() || matches!(self, Self::Seqpacket | Self::Portolan | Self::Stream)
+        let sockets = matches!(self, Self::Seqpacket | Self::Stream | Self::StreamBuffered);
+        self.is_limit() || sockets || self == Self::Portolan
     }
 
     /// What keeps this peer from running here, if anything does.

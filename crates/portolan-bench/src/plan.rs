@@ -37,6 +37,13 @@ pub(crate) fn tasks() -> Vec<Task> {
             });
         }
     }
+    for (name, placement) in [("free", Free), ("two-cores", TwoCores)] {
+        tasks.push(Task {
+            placement,
+            batches: true,
+            ..task(W3, &format!("64B-batches-{name}"), Action::Stream)
+        });
+    }
     tasks.push(Task {
         clients: 8,
         ..task(W4, "free", Action::Echo)
@@ -81,6 +88,7 @@ fn task(workload: Workload, variant: &str, action: Action) -> Task {
         action,
         placement: Free,
         bytes: 64,
+        batches: false,
         clients: 1,
         idle: 0,
     }

@@ -75,6 +75,10 @@ impl SendError {
     pub fn into_message(self) -> Message {
         *self.message
     }
+
+    pub(crate) fn into_kind(self) -> SendErrorKind {
+        self.kind
+    }
 }
 
 impl fmt::Debug for SendError {

@@ -34,7 +34,9 @@
 
 #![deny(unsafe_code)]
 
+mod ahead;
 mod answers;
+mod batch;
 mod channel;
 mod error;
 mod link;
@@ -45,7 +47,6 @@ mod payload;
 mod port_set;
 mod receive_right;
 mod ring_end;
-mod run;
 mod send_once;
 mod send_right;
 mod sender;
@@ -54,6 +55,7 @@ mod timeout;
 mod transfer;
 mod wait;
 
+pub use batch::{BatchMessage, ReceiveBatch, SendBatch};
 pub use error::{
     CreateError, MintError, ReceiveError, ReplyError, RequestError, SendError, SendErrorKind,
 };

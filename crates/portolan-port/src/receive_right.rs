@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,12 @@ use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
+use crate::ahead::Ahead;
+use crate::batch::ReceiveBatch;
 use crate::channel::{Channel, Event, Read, Watch, lock};
 use crate::error::{CreateError, MintError, ReceiveError, SendErrorKind};
 use crate::message::{Message, Notification, Origin};
 use crate::ring_end::RingEnd;
-use crate::run::Run;
 use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
 use crate::socket;
@@ -82,7 +83,6 @@ impl ReceiveRight {
             state: Mutex::default(),
             hot: Mutex::default(),
             spinner: Spinner::default(),
-            sequence: AtomicU64::new(0),
             has_notifications: AtomicBool::new(false),
             polled: AtomicBool::new(false),
         };
@@ -194,6 +194,40 @@ impl ReceiveRight {
         }
     }
 
+    /// Receives what one sender has published, several messages at once if they are nothing but
+    /// bytes, waiting for one if there is none. What the batch held before is forgotten.
+    ///
+    /// Gives the number of messages, at least 1. How many come together depends on chance; 64 KiB at
+    /// most.
+    ///
+    /// # Errors
+    ///
+    /// [`ReceiveError::TimedOut`] if none came in time.
+    pub fn receive_batch(
+        &self,
+        batch: &mut ReceiveBatch,
+        timeout: impl Into<Timeout>,
+    ) -> Result<u64, ReceiveError> {
+        let deadline = timeout.into().deadline();
+        let mut patience = MAX_STEPS_WHEN_LATE;
+        while patience > 0 {
+            let count = self.port.take_batch(batch)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            match self.port.step(deadline)? {
+                Step::Message(message) => {
+                    batch.hold(message);
+                    return Ok(1);
+                }
+                Step::Nothing => break,
+                Step::Other if deadline.has_passed() => patience -= 1,
+                Step::Other => {}
+            }
+        }
+        Err(ReceiveError::TimedOut)
+    }
+
     /// Asks for one [`Notification::NoSenders`] when no send right to this port is left
     /// (`MACH_NOTIFY_NO_SENDERS`).
     ///
@@ -218,10 +252,11 @@ impl ReceiveRight {
     /// Numbers of this port.
     #[must_use]
     pub fn status(&self) -> PortStatus {
+        let sequence = lock(&self.port.hot).sequence;
         let state = lock(&self.port.state);
         PortStatus {
             make_send_count: state.make_send_count,
-            sequence: self.port.sequence.load(Ordering::Relaxed),
+            sequence,
             senders: state.senders,
             send_once: state.channels.len() - state.senders,
         }
@@ -328,6 +363,9 @@ const MAX_HOT: usize = 16;
 /// After so many messages from memory, everything else gets its turn, unless it had one just now.
 const LOOK_ELSEWHERE_AFTER: u32 = 16;
 
+/// The most bytes of messages that are received together.
+const BATCH_BYTES: usize = 64 << 10;
+
 /// How long after its last turn everything else gets the next.
 const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_micros(20);
 
@@ -341,7 +379,6 @@ pub(crate) struct Port {
     state: Mutex<State>,
     hot: Mutex<Hot>,
     spinner: Spinner,
-    sequence: AtomicU64,
     has_notifications: AtomicBool,
     /// Somebody waits for the descriptor, and so must be told of everything through it.
     polled: AtomicBool,
@@ -370,10 +407,14 @@ struct Hot {
     /// Where to look first, so that senders take turns.
     next: usize,
     /// What has been taken from one of them and not been received.
-    run: Run,
+    ahead: Ahead,
     /// Messages since the clock was looked at, and when everything else was.
     in_a_row: u32,
     looked: Option<Instant>,
+    /// Messages received from the port, wherever they came from.
+    sequence: u64,
+    /// Nobody waits for an answer to the last message from memory.
+    is_stream: bool,
 }
 
 /// What one look at a port brought.
@@ -438,28 +479,61 @@ impl Port {
     /// The channels that are looked at, with nothing taken from them ahead of its turn.
     fn hot(&self) -> MutexGuard<'_, Hot> {
         let mut hot = lock(&self.hot);
-        hot.run.put_back();
+        hot.ahead.put_back();
         hot
     }
 
-    /// The next message, if it lies in memory and nothing else is due.
-    pub(crate) fn take_from_memory(&self) -> Result<Option<Message>, ReceiveError> {
+    fn may_take_from_memory(&self) -> Result<bool, ReceiveError> {
         self.check_process()
             .map_err(|()| ReceiveError::ForeignProcess)?;
         let others = self.has_notifications.load(Ordering::Relaxed);
-        if others || self.polled.load(Ordering::Relaxed) {
+        Ok(!others && !self.polled.load(Ordering::Relaxed))
+    }
+
+    /// The next message, if it lies in memory and nothing else is due.
+    fn take_from_memory(&self) -> Result<Option<Message>, ReceiveError> {
+        if !self.may_take_from_memory()? {
             return Ok(None);
         }
         let mut hot = lock(&self.hot);
-        if hot.is_elsewhere_due() || !hot.load_run() {
+        if hot.is_elsewhere_due() || !hot.load_ahead() {
             return Ok(None);
         }
-        let popped = hot.run.pop();
+        let popped = hot.ahead.pop();
         Ok(popped.map(|mut message| {
             hot.in_a_row += 1;
-            message.sequence = self.next_sequence();
+            hot.is_stream = message.reply.is_none();
+            message.sequence = hot.next_sequence();
             message
         }))
+    }
+
+    /// As many plain messages as lie next in one sender's memory, if nothing else is due. Gives their
+    /// number.
+    fn take_batch(&self, batch: &mut ReceiveBatch) -> Result<u64, ReceiveError> {
+        let records = batch.empty();
+        if !self.may_take_from_memory()? {
+            return Ok(0);
+        }
+        let mut hot = self.hot();
+        let Some(at) = hot.ready().filter(|_| !hot.is_elsewhere_due()) else {
+            return Ok(0);
+        };
+        let Some((_, channel)) = hot.channels.get(at).cloned() else {
+            return Ok(0);
+        };
+        let Some((origin, position)) = channel.take_run(records, BATCH_BYTES) else {
+            return Ok(0);
+        };
+        let (count, kept) = batch.keep_plain(origin, hot.sequence);
+        channel.put_back(position.wrapping_add(kept as u64));
+        if count > 0 {
+            hot.next = at + 1;
+            hot.in_a_row = LOOK_ELSEWHERE_AFTER;
+            hot.is_stream = true;
+            hot.sequence += count;
+        }
+        Ok(count)
     }
 
     fn look_at_memory(&self, deadline: Deadline) -> Look {
@@ -479,6 +553,9 @@ impl Port {
             return Look::Wait { since: None };
         }
         let peers = hot.meet();
+        if hot.is_stream {
+            self.spinner.let_gather(peers);
+        }
         match self.spinner.spin(peers, || hot.ready().is_some()) {
             // What it is will be seen in the next step.
             Spun::Hit => Look::Found(Step::Other),
@@ -644,7 +721,7 @@ impl Port {
     /// Lets go of a channel; false if that has been done.
     fn remove(&self, token: u64) -> bool {
         let mut hot = lock(&self.hot);
-        hot.run.discard(token);
+        hot.ahead.discard(token);
         hot.channels.retain(|(known, _)| *known != token);
         drop(hot);
         let mut state = lock(&self.state);
@@ -716,12 +793,15 @@ impl Port {
     }
 
     fn next_sequence(&self) -> u64 {
-        self.sequence.fetch_add(1, Ordering::Relaxed)
+        lock(&self.hot).next_sequence()
     }
 
     fn kill(&self) {
         let _moving = self.moving.write().unwrap_or_else(PoisonError::into_inner);
-        *lock(&self.hot) = Hot::default();
+        let mut hot = lock(&self.hot);
+        hot.ahead = Ahead::default();
+        hot.channels.clear();
+        drop(hot);
         let mut state = lock(&self.state);
         if std::mem::replace(&mut state.gone, true) {
             return;
@@ -754,16 +834,22 @@ impl Hot {
             .filter_map(|(_, channel)| channel.ring())
     }
 
-    /// Sees to it that there is a run to take messages from.
-    fn load_run(&mut self) -> bool {
-        if !self.run.is_empty() {
+    /// Sees to it that there are messages taken ahead.
+    fn load_ahead(&mut self) -> bool {
+        if !self.ahead.is_empty() {
             return true;
         }
         let Some(at) = self.ready() else { return false };
         self.next = at + 1;
         let is_alone = self.channels.len() == 1;
         let channel = self.channels.get(at);
-        channel.is_some_and(|(token, channel)| self.run.load(*token, channel, is_alone))
+        channel.is_some_and(|(token, channel)| self.ahead.load(*token, channel, is_alone))
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        let sequence = self.sequence;
+        self.sequence += 1;
+        sequence
     }
 
     /// Whether something that is not in memory may have waited for long enough.

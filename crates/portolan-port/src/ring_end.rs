@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use portolan_ring::{Bell as Wake, Corrupt, Producer, PushError, RECORD_HEADER_BYTES, Readiness};
+use portolan_ring::{
+    Bell as Wake, Corrupt, Producer, PushError, RECORD_HEADER_BYTES, Readiness, Run,
+};
 use portolan_wire::packet::{self, Flags, HEADER_BYTES, RecordKind, RightDescriptor};
 use rustix::event::PollFlags;
 use rustix::io::{Errno, ReadWriteFlags};
@@ -180,6 +182,19 @@ impl RingEnd {
         }
         self.heed(outgoing.publish());
         Ok(())
+    }
+
+    /// Publishes records as far as there is room, and takes them out of the run.
+    pub(crate) fn publish_run(&self, socket: BorrowedFd<'_>, run: &mut Run) -> Result<(), Refusal> {
+        let mut outgoing = lock(&self.rings.outgoing);
+        self.check_sleeper(&outgoing, socket)?;
+        outgoing.push_run(run).map_err(|_| Refusal::Closed)?;
+        self.heed(outgoing.publish());
+        drop(outgoing);
+        match run.next_len() {
+            None => Ok(()),
+            Some(len) => Err(Refusal::Full(Full::Ring { len })),
+        }
     }
 
     /// Whether a packet of this length has room, or will never have.

@@ -9,12 +9,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use portolan_ring::Run;
 use portolan_wire::packet::{Header, Kind, RecordKind};
 use portolan_wire::port_id::PortId;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use crate::answers::MAX_OWED;
+use crate::batch::SendBatch;
 use crate::channel::lock;
 use crate::error::{MintError, ReplyError, RequestError, SendError, SendErrorKind};
 use crate::link::Link;
@@ -266,6 +268,60 @@ impl SendRight {
             Err(error) => {
                 lock(&self.replies).slots.remove(&slot);
                 Err(error)
+            }
+        }
+    }
+
+    /// Begins a batch of messages that are nothing but bytes, which go out together: with many small
+    /// ones that is several times as fast as sending each by itself. The time-out is for each wait
+    /// for room.
+    ///
+    /// ```
+    /// use portolan_port::{ReceiveBatch, ReceiveRight, Timeout};
+    ///
+    /// let port = ReceiveRight::new()?;
+    /// let right = port.make_send()?;
+    /// let mut batch = right.batch(Timeout::NEVER);
+    /// for number in 0..100_u32 {
+    ///     batch.push(1, &number.to_le_bytes())?;
+    /// }
+    /// batch.publish()?;
+    ///
+    /// let (mut batch, mut count) = (ReceiveBatch::new(), 0);
+    /// while count < 100 {
+    ///     port.receive_batch(&mut batch, Timeout::NEVER)?;
+    ///     count += batch.messages().count();
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn batch(&self, timeout: impl Into<Timeout>) -> SendBatch<'_> {
+        SendBatch::new(self, timeout.into())
+    }
+
+    /// The longest record that memory takes; `None` if the right does not go through memory yet.
+    #[inline]
+    pub(crate) fn record_max(&self) -> Option<u32> {
+        let max = self.memory.ring()?.inline_max();
+        u32::try_from(max).ok()
+    }
+
+    /// Sends records, and takes those out of the run that were sent.
+    pub(crate) fn send_run(&self, run: &mut Run, timeout: Timeout) -> Result<(), SendErrorKind> {
+        self.check_process()
+            .map_err(|()| SendErrorKind::ForeignProcess)?;
+        self.look_at_news();
+        if self.dead.load(Ordering::Relaxed) {
+            return Err(SendErrorKind::DeadName);
+        }
+        let Some(ring) = self.memory.ring() else {
+            return Ok(());
+        };
+        let deadline = timeout.deadline();
+        loop {
+            match ring.publish_run(self.socket(), run) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Full(full)) if self.wait_for_room(full, deadline)? => {}
+                Err(refusal) => return Err(transfer::send_error(refusal)),
             }
         }
     }

@@ -82,6 +82,9 @@ pub(crate) enum Spun {
 /// Turns before the clock is looked at for the first time.
 const FIRST_TURNS: u32 = 8;
 
+/// Turns while messages gather.
+const GATHERING_TURNS: u32 = 16;
+
 /// Turns between two looks at the clock.
 const TURNS: u32 = 32;
 
@@ -130,6 +133,16 @@ impl Spinner {
                 false => Spun::Again,
             },
             _ => self.spin_apart(ready),
+        }
+    }
+
+    /// Leaves a sender on another processor alone for a moment, who does not wait for an answer and
+    /// publishes one message after the other. Each look would take the cache line away in which it
+    /// publishes.
+    pub(crate) fn let_gather(&self, peer: Whereabouts) {
+        let blocks = self.policy.load(Ordering::Relaxed) == WaitPolicy::Block as u8;
+        if peer == Whereabouts::Elsewhere && !blocks {
+            (0..GATHERING_TURNS).for_each(|_| hint::spin_loop());
         }
     }
 

@@ -3,7 +3,7 @@ use crate::record::{
     ALIGNMENT, RECORD_HEADER_BYTES, Record, max_payload, record_bytes, without_records,
 };
 use crate::region::Word;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, full_fence};
 use crate::{Bell, Corrupt, Readiness, Region};
 
 /// The half that takes records.
@@ -159,7 +159,7 @@ impl Consumer {
             .store(Word::Released, self.released, Ordering::Release);
         // Pairs with the fence in `Producer::prepare_sleep`: either the producer sees the position
         // above, or we see that it sleeps.
-        fence(Ordering::SeqCst);
+        full_fence();
         let enough = self.region.load(Word::ProducerSleeps, Ordering::Relaxed);
         if enough == 0 || !is_past(self.released, enough & !(ALIGNMENT - 1)) {
             return Bell::Quiet;
@@ -183,7 +183,7 @@ impl Consumer {
         let bell = self.release();
         self.region.swap(Word::ConsumerSleeps, 1, Ordering::AcqRel);
         // Pairs with the fence in `Producer::publish`.
-        fence(Ordering::SeqCst);
+        full_fence();
         if self.ready()? {
             self.awake();
             return Ok((bell, Readiness::Ready));

@@ -23,7 +23,7 @@ mod x86_64;
 pub(crate) use portable::{into_shared, out_of_shared};
 #[cfg(not(loom))]
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-pub(crate) use x86_64::{copy as into_shared, copy as out_of_shared};
+pub(crate) use x86_64::{copy as into_shared, copy as out_of_shared, full_fence};
 
 #[cfg(all(test, not(loom)))]
 mod tests {

@@ -57,6 +57,8 @@ pub use consumer::{Consumer, Incoming};
 pub use corrupt::Corrupt;
 pub use glance::Glance;
 pub use producer::{Producer, PushError};
-pub use record::{MAX_RECORD_FRACTION, RECORD_HEADER_BYTES, Record, record_bytes, split_record};
+pub use record::{
+    MAX_RECORD_FRACTION, RECORD_HEADER_BYTES, Record, Run, record_bytes, split_record,
+};
 pub use region::{HEADER_BYTES, MAX_CAPACITY, MIN_CAPACITY, Region, RegionError, region_bytes};
 pub use sleep::{Bell, Readiness};

@@ -1,9 +1,9 @@
 use std::{error, fmt};
 
 use crate::position::check_claim;
-use crate::record::{RECORD_HEADER_BYTES, Record, max_payload, record_bytes};
+use crate::record::{RECORD_HEADER_BYTES, Record, Run, max_payload, record_bytes};
 use crate::region::Word;
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, full_fence};
 use crate::{Bell, Corrupt, Readiness, Region};
 
 /// The half that writes records.
@@ -78,6 +78,27 @@ impl Producer {
         Ok(())
     }
 
+    /// Writes as many whole records of `run` as there is room for, and takes them out of it. They
+    /// count as [pushed](Self::push) one by one.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`], as for [`free`](Self::free).
+    pub fn push_run(&mut self, run: &mut Run) -> Result<(), Corrupt> {
+        if let Some(corrupt) = self.corrupt {
+            return Err(corrupt);
+        }
+        if self.known_free() < run.len() as u64 {
+            self.refresh()?;
+        }
+        let records = run.fitting(usize::try_from(self.known_free()).unwrap_or(usize::MAX));
+        let count = records.len();
+        self.region.write(self.written, records);
+        self.written = self.written.wrapping_add(count as u64);
+        run.remove(count);
+        Ok(())
+    }
+
     /// Lets the consumer see every record pushed so far, and tells whether it has to be woken for
     /// them. Costs a memory barrier, so several records are better published at once.
     #[inline]
@@ -86,12 +107,10 @@ impl Producer {
             return Bell::Quiet;
         }
         self.published = self.written;
-        self.region
-            .store(Word::Published, self.published, Ordering::Release);
-        // Pairs with the fence in `Consumer::prepare_sleep`: either the consumer sees the position
-        // above, or we see that it sleeps.
-        fence(Ordering::SeqCst);
-        if self.region.load(Word::ConsumerSleeps, Ordering::Relaxed) == 0 {
+        // Pairs with the fence in `Consumer::prepare_sleep`: either the consumer sees the position,
+        // or we see that it sleeps.
+        self.region.publish(Word::Published, self.published);
+        if self.region.load(Word::ConsumerSleeps, Ordering::SeqCst) == 0 {
             return Bell::Quiet;
         }
         // By a swap, so that whoever takes the word off is the one to ring: the consumer may have
@@ -154,7 +173,7 @@ impl Producer {
         self.region
             .swap(Word::ProducerSleeps, enough | 1, Ordering::AcqRel);
         // Pairs with the fence in `Consumer::release`.
-        fence(Ordering::SeqCst);
+        full_fence();
         if self.fits(len)? {
             self.awake();
             return Ok((bell, Readiness::Ready));

@@ -24,6 +24,78 @@ pub const fn record_bytes(len: u32) -> u64 {
     (RECORD_HEADER_BYTES as u64 + len as u64).next_multiple_of(ALIGNMENT)
 }
 
+/// Records that are put together in private memory, for [`Producer::push_run`].
+///
+/// [`Producer::push_run`]: crate::Producer::push_run
+#[derive(Debug, Default)]
+pub struct Run {
+    bytes: Vec<u8>,
+}
+
+impl Run {
+    /// Adds a record with this tag, whose payload are the parts one behind the other. Gives the
+    /// payload's length back if it is more than `max`.
+    ///
+    /// # Errors
+    ///
+    /// The length of the payload, if it is more than `max`.
+    #[inline]
+    pub fn push(&mut self, tag: u32, parts: &[&[u8]], max: u32) -> Result<(), usize> {
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > max as usize {
+            return Err(len);
+        }
+        let record = Record {
+            len: len as u32,
+            tag,
+        };
+        let end = self.bytes.len() + record_bytes(record.len) as usize;
+        self.bytes.reserve(end - self.bytes.len());
+        self.bytes
+            .extend_from_slice(&record.to_word().to_ne_bytes());
+        parts
+            .iter()
+            .for_each(|part| self.bytes.extend_from_slice(part));
+        self.bytes.resize(end, 0);
+        Ok(())
+    }
+
+    /// Bytes of the records, headers and padding included.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are no records.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The length of the first record's payload; `None` if there are no records.
+    pub fn next_len(&self) -> Option<u32> {
+        split_record(&self.bytes).map(|(record, ..)| record.len)
+    }
+
+    /// The bytes of as many whole records as fit into `room`.
+    pub(crate) fn fitting(&self, room: usize) -> &[u8] {
+        if self.bytes.len() <= room {
+            return &self.bytes;
+        }
+        let there = self.bytes.get(..room).unwrap_or_default();
+        there
+            .get(..room - without_records(there, u32::MAX).len())
+            .unwrap_or_default()
+    }
+
+    /// Takes the first `count` bytes away, which are whole records.
+    pub(crate) fn remove(&mut self, count: usize) {
+        match count == self.bytes.len() {
+            true => self.bytes.clear(),
+            false => drop(self.bytes.drain(..count)),
+        }
+    }
+}
+
 /// The first record of a run that [`Consumer::take_run`](crate::Consumer::take_run) copied, its
 /// payload, and the rest of the run. `None` at its end.
 #[inline]

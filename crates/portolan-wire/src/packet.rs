@@ -91,11 +91,18 @@ impl Kind {
     }
 
     fn from_code(code: u8) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .find(|(known, _)| *known == code)
-            .map(|(_, kind)| *kind)
+        Self::BY_CODE.get(usize::from(code)).copied().flatten()
     }
+
+    const BY_CODE: [Option<Self>; 20] = {
+        let mut by_code = [None; 20];
+        let mut at = 0;
+        while at < Self::ALL.len() {
+            by_code[Self::ALL[at].0 as usize] = Some(Self::ALL[at].1);
+            at += 1;
+        }
+        by_code
+    };
 }
 
 /// Modifiers of a packet, a set of bits.
@@ -391,6 +398,57 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, PacketError> 
     Ok(header)
 }
 
+/// A message with nothing in it but bytes, as most are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlainMessage<'a> {
+    /// As in [`Header`].
+    pub id: i32,
+    /// As in [`Header`].
+    pub slot: u32,
+    /// The payload.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> PlainMessage<'a> {
+    /// The head of such a message.
+    #[must_use]
+    #[inline]
+    pub fn head(id: i32, slot: u32, length: usize) -> [u8; HEADER_BYTES] {
+        let mut head = PLAIN_HEAD;
+        head[8..12].copy_from_slice(&id.to_le_bytes());
+        head[12..16].copy_from_slice(&slot.to_le_bytes());
+        head[16..24].copy_from_slice(&(length as u64).to_le_bytes());
+        head
+    }
+
+    /// Takes a packet apart that came without descriptors. `None` if it is no such message, which
+    /// does not say that it is a wrong one: [`decode`] does.
+    #[must_use]
+    #[inline]
+    pub fn decode(packet: &'a [u8]) -> Option<Self> {
+        let (head, bytes) = packet.split_first_chunk::<HEADER_BYTES>()?;
+        let (fixed, rest) = head.split_first_chunk::<8>()?;
+        let [i0, i1, i2, i3, s0, s1, s2, s3, length @ ..] = *rest.first_chunk::<16>()?;
+        let length = u64::from_le_bytes(length);
+        let is_plain = PLAIN_HEAD.first_chunk() == Some(fixed)
+            && length == bytes.len() as u64
+            && bytes.len() <= MAX_MESSAGE_BYTES;
+        is_plain.then_some(Self {
+            id: i32::from_le_bytes([i0, i1, i2, i3]),
+            slot: u32::from_le_bytes([s0, s1, s2, s3]),
+            bytes,
+        })
+    }
+}
+
+/// What [`Header::encode`] makes of a message without an id, a slot and a payload.
+const PLAIN_HEAD: [u8; HEADER_BYTES] = {
+    let mut head = [0; HEADER_BYTES];
+    head[0] = Kind::ALL[0].0;
+    head[1] = VERSION;
+    head
+};
+
 fn check_length(header: &Header, found: usize) -> Result<(), PacketError> {
     let inline = if header.flags.contains(Flags::OUT_OF_LINE) {
         0
@@ -464,6 +522,31 @@ mod tests {
             port: PortId::from_bytes([7; 16]),
         };
         [&header.encode()[..], &right.encode(), b"abc"].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_message_is_what_decode_says_it_is(
+            id: i32, slot: u32, bytes in proptest::collection::vec(any::<u8>(), 0..40),
+            at in 0..HEADER_BYTES, value: u8, cut in 0..3usize,
+        ) {
+            let mut packet = PlainMessage::head(id, slot, bytes.len()).to_vec();
+            packet.extend_from_slice(&bytes);
+            let bytes = bytes.as_slice();
+            prop_assert_eq!(PlainMessage::decode(&packet), Some(PlainMessage { id, slot, bytes }));
+            let header = Header { id, slot, length: bytes.len() as u64, ..Header::control(Kind::Message, 0) };
+            prop_assert_eq!(&packet[..HEADER_BYTES], &header.encode()[..]);
+            // Whatever else it is made into, it is plain only if it is a message of bytes.
+            packet[at] = value;
+            packet.truncate(packet.len() - cut);
+            if let Some(plain) = PlainMessage::decode(&packet) {
+                let whole = decode(&packet).expect("a packet");
+                prop_assert_eq!(whole.header.kind, Kind::Message);
+                prop_assert_eq!((whole.header.id, whole.header.slot), (plain.id, plain.slot));
+                prop_assert_eq!((whole.inline, whole.rights.len()), (plain.bytes, 0));
+                prop_assert_eq!(whole.header.flags, Flags::NONE);
+            }
+        }
     }
 
     #[test]

@@ -12,9 +12,10 @@ pub mod bootstrap;
 pub mod message_port;
 
 pub use portolan_port::{
-    CreateError, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message, MintError, Notification,
-    PendingReply, PortId, PortSet, PortStatus, ReceiveError, ReceiveRight, ReplyError,
-    RequestError, Right, SendError, SendErrorKind, SendOnceRight, SendRight, Sender, Timeout,
+    BatchMessage, CreateError, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message, MintError,
+    Notification, PendingReply, PortId, PortSet, PortStatus, ReceiveBatch, ReceiveError,
+    ReceiveRight, ReplyError, RequestError, Right, SendBatch, SendError, SendErrorKind,
+    SendOnceRight, SendRight, Sender, Timeout, WaitPolicy,
 };
 pub use portolan_wire::code::BootstrapCode;
 pub use portolan_wire::group::{GroupError, GroupId};

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use portolan::bootstrap::{Bootstrap, ConnectError};
-use portolan::{Message, ReceiveRight, Right, SendRight, ServiceName, Timeout};
-use portolan_port::WaitPolicy;
+use portolan::{
+    Message, ReceiveBatch, ReceiveRight, Right, SendRight, ServiceName, Timeout, WaitPolicy,
+};
 use portoland::daemon::{self, Mode};
 
 use super::Client;
@@ -21,6 +22,9 @@ const NAME: &str = "org.portolan.bench";
 pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
     let port = open(cell, ready)?;
     port.set_wait_policy(policy(cell));
+    if cell.task.batches {
+        return serve_batches(&port);
+    }
     let mut total = 0u64;
     loop {
         let mut request = port.receive(Timeout::NEVER)?;
@@ -38,6 +42,18 @@ pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
                 std::hint::black_box(sum);
                 reply.context("no reply right")?.send(answer)?;
             }
+        }
+    }
+}
+
+fn serve_batches(port: &ReceiveRight) -> anyhow::Result<()> {
+    let (mut batch, mut total) = (ReceiveBatch::new(), 0u64);
+    loop {
+        port.receive_batch(&mut batch, Timeout::NEVER)?;
+        let sums = batch.messages().map(|message| sum(message.bytes()));
+        total = sums.fold(total, u64::wrapping_add);
+        if let Some(reply) = batch.take_message().and_then(|mut m| m.take_reply()) {
+            reply.send(word(std::mem::take(&mut total)))?;
         }
     }
 }
@@ -106,6 +122,8 @@ struct Portolan {
     policy: WaitPolicy,
     bootstrap: Option<(Bootstrap, ServiceName)>,
     idle: Vec<SendRight>,
+    batches: bool,
+    bytes: Vec<u8>,
 }
 
 pub(super) fn connect(cell: &Cell) -> anyhow::Result<Box<dyn Client>> {
@@ -117,7 +135,9 @@ pub(super) fn connect(cell: &Cell) -> anyhow::Result<Box<dyn Client>> {
     }
     let socket = dial::<Seqpacket>(&cell.directory)?;
     let right = SendRight::from_socket(socket)?;
-    Ok(Box::new(Portolan::with(right, policy(cell))))
+    let mut client = Portolan::with(right, policy(cell));
+    client.batches = cell.task.batches;
+    Ok(Box::new(client))
 }
 
 impl Portolan {
@@ -128,6 +148,8 @@ impl Portolan {
             policy,
             bootstrap: None,
             idle: Vec::new(),
+            batches: false,
+            bytes: Vec::new(),
         }
     }
 }
@@ -140,6 +162,19 @@ impl Client for Portolan {
     fn send(&mut self, source: &mut Source, length: usize) -> anyhow::Result<()> {
         let message = Message::new(1).with_bytes(source.vector(length));
         Ok(self.right.send(message, Timeout::NEVER)?)
+    }
+
+    fn send_many(&mut self, source: &mut Source, length: usize, count: u64) -> anyhow::Result<()> {
+        if !self.batches {
+            return (0..count).try_for_each(|_| self.send(source, length));
+        }
+        let mut batch = self.right.batch(Timeout::NEVER);
+        self.bytes.resize(length, 0);
+        for _ in 0..count {
+            source.fill(&mut self.bytes);
+            batch.push(1, &self.bytes)?;
+        }
+        Ok(batch.publish()?)
     }
 
     fn total(&mut self) -> anyhow::Result<u64> {

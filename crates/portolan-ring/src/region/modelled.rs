@@ -13,7 +13,7 @@ use std::sync::Arc;
 use loom::cell::UnsafeCell;
 
 use super::{Cut, RegionError, Word, region_bytes};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, full_fence};
 
 /// The memory of one ring, on the heap. A copy of a region names the same memory.
 #[derive(Clone, Debug)]
@@ -58,6 +58,13 @@ impl Region {
 
     pub(crate) fn store(&self, word: Word, value: u64, order: Ordering) {
         self.word(word).store(value, order);
+    }
+
+    /// Loom takes a `SeqCst` access for an `AcqRel` one, and would find wake-ups lost that are not; a
+    /// fence it knows.
+    pub(crate) fn publish(&self, word: Word, value: u64) {
+        self.word(word).store(value, Ordering::Release);
+        full_fence();
     }
 
     pub(crate) fn swap(&self, word: Word, value: u64, order: Ordering) -> u64 {

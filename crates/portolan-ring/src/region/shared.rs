@@ -72,6 +72,15 @@ impl Region {
         self.word(word as usize).store(value, order);
     }
 
+    /// Stores a position and orders it before the loads behind it, if they are `SeqCst`.
+    ///
+    /// A swap is one instruction where a store and a fence are two. Being `SeqCst`, it and the load
+    /// behind it have their places in one order with the fence of the other side.
+    #[inline]
+    pub(crate) fn publish(&self, word: Word, value: u64) {
+        self.word(word as usize).swap(value, Ordering::SeqCst);
+    }
+
     #[inline]
     pub(crate) fn swap(&self, word: Word, value: u64, order: Ordering) -> u64 {
         self.word(word as usize).swap(value, order)

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use portolan_ring::{
-    Bell, Consumer, Corrupt, Producer, PushError, Readiness, Record, record_bytes, split_record,
+    Bell, Consumer, Corrupt, Producer, PushError, Readiness, Record, Run, record_bytes,
+    split_record,
 };
 
 use crate::memory::Memory;
@@ -51,13 +52,14 @@ struct Model {
 
 impl Model {
     fn step(&mut self, op: u8, input: &mut Input<'_>) {
-        match op % 9 {
+        match op % 10 {
             0..3 => self.push(u32::from(input.byte()), &input.payload()),
             3 => self.publish(),
-            4 => self.pop(usize::from(op / 9)),
+            4 => self.pop(usize::from(op / 10)),
             5 => self.release(),
             6 => self.consumer_sleep(),
-            7 => self.run(usize::from(input.byte()) * 4, usize::from(op / 9)),
+            7 => self.run(usize::from(input.byte()) * 4, usize::from(op / 10)),
+            8 => self.push_run(usize::from(op / 10), input),
             _ => self.producer_sleep(u32::from(input.byte())),
         }
         let ready = self.consumer.ready();
@@ -83,6 +85,36 @@ impl Model {
             self.pushed.push_back((tag, payload.to_vec()));
             self.written += bytes;
         }
+    }
+
+    /// Pushes a run of `count` records, of which those have to stay behind that have no room.
+    fn push_run(&mut self, count: usize, input: &mut Input<'_>) {
+        let (mut run, mut records) = (Run::default(), VecDeque::new());
+        let max = self.producer.max_payload();
+        for tag in 0..count as u32 {
+            let payload = input.payload();
+            let pushed = run.push(tag, &[&payload], max);
+            if payload.len() > max as usize {
+                assert_eq!(pushed, Err(payload.len()));
+            } else {
+                assert_eq!(pushed, Ok(()));
+                records.push_back((tag, payload));
+            }
+        }
+        assert_eq!(self.producer.push_run(&mut run), Ok(()));
+        while let Some((_, payload)) = records.front()
+            && record_bytes(payload.len() as u32) <= self.free()
+        {
+            self.written += record_bytes(payload.len() as u32);
+            self.pushed.extend(records.pop_front());
+        }
+        let left: u64 = records
+            .iter()
+            .map(|(_, p)| record_bytes(p.len() as u32))
+            .sum();
+        assert_eq!(run.len() as u64, left);
+        let next = records.front().map(|(_, payload)| payload.len() as u32);
+        assert_eq!(run.next_len(), next);
     }
 
     fn publish(&mut self) {
@@ -231,13 +263,13 @@ struct Pair<'a> {
 
 impl Pair<'_> {
     fn step(&mut self, op: u8, input: &mut Input<'_>) {
-        match op % 11 {
+        match op % 12 {
             0 | 1 => self.push(&input.payload()),
             2 => drop(self.producer.publish()),
-            3 if op < 128 => self.pop(usize::from(op / 11), None),
+            3 if op < 128 => self.pop(usize::from(op / 12), None),
             3 => {
                 let word = usize::from(input.byte()) << 8 | usize::from(input.byte());
-                self.pop(usize::from(op / 11), Some((word, input.word())));
+                self.pop(usize::from(op / 12), Some((word, input.word())));
             }
             4 => drop(self.consumer.release()),
             5 => self.prepare_sleeps(u32::from(input.byte())),
@@ -245,9 +277,10 @@ impl Pair<'_> {
                 let word = usize::from(input.byte()) << 8 | usize::from(input.byte());
                 self.scribble(word, input.word());
             }
-            7 => self.scribble(usize::from(op / 11 % 4) * 16, input.word()),
-            8 => self.nudge(usize::from(op / 11 % 4) * 16, input.byte()),
+            7 => self.scribble(usize::from(op / 12 % 4) * 16, input.word()),
+            8 => self.nudge(usize::from(op / 12 % 4) * 16, input.byte()),
             9 => self.run(usize::from(input.byte()) * 4, op < 128),
+            10 => self.push_run(&input.payload()),
             _ => {
                 self.producer.awake();
                 self.consumer.awake();
@@ -279,6 +312,20 @@ impl Pair<'_> {
             Err(PushError::TooLarge { len, max }) => assert!(len > max as usize),
             Err(other) => panic!("{other}"),
         }
+    }
+
+    fn push_run(&mut self, payload: &[u8]) {
+        let mut run = Run::default();
+        for _ in 0..3 {
+            // Longer ones are left out.
+            run.push(7, &[payload], self.producer.max_payload()).ok();
+        }
+        let before = run.len();
+        if let Err(corrupt) = self.producer.push_run(&mut run) {
+            return self.refuses(0, corrupt);
+        }
+        let pushed = (before - run.len()) as u64 / record_bytes(payload.len() as u32);
+        (0..pushed).for_each(|_| self.expected.push_back(payload.to_vec()));
     }
 
     /// Takes a record in two pieces, between which the peer may write.

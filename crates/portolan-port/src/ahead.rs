@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use portolan_ring::split_record;
-use portolan_wire::packet::{self, Flags, HEADER_BYTES, Header, Kind, RecordKind};
+use portolan_ring::{Record, split_record};
+use portolan_wire::packet::{PlainMessage, RecordKind};
 
 use crate::channel::Channel;
 use crate::message::{Message, Origin};
@@ -17,7 +17,7 @@ const SHARED_RUN_BYTES: usize = 1 << 10;
 
 /// Records of one sender, and how far they have been received. What has not been can be put back.
 #[derive(Default)]
-pub(crate) struct Run {
+pub(crate) struct Ahead {
     from: Option<From>,
     bytes: Vec<u8>,
     at: usize,
@@ -31,7 +31,7 @@ struct From {
     position: u64,
 }
 
-impl Run {
+impl Ahead {
     /// Copies what a sender has published. False if there is nothing that can be taken this way.
     pub(crate) fn load(&mut self, token: u64, channel: &Arc<Channel>, is_alone: bool) -> bool {
         let limit = if is_alone {
@@ -61,13 +61,13 @@ impl Run {
         let from = self.from.as_ref()?;
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let popped = split_record(rest).and_then(|(record, payload, behind)| {
-            let (header, bytes) = plain_message(record.tag, payload)?;
-            let mut message = Message::new(header.id);
-            if header.slot != 0 {
-                message.reply = from.channel.owe(header.slot, from.origin.port).ok();
+            let plain = plain_message(record, payload)?;
+            let mut message = Message::new(plain.id);
+            if plain.slot != 0 {
+                message.reply = from.channel.owe(plain.slot, from.origin.port).ok();
                 message.reply.as_ref()?;
             }
-            message.payload = Payload::Heap(bytes.to_vec());
+            message.payload = Payload::Heap(plain.bytes.to_vec());
             message.origin = Some(Arc::clone(&from.origin));
             Some((message, behind.len()))
         });
@@ -102,14 +102,9 @@ impl Run {
     }
 }
 
-/// The parts of a record that is a message with nothing in it but bytes.
-fn plain_message(tag: u32, payload: &[u8]) -> Option<(Header, &[u8])> {
-    let (head, bytes) = payload.split_first_chunk::<HEADER_BYTES>()?;
-    let header = packet::decode_header(head).ok()?;
-    let is_plain = tag == RecordKind::Packet.tag()
-        && header.kind == Kind::Message
-        && header.flags == Flags::NONE
-        && header.rights == 0
-        && header.length == bytes.len() as u64;
-    is_plain.then_some((header, bytes))
+/// What is in a record, if it is a message with nothing in it but bytes.
+#[inline]
+pub(crate) fn plain_message(record: Record, payload: &[u8]) -> Option<PlainMessage<'_>> {
+    let is_packet = record.tag == RecordKind::Packet.tag();
+    PlainMessage::decode(payload).filter(|_| is_packet)
 }
