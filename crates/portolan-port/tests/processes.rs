@@ -8,7 +8,7 @@ use portolan_port::{
     Message, ReceiveError, ReceiveRight, ReplyError, Right, SendErrorKind, SendRight, Timeout,
 };
 use portolan_testkit::process::{self, Process, play};
-use portolan_testkit::usage;
+use portolan_testkit::{soak, usage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Resource;
@@ -340,7 +340,7 @@ fn answer_all(port: &ReceiveRight) {
 }
 
 #[test]
-fn a_hundred_thousand_requests_leave_both_processes_as_they_were() {
+fn soak_a_hundred_thousand_requests_leave_both_processes_as_they_were() {
     let (mut other, right) = server("answer all");
     let ask = |times| {
         for id in 0..times {
@@ -353,12 +353,14 @@ fn a_hundred_thousand_requests_leave_both_processes_as_they_were() {
     ask(1000);
     let before = pids.map(|pid| (usage::descriptors(pid), usage::threads(pid)));
     let resident = pids.map(usage::resident);
-    ask(100_000);
-    let after = pids.map(|pid| (usage::descriptors(pid), usage::threads(pid)));
-    assert_eq!(before, after);
-    for (pid, before) in pids.into_iter().zip(resident) {
-        let grown = usage::resident(pid).saturating_sub(before);
-        assert!(grown < 1 << 20, "process {pid} grew by {grown} bytes");
+    for _ in soak::rounds() {
+        ask(100_000);
+        let after = pids.map(|pid| (usage::descriptors(pid), usage::threads(pid)));
+        assert_eq!(before, after);
+        for (pid, before) in pids.into_iter().zip(resident) {
+            let grown = usage::resident(pid).saturating_sub(before);
+            assert!(grown < 1 << 20, "process {pid} grew by {grown} bytes");
+        }
     }
     drop(right);
     other.finish();

@@ -9,6 +9,7 @@ use portolan_port::{
     Message, PortSet, ReceiveError, ReceiveRight, ReplyError, RequestError, Right, SendErrorKind,
     SendRight, Timeout,
 };
+use portolan_testkit::soak;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
@@ -34,7 +35,11 @@ fn answer_all(port: &ReceiveRight) {
 }
 
 #[test]
-fn threads_that_give_up_do_not_keep_answers_from_others() {
+fn soak_threads_that_give_up_do_not_keep_answers_from_others() {
+    soak::rounds().for_each(|_| ask_patiently_and_not());
+}
+
+fn ask_patiently_and_not() {
     const ROUNDS: i32 = 2000;
     let (port, right) = port();
     let done = AtomicBool::new(false);
@@ -101,7 +106,11 @@ fn a_thread_that_gives_up_leaves_reading_to_another() {
 }
 
 #[test]
-fn a_port_that_moves_while_a_set_receives_from_it_loses_nothing() {
+fn soak_a_port_that_moves_while_a_set_receives_from_it_loses_nothing() {
+    soak::rounds().for_each(|_| move_out_of_a_set());
+}
+
+fn move_out_of_a_set() {
     const MESSAGES: i32 = 20_000;
     let (mut port, right) = port();
     let (other, to_other) = self::port();

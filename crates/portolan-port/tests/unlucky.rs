@@ -9,6 +9,7 @@ use portolan_port::{
     Message, Notification, PendingReply, PortSet, ReceiveError, ReceiveRight, ReplyError, Right,
     SendErrorKind, SendOnceRight, SendRight, Timeout,
 };
+use portolan_testkit::soak;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
@@ -165,7 +166,11 @@ fn answers_that_were_kept_when_the_port_moved_are_not_waited_for() {
 }
 
 #[test]
-fn an_answer_with_the_port_itself_does_not_lock_up() {
+fn soak_an_answer_with_the_port_itself_does_not_lock_up() {
+    soak::rounds().for_each(|_| answer_with_the_port_itself());
+}
+
+fn answer_with_the_port_itself() {
     for _ in 0..200 {
         let (port, right) = port();
         let set = PortSet::new().expect("set");
