@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use portolan::Message;
 use portolan::bootstrap::Bootstrap;
+use portolan_testkit::soak;
 
 use crate::parts::{Part, play};
 use crate::world::World;
@@ -49,7 +50,7 @@ fn size_of(pid: u32) -> Size {
 }
 
 #[test]
-fn a_hundred_thousand_requests_leave_no_trace() {
+fn soak_a_hundred_thousand_requests_leave_no_trace() {
     let world = World::new();
     let server = world.serve(["--echo", "test.echo"]);
     let bootstrap = Bootstrap::connect(&world.runtime()).expect("connect");
@@ -69,16 +70,21 @@ fn a_hundred_thousand_requests_leave_no_trace() {
     ];
     (0..20).for_each(|_| round(500));
     let before = processes.map(|(_, pid)| size_of(pid));
-    (0..100).for_each(|_| round(1000));
-    for ((who, pid), before) in processes.into_iter().zip(before) {
-        let after = size_of(pid);
-        // A right that was just dropped may not have been noticed yet.
-        let descriptors = after.descriptors.abs_diff(before.descriptors);
-        assert!(descriptors <= 8, "{who}: {before:?} became {after:?}");
-        assert_eq!(after.threads, before.threads, "{who}");
-        let grown = after.kilobytes.saturating_sub(before.kilobytes);
-        assert!(grown < 1024, "{who}: {before:?} became {after:?}");
+    for _ in soak::rounds() {
+        (0..100).for_each(|_| round(1000));
+        for ((who, pid), before) in processes.into_iter().zip(before) {
+            assert_not_grown(who, before, size_of(pid));
+        }
     }
+}
+
+fn assert_not_grown(who: &str, before: Size, after: Size) {
+    // A right that was just dropped may not have been noticed yet.
+    let descriptors = after.descriptors.abs_diff(before.descriptors);
+    assert!(descriptors <= 8, "{who}: {before:?} became {after:?}");
+    assert_eq!(after.threads, before.threads, "{who}");
+    let grown = after.kilobytes.saturating_sub(before.kilobytes);
+    assert!(grown < 1024, "{who}: {before:?} became {after:?}");
 }
 
 /// The process that owns the listening socket: it is the other end of a fresh connection.
