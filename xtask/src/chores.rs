@@ -30,6 +30,15 @@ pub(crate) fn test(root: &Path) -> anyhow::Result<()> {
     run(cargo(root, &all).args(["--", "--test-threads=1"]))
 }
 
+/// Runs the ring under loom, in a target folder of its own: the flag is for all crates, so the
+/// ordinary one would be built anew each time.
+pub(crate) fn loom(root: &Path) -> anyhow::Result<()> {
+    let tests = ["test", "-p", "portolan-ring", "--release", "--tests"];
+    run(cargo(root, &tests)
+        .args(["--target-dir", "target/loom"])
+        .env("RUSTFLAGS", "--cfg loom"))
+}
+
 pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
     run(&mut cargo(root, &["fmt", "--all", "--check"]))?;
     run(&mut cargo(

@@ -27,6 +27,8 @@ enum Chore {
     Doc,
     /// Formatting, clippy, tidy and documentation: all of `ci` but the tests
     Lint,
+    /// Run the ring in every interleaving that loom can make of its steps
+    Loom,
     /// All that CI does: `test`, then `lint`
     Ci,
 }
@@ -49,6 +51,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Tidy => tidy::run(&root),
         Chore::Doc => chores::doc(&root),
         Chore::Lint => chores::lint(&root),
+        Chore::Loom => chores::loom(&root),
         Chore::Ci => chores::test(&root).and_then(|()| chores::lint(&root)),
     }
 }
