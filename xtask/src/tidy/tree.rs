@@ -7,6 +7,9 @@ use anyhow::Context;
 
 use super::source::RustFile;
 
+/// What nobody has written. In a linked work tree `.git` is a file.
+const NOT_WRITTEN: &[&str] = &[".git", "fuzz/corpus", "fuzz/artifacts"];
+
 /// A text file; `path` is relative to the root, with `/` between its parts.
 pub(super) struct TextFile {
     pub(super) path: String,
@@ -20,7 +23,8 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Reads every text file below `root` but those of git and of cargo's target folders.
+    /// Reads every text file below `root` but those of git, cargo's target folders, and the inputs
+    /// that a fuzzer keeps.
     pub(super) fn read(root: &Path) -> anyhow::Result<Self> {
         let mut tree = Self {
             files: Vec::new(),
@@ -69,8 +73,11 @@ impl Tree {
             } else {
                 format!("{path}/{name}")
             };
+            if NOT_WRITTEN.contains(&path.as_str()) {
+                continue;
+            }
             let kind = entry.file_type()?;
-            if kind.is_dir() && name != ".git" {
+            if kind.is_dir() {
                 self.read_folder(&entry.path(), &path)?;
             } else if kind.is_file() {
                 let bytes =
