@@ -2,12 +2,13 @@
 
 mod chores;
 mod command;
+mod fuzz;
 mod setup;
 mod tidy;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Args, Parser, value_parser};
 
 #[derive(Parser)]
 #[command(
@@ -17,7 +18,7 @@ use clap::Parser;
     max_term_width = 100
 )]
 enum Chore {
-    /// Install, or name, the programs that tests need beside Rust
+    /// Install, or name, the programs that chores need beside Rust
     Setup,
     /// Run every test: doc tests, unit tests, and the end-to-end tests with their programs
     Test,
@@ -27,10 +28,24 @@ enum Chore {
     Doc,
     /// Formatting, clippy, tidy and documentation: all of `ci` but the tests
     Lint,
+    /// Feed random input to a fuzz target, or to each in turn; needs a C++ compiler
+    Fuzz {
+        /// A target of fuzz/Cargo.toml
+        target: Option<String>,
+        #[command(flatten)]
+        time: Time,
+    },
     /// Run the ring in every interleaving that loom can make of its steps
     Loom,
     /// All that CI does: `test`, then `lint`
     Ci,
+}
+
+#[derive(Args)]
+struct Time {
+    /// How long to go on
+    #[arg(long, default_value_t = 600, value_parser = value_parser!(u64).range(1..))]
+    seconds: u64,
 }
 
 fn main() -> ExitCode {
@@ -51,6 +66,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Tidy => tidy::run(&root),
         Chore::Doc => chores::doc(&root),
         Chore::Lint => chores::lint(&root),
+        Chore::Fuzz { target, time } => fuzz::fuzz(&root, target.as_deref(), time.seconds),
         Chore::Loom => chores::loom(&root),
         Chore::Ci => chores::test(&root).and_then(|()| chores::lint(&root)),
     }

@@ -1,4 +1,4 @@
-//! Programs that tests need and that do not come with Rust.
+//! Programs that chores need and that do not come with Rust.
 
 use std::env;
 use std::ffi::OsStr;
@@ -18,8 +18,12 @@ struct Tool {
     why: &'static str,
 }
 
-/// Add a line here when a test starts a program that a machine with only Rust does not have.
-const TOOLS: &[Tool] = &[];
+/// Add a line here when a test or a chore starts a program that a machine with only Rust does not have.
+const TOOLS: &[Tool] = &[Tool {
+    program: "c++",
+    package: "g++",
+    why: "compiles the fuzzing engine for `cargo xtask fuzz` and `lint`",
+}];
 
 /// Components of the Rust toolchain: cargo subcommands that cannot be had from Debian.
 const COMPONENTS: &[&str] = &["fmt", "clippy"];
