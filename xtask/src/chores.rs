@@ -1,33 +1,30 @@
 //! The chores that are rows of cargo commands.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::command::{cargo, run, say, succeeds};
 use crate::{setup, tidy};
 
-/// Runs every test. The programs that end-to-end tests start are built first, in the same
-/// invocation as the tests, so that both share one set of features and nothing is built twice.
+/// Read by `portolan_testkit::soak`.
+const SOAK_SECONDS: &str = "PORTOLAN_SOAK_SECONDS";
+
+/// Runs every test once.
 pub(crate) fn test(root: &Path) -> anyhow::Result<()> {
-    setup::run()?;
-    run(&mut cargo(
-        root,
-        &["build", "--workspace", "--bins", "--tests", "--examples"],
-    ))?;
+    prepare(root)?;
     run(&mut cargo(root, &["test", "--workspace", "--doc"]))?;
-    if succeeds(&mut cargo(root, &["nextest", "--version"])) {
-        return run(&mut cargo(root, &["nextest", "run", "--workspace"]));
-    }
-    say("cargo-nextest is not installed: running cargo test, which has no time limits");
-    // Tests of one file share a process here, and some count what their process has open.
-    let all = [
-        "test",
-        "--workspace",
-        "--no-fail-fast",
-        "--lib",
-        "--bins",
-        "--tests",
-    ];
-    run(cargo(root, &all).args(["--", "--test-threads=1"]))
+    let all = ["--lib", "--bins", "--tests"];
+    run(&mut tests(root, "default", &all))
+}
+
+/// Runs each test whose name starts with `soak_` for so many seconds.
+pub(crate) fn soak(root: &Path, seconds: u64) -> anyhow::Result<()> {
+    repeat_tests(root, &["--tests", "soak_"], seconds)
+}
+
+/// Runs the tests of the files named `hostile…`, those with random input for so many seconds.
+pub(crate) fn hostile(root: &Path, seconds: u64) -> anyhow::Result<()> {
+    repeat_tests(root, &["--test", "hostile*"], seconds)
 }
 
 /// Runs the ring under loom, in a target folder of its own: the flag is for all crates, so the
@@ -58,4 +55,33 @@ pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
 
 pub(crate) fn doc(root: &Path) -> anyhow::Result<()> {
     run(cargo(root, &["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Builds the tests, and before them the programs that end-to-end tests start, in one invocation,
+/// so that both share one set of features and nothing is built twice.
+fn prepare(root: &Path) -> anyhow::Result<()> {
+    setup::run()?;
+    run(&mut cargo(
+        root,
+        &["build", "--workspace", "--bins", "--tests", "--examples"],
+    ))
+}
+
+fn repeat_tests(root: &Path, select: &[&str], seconds: u64) -> anyhow::Result<()> {
+    prepare(root)?;
+    run(tests(root, "soak", select).env(SOAK_SECONDS, seconds.to_string()))
+}
+
+/// Runs the tests that `select` says in words that cargo and nextest both know.
+fn tests(root: &Path, profile: &str, select: &[&str]) -> Command {
+    if succeeds(&mut cargo(root, &["nextest", "--version"])) {
+        let mut nextest = cargo(root, &["nextest", "run", "--profile", profile]);
+        nextest.arg("--workspace").args(select);
+        return nextest;
+    }
+    say("cargo-nextest is not installed: running cargo test, which has no time limits");
+    // Tests of one file share a process here, and some count what their process has open.
+    let mut test = cargo(root, &["test", "--workspace", "--no-fail-fast"]);
+    test.args(select).args(["--", "--test-threads=1"]);
+    test
 }

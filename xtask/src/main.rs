@@ -37,6 +37,10 @@ enum Chore {
     },
     /// Run the ring in every interleaving that loom can make of its steps
     Loom,
+    /// Repeat the tests under load; `--seconds` is for each
+    Soak(Time),
+    /// Repeat the tests with a hostile peer and random input; `--seconds` is for each
+    Hostile(Time),
     /// All that CI does: `test`, then `lint`
     Ci,
 }
@@ -68,6 +72,8 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Lint => chores::lint(&root),
         Chore::Fuzz { target, time } => fuzz::fuzz(&root, target.as_deref(), time.seconds),
         Chore::Loom => chores::loom(&root),
+        Chore::Soak(time) => chores::soak(&root, time.seconds),
+        Chore::Hostile(time) => chores::hostile(&root, time.seconds),
         Chore::Ci => chores::test(&root).and_then(|()| chores::lint(&root)),
     }
 }
