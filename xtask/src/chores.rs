@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::command::{cargo, run, say, succeeds};
-use crate::{setup, tidy};
+use crate::{fuzz, setup, tidy};
 
 /// Read by `portolan_testkit::soak`.
 const SOAK_SECONDS: &str = "PORTOLAN_SOAK_SECONDS";
@@ -37,6 +37,8 @@ pub(crate) fn loom(root: &Path) -> anyhow::Result<()> {
 }
 
 pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
+    // Clippy runs the build script that compiles the fuzzing engine.
+    setup::run()?;
     run(&mut cargo(root, &["fmt", "--all", "--check"]))?;
     run(&mut cargo(
         root,
@@ -49,6 +51,7 @@ pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
             "warnings",
         ],
     ))?;
+    fuzz::lint(root)?;
     tidy::run(root)?;
     doc(root)
 }

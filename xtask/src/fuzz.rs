@@ -43,7 +43,14 @@ pub(crate) fn fuzz(root: &Path, target: Option<&str>, seconds: u64) -> anyhow::R
     chosen.try_for_each(|target| fuzz_one(root, target, seconds))
 }
 
-fn folder(root: &Path) -> PathBuf {
+pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
+    run(&mut fuzz_cargo(root, &["fmt", "--check"]))?;
+    // The profile that the targets run in, so that the fuzzing engine is compiled once.
+    let clippy = ["clippy", "--release", "--bins", "--", "-D", "warnings"];
+    run(&mut fuzz_cargo(root, &clippy))
+}
+
+pub(crate) fn folder(root: &Path) -> PathBuf {
     root.join("fuzz")
 }
 

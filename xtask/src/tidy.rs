@@ -26,6 +26,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::command::say;
+use crate::fuzz;
 use metadata::Metadata;
 use tree::Tree;
 
@@ -61,11 +62,13 @@ impl fmt::Display for Finding {
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     let tree = Tree::read(root)?;
     let metadata = Metadata::read(root)?;
+    let fuzz = Metadata::read(&fuzz::folder(root))?;
     let manifest = tree.text("Cargo.toml").unwrap_or_default();
 
     let mut findings = Vec::new();
     findings.extend(edges::check(&metadata, manifest));
     findings.extend(licences::check(&metadata));
+    findings.extend(licences::check(&fuzz));
     findings.extend(versions::check(&metadata));
     for file in tree.rust() {
         findings.extend(unsafety::check(file));

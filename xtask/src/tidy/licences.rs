@@ -1,4 +1,4 @@
-//! The licence of every crate in the resolved tree, tests' and benchmarks' included.
+//! The licence of every crate in the resolved trees, of tests, benchmarks and fuzz targets too.
 
 use super::Finding;
 use super::metadata::Metadata;
@@ -13,6 +13,7 @@ const ALLOWED: &[&str] = &[
     "ISC",
     "MIT",
     "MIT-0",
+    "NCSA",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
