@@ -60,6 +60,21 @@ pub(crate) fn doc(root: &Path) -> anyhow::Result<()> {
     run(cargo(root, &["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
 }
 
+pub(crate) fn ci(root: &Path) -> anyhow::Result<()> {
+    test(root)?;
+    a_minute(root)?;
+    lint(root)
+}
+
+/// About a minute of the chores that take as long as they are told to.
+fn a_minute(root: &Path) -> anyhow::Result<()> {
+    // Each of the half-dozen soak tests.
+    soak(root, 2)?;
+    hostile(root, 10)?;
+    loom(root)?;
+    fuzz::fuzz_all_within(root, 20)
+}
+
 /// Builds the tests, and before them the programs that end-to-end tests start, in one invocation,
 /// so that both share one set of features and nothing is built twice.
 fn prepare(root: &Path) -> anyhow::Result<()> {

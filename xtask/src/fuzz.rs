@@ -43,6 +43,12 @@ pub(crate) fn fuzz(root: &Path, target: Option<&str>, seconds: u64) -> anyhow::R
     chosen.try_for_each(|target| fuzz_one(root, target, seconds))
 }
 
+/// Runs all targets, one after the other, for about so many seconds together.
+pub(crate) fn fuzz_all_within(root: &Path, seconds: u64) -> anyhow::Result<()> {
+    let count = targets(root)?.len() as u64;
+    fuzz(root, None, share(seconds, count))
+}
+
 pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
     run(&mut fuzz_cargo(root, &["fmt", "--check"]))?;
     // The profile that the targets run in, so that the fuzzing engine is compiled once.
@@ -77,6 +83,11 @@ fn choose<'a>(all: &'a [String], wanted: Option<&str>) -> anyhow::Result<&'a [St
             all.join(", ")
         ),
     }
+}
+
+/// At least 1: to libFuzzer 0 means for ever.
+fn share(seconds: u64, count: u64) -> u64 {
+    (seconds / count.max(1)).max(1)
 }
 
 fn fuzz_one(root: &Path, target: &str, seconds: u64) -> anyhow::Result<()> {
@@ -128,5 +139,12 @@ mod tests {
         let error = choose(&["a", "b"].map(str::to_owned), Some("c")).expect_err("unknown");
         let text = "there is no fuzz target c: there are a, b";
         assert_eq!(error.to_string(), text);
+    }
+
+    #[test]
+    fn a_share_is_never_for_ever() {
+        assert_eq!(share(20, 2), 10);
+        assert_eq!(share(20, 30), 1);
+        assert_eq!(share(20, 0), 20);
     }
 }
