@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,7 @@ impl ReceiveRight {
             spinner: Spinner::default(),
             has_notifications: AtomicBool::new(false),
             polled: AtomicBool::new(false),
+            sleepers: AtomicU32::new(0),
         };
         for channel in channels {
             port.add(channel)?;
@@ -189,6 +190,7 @@ impl ReceiveRight {
                 Step::Other => {}
             }
             if patience == 0 {
+                self.port.settle_for_others();
                 return Err(ReceiveError::TimedOut);
             }
         }
@@ -220,11 +222,12 @@ impl ReceiveRight {
                     batch.hold(message);
                     return Ok(1);
                 }
-                Step::Nothing => break,
+                Step::Nothing => return Err(ReceiveError::TimedOut),
                 Step::Other if deadline.has_passed() => patience -= 1,
                 Step::Other => {}
             }
         }
+        self.port.settle_for_others();
         Err(ReceiveError::TimedOut)
     }
 
@@ -382,6 +385,8 @@ pub(crate) struct Port {
     has_notifications: AtomicBool,
     /// Somebody waits for the descriptor, and so must be told of everything through it.
     polled: AtomicBool,
+    /// Threads that wait in epoll, and so must be told of everything through it as well.
+    sleepers: AtomicU32,
 }
 
 #[derive(Default)]
@@ -446,10 +451,21 @@ impl Port {
     pub(crate) fn step(&self, deadline: Deadline) -> Result<Step, ReceiveError> {
         let step = self.step_unsettled(deadline)?;
         let comes_again = matches!(step, Step::Other) && !matches!(deadline, Deadline::Passed);
-        if self.polled.load(Ordering::Relaxed) && !comes_again {
-            self.settle();
+        if !comes_again {
+            self.settle_for_others();
         }
         Ok(step)
+    }
+
+    /// This thread may not come back, and whoever waits for the epoll instance looks at no memory.
+    fn settle_for_others(&self) {
+        if self.others_are_told() {
+            self.settle();
+        }
+    }
+
+    fn others_are_told(&self) -> bool {
+        self.polled.load(Ordering::Relaxed) || self.sleepers.load(Ordering::Relaxed) > 0
     }
 
     fn step_unsettled(&self, deadline: Deadline) -> Result<Step, ReceiveError> {
@@ -467,7 +483,7 @@ impl Port {
                 other => other,
             }),
             Look::Wait { since } => {
-                let step = self.look_at_epoll(deadline);
+                let step = self.sleep(deadline);
                 if let Some(since) = since {
                     self.spinner.slept(since);
                 }
@@ -486,8 +502,7 @@ impl Port {
     fn may_take_from_memory(&self) -> Result<bool, ReceiveError> {
         self.check_process()
             .map_err(|()| ReceiveError::ForeignProcess)?;
-        let others = self.has_notifications.load(Ordering::Relaxed);
-        Ok(!others && !self.polled.load(Ordering::Relaxed))
+        Ok(!self.has_notifications.load(Ordering::Relaxed) && !self.others_are_told())
     }
 
     /// The next message, if it lies in memory and nothing else is due.
@@ -623,6 +638,22 @@ impl Port {
             ring.awake();
         }
         hot.channels.push((token, Arc::clone(channel)));
+    }
+
+    /// Waits in epoll for every sender. Other threads are told first, and a channel that is hot all
+    /// the same was made so by one that may not know.
+    fn sleep(&self, deadline: Deadline) -> Result<Step, ReceiveError> {
+        if matches!(deadline, Deadline::Passed) {
+            return self.look_at_epoll(deadline);
+        }
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        let all_ring = lock(&self.hot).channels.is_empty();
+        let step = match all_ring {
+            true => self.look_at_epoll(deadline),
+            false => Ok(Step::Other),
+        };
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        step
     }
 
     fn look_at_epoll(&self, deadline: Deadline) -> Result<Step, ReceiveError> {

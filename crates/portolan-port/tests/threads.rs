@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use portolan_port::{
 use portolan_testkit::soak;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
-const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
+const PATIENCE: Timeout = Timeout::after(LONG);
+const LONG: Duration = Duration::from_secs(20);
 
 fn port() -> (ReceiveRight, SendRight) {
     let port = ReceiveRight::new().expect("port");
@@ -272,4 +274,38 @@ fn a_port_can_die_with_its_thread() {
     let reply = request.take_reply().expect("reply right");
     reply.send(Message::new(3)).expect("answer");
     assert_eq!(read.wait(PATIENCE).expect("answer").id(), 3);
+}
+
+#[test]
+fn a_thread_that_sleeps_is_woken_while_another_keeps_its_message() {
+    const ROUNDS: i32 = 1000;
+    let (port, right) = port();
+    thread::scope(|scope| {
+        let (to_test, came) = mpsc::channel();
+        for _ in 0..2 {
+            let (port, to_test) = (&port, to_test.clone());
+            scope.spawn(move || {
+                while let Ok(message) = port.receive(PATIENCE) {
+                    let (go_on, wait) = mpsc::channel::<()>();
+                    to_test.send((message.id(), go_on)).ok();
+                    if wait.recv().is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        for round in 0..ROUNDS {
+            let both = [2 * round, 2 * round + 1].map(|id| {
+                right.send(Message::new(id), PATIENCE).expect("send");
+                let (came, go_on) = came.recv_timeout(LONG).expect("woken");
+                assert_eq!(came, id);
+                go_on
+            });
+            if round + 1 < ROUNDS {
+                for go_on in both {
+                    go_on.send(()).expect("it waits");
+                }
+            }
+        }
+    });
 }
