@@ -267,13 +267,13 @@ impl Channel {
     /// Receives one packet, if there is one. A channel that the sender made for somebody else goes
     /// to `add`.
     pub(crate) fn read(self: &Arc<Self>, port: PortId, add: impl FnOnce(Self)) -> Read {
-        if self.closed.load(Ordering::Relaxed) {
-            return Read::Closed;
-        }
         // Held while a packet is taken, so that two threads cannot swap two packets of one sender,
         // nor take two from a send-once right, nor see a sender hang up before a right that it made
         // counts.
         let mut reading = lock(&self.reading);
+        if self.closed.load(Ordering::Relaxed) {
+            return Read::Closed;
+        }
         if reading.spent {
             return Read::Empty;
         }
@@ -295,7 +295,11 @@ impl Channel {
                 }
                 Read::Other
             }
-            Err(Nothing::Closed | Nothing::Violation) => Read::Closed,
+            Err(Nothing::Closed | Nothing::Violation) => {
+                // Before another thread takes what comes after a violation.
+                self.close();
+                Read::Closed
+            }
         }
     }
 

@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use portolan_port::{
@@ -17,6 +19,7 @@ use portolan_wire::moved::MovedChannel;
 use portolan_wire::packet::{Flags, Header, Kind, RightDescriptor, RightKind};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -575,6 +578,41 @@ fn a_client_that_never_reads_its_answers_is_cut_off() {
         while gift.receive(Timeout::POLL).is_ok() {}
         stage.unharmed(what);
     }
+}
+
+#[test]
+fn what_comes_after_a_violation_is_not_taken() {
+    let port = ReceiveRight::new().expect("port");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    port.receive(Duration::from_millis(10)).ok();
+                }
+            });
+        }
+        let all_hung_up = (0..5000).all(|_| {
+            let (here, peer) = pair(SocketType::SEQPACKET);
+            let (minted, own) = pair(SocketType::SEQPACKET);
+            write(&peer, b"nonsense", &[]).expect("write");
+            write(&peer, &header(Kind::Mint, 0).encode(), &[minted.as_fd()]).expect("write");
+            drop(minted);
+            port.adopt(here, 0).expect("adopt");
+            hangs_up(&own)
+        });
+        done.store(true, Ordering::Release);
+        assert!(all_hung_up);
+    });
+}
+
+fn hangs_up(socket: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::empty())];
+    let patience = Timespec {
+        tv_sec: 20,
+        tv_nsec: 0,
+    };
+    rustix::event::poll(&mut fds, Some(&patience)) == Ok(1)
 }
 
 #[test]
