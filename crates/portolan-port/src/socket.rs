@@ -174,6 +174,11 @@ pub(crate) fn receive_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<R
     {
         result = ancillary::receive(socket, buffer);
     }
+    // The kernel looks for a packet first and for the other end afterwards; one that was sent in
+    // between and closed at once has left a packet. From here on, nothing more can come.
+    if result.as_ref().is_ok_and(|received| received.len == 0) {
+        result = ancillary::receive(socket, buffer).or(result);
+    }
     match result {
         Ok(received) if received.len == 0 => Err(Nothing::Closed),
         Ok(received) if received.truncated => Err(Nothing::Violation),

@@ -1,6 +1,7 @@
 //! Several threads at one right or one port.
 
 use std::cell::RefCell;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -11,6 +12,8 @@ use portolan_port::{
     SendRight, Timeout,
 };
 use portolan_testkit::soak;
+use portolan_wire::packet::{Header, Kind};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(LONG);
@@ -308,4 +311,35 @@ fn a_thread_that_sleeps_is_woken_while_another_keeps_its_message() {
             }
         }
     });
+}
+
+#[test]
+fn an_answer_that_comes_with_the_end_is_not_lost() {
+    const ROUNDS: u32 = 100_000;
+    let (to_port, sockets) = mpsc::channel();
+    let port = thread::spawn(move || sockets.into_iter().for_each(refuse_one));
+    for _ in 0..ROUNDS {
+        let (here, there) = pair();
+        let right = SendRight::from_socket(here).expect("right");
+        let pending = right.begin_request(Message::new(1), PATIENCE);
+        to_port.send(there).expect("the port waits");
+        while !right.is_dead() {}
+        let answer = pending.expect("send").wait(PATIENCE);
+        assert!(matches!(answer, Err(ReplyError::NoReply)), "{answer:?}");
+    }
+    drop(to_port);
+    port.join().expect("port");
+}
+
+fn pair() -> (OwnedFd, OwnedFd) {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None);
+    pair.expect("socketpair")
+}
+
+/// Takes one request, tells that no answer will come, and is gone at once.
+fn refuse_one(socket: OwnedFd) {
+    let answer = Header::control(Kind::NoReply, 1).encode();
+    rustix::net::recv(&socket, &mut [0; 64], RecvFlags::empty()).expect("request");
+    rustix::net::send(&socket, &answer, SendFlags::empty()).expect("answer");
 }
