@@ -298,6 +298,19 @@ impl ReceiveRight {
 
     /// Takes up receiving again after [`pause`](Self::pause), since the port did not move.
     pub(crate) fn resume(&self) {
+        let paused = self.watch_paused();
+        // Answers may have been put aside before and meanwhile.
+        paused.iter().for_each(|channel| channel.resumed());
+    }
+
+    fn watch_paused(&self) -> Vec<Arc<Channel>> {
+        // A thread of a port set must not take a packet that changes what is watched (an offer of
+        // memory has a bell) from a channel of which only the half is watched.
+        let _moving = self
+            .port
+            .moving
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut state = lock(&self.port.state);
         let paused = std::mem::take(&mut state.paused);
         for (token, channel, _) in &paused {
@@ -305,18 +318,17 @@ impl ReceiveRight {
             state.channels.insert(*token, Arc::clone(channel));
         }
         drop(state);
-        for (token, channel, _) in paused {
-            let watch = Watch {
-                epoll: Arc::clone(&self.port.epoll),
-                token,
-            };
-            if channel.start_watching(watch).is_err() {
-                // The set had room for it a moment ago. Its sender is not to wait in vain.
-                self.port.hang_up(token, &channel);
-            }
-            // Answers may have been put aside before and meanwhile.
-            channel.resumed();
+        let watch = |(token, channel, _)| self.watch_again(token, channel);
+        paused.into_iter().map(watch).collect()
+    }
+
+    fn watch_again(&self, token: u64, channel: Arc<Channel>) -> Arc<Channel> {
+        let epoll = Arc::clone(&self.port.epoll);
+        if channel.start_watching(Watch { epoll, token }).is_err() {
+            // The set had room for it a moment ago. Its sender is not to wait in vain.
+            self.port.hang_up(token, &channel);
         }
+        channel
     }
 
     /// Lets go of a paused port without killing it, because it lives elsewhere now.

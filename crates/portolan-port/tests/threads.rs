@@ -129,7 +129,7 @@ fn move_out_of_a_set() {
             }
             came
         });
-        let sender = scope.spawn(|| {
+        let sender = scope.spawn(move || {
             for id in 0..MESSAGES {
                 right.send(Message::new(id), PATIENCE).expect("send");
             }
@@ -152,15 +152,61 @@ fn move_out_of_a_set() {
     assert_eq!(came, (0..MESSAGES).collect::<Vec<_>>(), "{moves} moves");
 }
 
+#[test]
+fn a_port_that_cannot_move_while_a_set_receives_from_it_keeps_its_senders() {
+    let (mut port, _right) = port();
+    let (_full, to_full) = self::port();
+    while to_full.send(Message::new(0), Timeout::POLL).is_ok() {}
+    let set = PortSet::new().expect("set");
+    set.insert(&port).expect("insert");
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    set.receive(Duration::from_millis(10)).ok();
+                }
+            });
+        }
+        let mut kept = true;
+        for _ in 0..300 {
+            let rights = [(); 8].map(|()| port.make_send().expect("send right"));
+            kept &= send_with_each(&rights, 3);
+            // The next message comes with an offer of memory, which waits until the port is back.
+            let sender = scope.spawn(move || {
+                let kept = send_with_each(&rights, 1);
+                (kept, rights)
+            });
+            let moving = Message::new(0).with_right(port);
+            let error = to_full.send(moving, Duration::from_millis(1));
+            port = received_right(error.expect_err("full").into_message());
+            let (sent, rights) = sender.join().expect("no panic");
+            kept &= sent && send_with_each(&rights, 1);
+        }
+        done.store(true, Ordering::Release);
+        assert!(kept, "a sender was cut off");
+    });
+}
+
+fn send_with_each(rights: &[SendRight], count: i32) -> bool {
+    let send = |right: &SendRight, id| right.send(Message::new(id), PATIENCE).is_ok();
+    rights
+        .iter()
+        .all(|right| (0..count).all(|id| send(right, id)))
+}
+
+fn received_right(mut message: Message) -> ReceiveRight {
+    match message.take_rights().pop() {
+        Some(Right::Receive(port)) => port,
+        other => panic!("expected a receive right, got {other:?}"),
+    }
+}
+
 fn move_through(other: &ReceiveRight, to_other: &SendRight, port: ReceiveRight) -> ReceiveRight {
     to_other
         .send(Message::new(0).with_right(port), PATIENCE)
         .expect("move");
-    let mut moved = other.receive(PATIENCE).expect("receive");
-    match moved.take_rights().pop() {
-        Some(Right::Receive(port)) => port,
-        other => panic!("expected a receive right, got {other:?}"),
-    }
+    received_right(other.receive(PATIENCE).expect("receive"))
 }
 
 #[test]
@@ -187,11 +233,7 @@ fn a_right_may_go_over_to_memory_before_and_after_its_port_moves() {
                 port = move_through(&other, &to_other, port);
             } else {
                 let error = to_dead.send(Message::new(0).with_right(port), PATIENCE);
-                let mut message = error.expect_err("dead").into_message();
-                let Some(Right::Receive(back)) = message.take_rights().pop() else {
-                    panic!("the receive right is lost")
-                };
-                port = back;
+                port = received_right(error.expect_err("dead").into_message());
             }
             exchange(&port, 10);
         }
