@@ -36,6 +36,8 @@ pub(crate) struct Answers {
 pub(crate) enum Kept {
     Answer(u32, Message),
     NoReply(u32),
+    /// Lent memory with this number is not used any more.
+    Returned(u32),
     /// The answer comes on another channel, of which this is the client's end.
     Redirect(u32, OwnedFd),
 }
@@ -101,9 +103,10 @@ impl Answers {
             }
             self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
             match (sent, kept) {
+                (Ok(()) | Err(SendErrorKind::DeadName), Kept::Returned(_)) => {}
                 (Ok(()) | Err(SendErrorKind::DeadName), _) => self.settle(slot),
                 // Whoever answered believes that it is on its way, so the client has to know.
-                (Err(_), Kept::NoReply(_)) => return Flushed::Broken,
+                (Err(_), Kept::NoReply(_) | Kept::Returned(_)) => return Flushed::Broken,
                 (Err(_), _) => self.kept.push_front(Kept::NoReply(slot)),
             }
         }
@@ -113,8 +116,10 @@ impl Answers {
 
 impl Kept {
     fn slot(&self) -> u32 {
-        let (Self::Answer(slot, _) | Self::NoReply(slot) | Self::Redirect(slot, _)) = self;
-        *slot
+        match self {
+            Self::Answer(slot, _) | Self::NoReply(slot) | Self::Redirect(slot, _) => *slot,
+            Self::Returned(_) => 0,
+        }
     }
 
     /// What it counts towards [`MAX_KEPT_BYTES`].
@@ -123,7 +128,7 @@ impl Kept {
             Self::Answer(_, message) => {
                 message.bytes().len() + message.rights().len() * BYTES_PER_KEPT_RIGHT
             }
-            Self::NoReply(_) => 0,
+            Self::NoReply(_) | Self::Returned(_) => 0,
             Self::Redirect(..) => BYTES_PER_KEPT_RIGHT,
         }
     }
@@ -131,6 +136,7 @@ impl Kept {
     fn send(&mut self, link: Link<'_>, full: &mut Option<Full>) -> Result<(), SendErrorKind> {
         match self {
             Self::Answer(slot, message) => deliver(link, *slot, message, full),
+            Self::Returned(number) => tell(link, &Outgoing::control(Kind::Returned, *number), full),
             Self::NoReply(slot) => tell(link, &Outgoing::control(Kind::NoReply, *slot), full),
             Self::Redirect(slot, end) => {
                 let fds = [end.as_fd()];

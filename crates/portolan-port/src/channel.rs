@@ -13,9 +13,11 @@ use rustix::net::Shutdown;
 
 use crate::answers::{self, Answers, Flushed, Kept};
 use crate::error::SendErrorKind;
+use crate::lent::{Borrowed, Borrowing};
 use crate::link::Link;
 use crate::mapping::Position;
 use crate::message::{Message, Origin};
+use crate::payload::Payload;
 use crate::ring_end::{Next, RingEnd};
 use crate::send_once::SendOnceRight;
 use crate::sender::Sender;
@@ -52,6 +54,7 @@ struct Reading {
     origin: Option<Arc<Origin>>,
     /// The one message of a send-once right has come.
     spent: bool,
+    borrowed: Borrowed,
 }
 
 /// Everything comes through the socket, whether memory is there or not.
@@ -171,6 +174,7 @@ impl Channel {
         Link {
             socket: self.socket(),
             ring: self.ring(),
+            lender: None,
         }
     }
 
@@ -401,7 +405,11 @@ impl Channel {
             self.identify(&mut incoming, reading)?;
         }
         let slot = incoming.header.slot;
+        let borrowing = self.borrow(&mut incoming, &mut reading.borrowed)?;
         let mut message = transfer::receive(incoming)?;
+        if let Some(borrowing) = borrowing {
+            message.payload = Payload::Borrowed(Box::new(borrowing));
+        }
         if slot != 0 {
             if message.reply.is_some() {
                 return Err(Nothing::Violation);
@@ -418,6 +426,41 @@ impl Channel {
         });
         message.origin = Some(Arc::clone(origin));
         Ok(Read::Message(message))
+    }
+
+    /// The payload of a packet, if it lies in memory that the sender lends.
+    fn borrow(
+        self: &Arc<Self>,
+        incoming: &mut Incoming,
+        borrowed: &mut Borrowed,
+    ) -> Result<Option<Borrowing>, Nothing> {
+        let Some((file, number)) = incoming.lent.take() else {
+            return Ok(None);
+        };
+        let memory = borrowed.map(&file).map_err(|_| Nothing::Violation)?;
+        let len = usize::try_from(incoming.header.length).map_err(|_| Nothing::Violation)?;
+        let borrowing = Borrowing::new(memory, len, number, Arc::clone(self));
+        borrowing.map(Some).ok_or(Nothing::Violation)
+    }
+
+    /// Returns memory that the holder has lent. It is not woken for that: it looks when it needs
+    /// memory again.
+    pub(crate) fn give_back(&self, number: u32) {
+        if self.epoch != portolan_sys::fork::epoch() {
+            return;
+        }
+        let mut answers = lock(&self.answers);
+        let returned = Header::control(Kind::Returned, number);
+        let is_next = !answers.has_kept();
+        if is_next
+            && self
+                .ring()
+                .is_some_and(|ring| ring.publish_quietly(&returned))
+        {
+            return;
+        }
+        answers.keep(Kept::Returned(number));
+        self.flush_kept(&mut answers);
     }
 
     /// Notes the sender of this packet. The first message binds the channel to its process: a right

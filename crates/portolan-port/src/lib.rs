@@ -37,8 +37,10 @@
 mod ahead;
 mod answers;
 mod batch;
+mod body;
 mod channel;
 mod error;
+mod lent;
 mod link;
 mod mapping;
 mod memory;
@@ -56,9 +58,11 @@ mod transfer;
 mod wait;
 
 pub use batch::{BatchMessage, ReceiveBatch, SendBatch};
+pub use body::Body;
 pub use error::{
     CreateError, MintError, ReceiveError, ReplyError, RequestError, SendError, SendErrorKind,
 };
+pub use lent::Loan;
 pub use message::{Message, Notification, Right};
 pub use port_set::PortSet;
 pub use receive_right::{PortStatus, ReceiveRight};

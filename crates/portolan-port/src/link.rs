@@ -1,9 +1,11 @@
 //! How packets of one direction travel: through the socket, or through memory as well.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use portolan_wire::packet::HEADER_BYTES;
 
+use crate::lent::Lender;
 use crate::payload::INLINE_MAX;
 use crate::ring_end::RingEnd;
 use crate::socket::{self, Outgoing, Refusal};
@@ -13,6 +15,8 @@ use crate::socket::{self, Outgoing, Refusal};
 pub(crate) struct Link<'a> {
     pub(crate) socket: BorrowedFd<'a>,
     pub(crate) ring: Option<&'a RingEnd>,
+    /// Where memory for large payloads comes from, if the other side can return it.
+    pub(crate) lender: Option<&'a Arc<Lender>>,
 }
 
 impl Link<'_> {

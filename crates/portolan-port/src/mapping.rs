@@ -11,6 +11,11 @@
 //! and fault if there is none.
 //! Only files in memory have seals, so no other writer (a disk, a network) is possible.
 //!
+//! An [`OwnMemory`] hands out `&mut [u8]` to memory that other processes map. `F_SEAL_FUTURE_WRITE`,
+//! put on after it was mapped here, keeps them from mapping it for writing and from `write(2)`, so
+//! this process alone writes to it. Whoever borrows it holds it as a [`PeerMemory`], which is read
+//! through a `portolan_ring::Window` alone, by copying.
+//!
 //! A [`RingMemory`] is mapped for writing and the peer writes to it at any time, so it is given to
 //! `portolan_ring` alone, which makes no reference to it. Its file is sealed against shrinking, so
 //! no access can fault, and is of the exact length. The halves that use the memory are made here
@@ -18,15 +23,15 @@
 #![allow(unsafe_code, reason = "mmap and munmap of shared memory")]
 
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use portolan_ring::{Consumer, Glance, Producer, Region};
-use rustix::fs::{SealFlags, SeekFrom};
+use portolan_ring::{Consumer, Glance, Producer, Region, Window};
+use rustix::fs::{FallocateFlags, SealFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::channel::lock;
@@ -56,15 +61,7 @@ impl Mapping {
     /// `InvalidData` when the seals, the contents or the length are not as required, otherwise what
     /// `fcntl(2)`, `fstat(2)`, `fstatfs(2)`, `lseek(2)` or `mmap(2)` say.
     pub(crate) fn of_sealed(file: OwnedFd, len: usize) -> io::Result<Self> {
-        let seals = rustix::fs::fcntl_get_seals(&file)?;
-        let stat = rustix::fs::fstat(&file)?;
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        if !seals.contains(Self::seals()) || size != len as u64 || len == 0 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        // A file of huge pages has seals too, but does not know its holes.
-        let is_plain = rustix::fs::fstatfs(&file)?.f_type == TMPFS_MAGIC;
-        if !is_plain || rustix::fs::seek(&file, SeekFrom::Hole(0))? != size {
+        if sealed_length(&file, Self::seals())? != len {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let flags = MapFlags::SHARED;
@@ -104,6 +101,165 @@ impl Drop for Mapping {
 unsafe impl Send for Mapping {}
 // SAFETY: as above; a shared reference allows reading only.
 unsafe impl Sync for Mapping {}
+
+/// Memory that this process writes and others can only read: its file is sealed against every new
+/// way to write to it.
+#[derive(Debug)]
+pub(crate) struct OwnMemory {
+    start: NonNull<u8>,
+    len: usize,
+    file: OwnedFd,
+    epoch: u64,
+}
+
+impl OwnMemory {
+    /// Makes `len` bytes, which must not be 0.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; `EINVAL` from kernels before 5.1.
+    pub(crate) fn create(len: usize) -> io::Result<Self> {
+        let file = crate::payload::create_memory()?;
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len as u64)?;
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        let flags = flags | MapFlags::POPULATE;
+        // SAFETY: a mapping at an address of the kernel's choice replaces no other.
+        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, flags, &file, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let epoch = portolan_sys::fork::epoch();
+        let memory = Self {
+            start,
+            len,
+            file,
+            epoch,
+        };
+        // SAFETY: the mapping just made, whole. A child has no use for it.
+        unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, Advice::LinuxDontFork) }?;
+        rustix::fs::fcntl_add_seals(&memory.file, PeerMemory::seals() | SealFlags::SEAL)?;
+        Ok(memory)
+    }
+
+    /// The file, for lending it.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Deref for OwnMemory {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `start` is the beginning of a live mapping of `len` bytes, which no other process
+        // can write (test `lent_memory_can_be_written_by_its_owner_alone`), and this one writes only
+        // through `deref_mut`.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for OwnMemory {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and the borrow of `self` is exclusive. That others may read
+        // meanwhile is no matter of this process's.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for OwnMemory {
+    fn drop(&mut self) {
+        // In a forked child the mapping does not exist, and something else may be there.
+        if self.epoch == portolan_sys::fork::epoch() {
+            // SAFETY: unmaps just what `create` mapped, once, and no borrow of it is left.
+            let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+            debug_assert!(result.is_ok(), "munmap of an own mapping cannot fail");
+        }
+    }
+}
+
+// SAFETY: the memory belongs to the value, like that of a vector.
+unsafe impl Send for OwnMemory {}
+// SAFETY: as above; a shared reference allows reading only.
+unsafe impl Sync for OwnMemory {}
+
+/// Memory that another process lends: it may write to it at any time, and this one copies out of it.
+#[derive(Debug)]
+pub(crate) struct PeerMemory {
+    window: Window,
+    start: NonNull<u8>,
+    len: usize,
+    identity: (u64, u64),
+}
+
+impl PeerMemory {
+    /// The seals without which memory is not mapped. Its pages can then neither go away nor come
+    /// into being on this process's account: a file that nobody new may write to cannot be punched.
+    pub(crate) fn seals() -> SealFlags {
+        SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW
+    }
+
+    /// What tells the memory of `file` from all other that is mapped now.
+    pub(crate) fn identity(file: &OwnedFd) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Maps all of `file`, which must be sealed and without holes.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` when seals or contents are not as required; otherwise what the kernel says.
+    pub(crate) fn map(file: &OwnedFd) -> io::Result<Self> {
+        let len = sealed_length(file, Self::seals())?;
+        let flags = MapFlags::SHARED | MapFlags::POPULATE;
+        // SAFETY: a mapping at an address of the kernel's choice replaces no other.
+        let start =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ, flags, file, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self {
+            // SAFETY: the mapping is valid for reads until it is dropped with the window; the file
+            // cannot shrink; this process cannot write to it.
+            window: unsafe { Window::new(start, len) },
+            start,
+            len,
+            identity: Self::identity(file)?,
+        })
+    }
+
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    pub(crate) fn is(&self, identity: (u64, u64)) -> bool {
+        self.identity == identity
+    }
+}
+
+impl Drop for PeerMemory {
+    fn drop(&mut self) {
+        // SAFETY: unmaps just what `map` mapped, once; the window is not used any more.
+        let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
+        debug_assert!(result.is_ok(), "munmap of an own mapping cannot fail");
+    }
+}
+
+// SAFETY: the memory is reached through the window only, which any thread may use.
+unsafe impl Send for PeerMemory {}
+// SAFETY: as above.
+unsafe impl Sync for PeerMemory {}
+
+/// The length of a file in memory that has these seals, is not empty and has no holes.
+fn sealed_length(file: &OwnedFd, required: SealFlags) -> io::Result<usize> {
+    let seals = rustix::fs::fcntl_get_seals(file)?;
+    let size = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or(0);
+    // A file of huge pages has seals too, but does not know its holes.
+    let is_plain = rustix::fs::fstatfs(file)?.f_type == TMPFS_MAGIC;
+    if !seals.contains(required) || !is_plain || size == 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    if rustix::fs::seek(file, SeekFrom::Hole(0))? != size {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    usize::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
+}
 
 /// Bytes of records in each direction. Half of it is the longest record, which must hold the
 /// longest packet.
@@ -316,6 +472,46 @@ mod tests {
                 "accepted without {missing:?}"
             );
         }
+    }
+
+    #[test]
+    fn lent_memory_can_be_written_by_its_owner_alone() {
+        let mut own = OwnMemory::create(8192).expect("create");
+        let peer = PeerMemory::map(&own.file).expect("map");
+        own[8191] = 7;
+        assert_eq!(peer.window().to_vec(8192)[8191], 7);
+        let write = rustix::io::pwrite(&own.file, b"x", 0);
+        assert_eq!(write, Err(rustix::io::Errno::PERM));
+        let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let punched = rustix::fs::fallocate(&own.file, punch, 0, 4096);
+        assert_eq!(punched, Err(rustix::io::Errno::PERM));
+        let path = format!(
+            "/proc/self/fd/{}",
+            std::os::fd::AsRawFd::as_raw_fd(&own.file)
+        );
+        let again = std::fs::OpenOptions::new()
+            .write(true)
+            .read(true)
+            .open(path);
+        let again: OwnedFd = again.expect("reopen").into();
+        let write = rustix::io::pwrite(&again, b"x", 0);
+        assert_eq!(write, Err(rustix::io::Errno::PERM));
+    }
+
+    #[test]
+    fn memory_that_could_go_away_or_grow_is_not_borrowed() {
+        for missing in PeerMemory::seals().iter() {
+            let file = memory(b"abc", PeerMemory::seals() - missing);
+            assert!(
+                PeerMemory::map(&file).is_err(),
+                "accepted without {missing:?}"
+            );
+        }
+        assert!(PeerMemory::map(&memory(b"", PeerMemory::seals())).is_err());
+        let holes = memory(b"", SealFlags::empty());
+        rustix::fs::ftruncate(&holes, 8192).expect("truncate");
+        rustix::fs::fcntl_add_seals(&holes, PeerMemory::seals()).expect("seal");
+        assert!(PeerMemory::map(&holes).is_err());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use portolan_wire::port_id::PortId;
 
+use crate::body::Body;
+use crate::lent::Loan;
 use crate::payload::Payload;
 use crate::receive_right::ReceiveRight;
 use crate::send_once::SendOnceRight;
@@ -66,6 +68,15 @@ impl Message {
         self
     }
 
+    /// The same message with the bytes that were written to this loan.
+    ///
+    /// Only the right that [lent](crate::SendRight::lend) it sends it without copying.
+    #[must_use]
+    pub fn with_loan(mut self, loan: Loan) -> Self {
+        self.payload = Payload::Loan(Box::new(loan));
+        self
+    }
+
     /// The same message with this right after those it has.
     #[must_use]
     pub fn with_right(mut self, right: impl Into<Right>) -> Self {
@@ -89,7 +100,8 @@ impl Message {
         self.id
     }
 
-    /// The bytes. Nobody else can change them, however they came.
+    /// The bytes. Nobody else can change them, however they came: those of a large message are
+    /// copied when this is called first.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         self.payload.as_slice()
@@ -99,6 +111,38 @@ impl Message {
     #[must_use]
     pub fn into_bytes(self) -> Vec<u8> {
         self.payload.into_vec()
+    }
+
+    /// Takes the bytes out of the message, to be read piece by piece. For a large message that is
+    /// faster than [`bytes`](Self::bytes), because each piece is still in the processor's cache when
+    /// it is worked on.
+    ///
+    /// ```
+    /// use portolan_port::{Message, ReceiveRight, Timeout};
+    /// use std::io::BufRead;
+    ///
+    /// let port = ReceiveRight::new()?;
+    /// let right = port.make_send()?;
+    /// let mut loan = right.lend(3 << 20);
+    /// loan.fill(7);
+    /// right.send(Message::new(1).with_loan(loan), Timeout::NEVER)?;
+    ///
+    /// let mut body = port.receive(Timeout::NEVER)?.take_body();
+    /// let mut sum = 0;
+    /// while body.remaining() > 0 {
+    ///     let piece = body.fill_buf()?;
+    ///     sum += piece.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+    ///     let count = piece.len();
+    ///     body.consume(count);
+    /// }
+    /// assert_eq!(sum, 7 * (3 << 20));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn take_body(&mut self) -> Body {
+        Body::new(std::mem::replace(
+            &mut self.payload,
+            Payload::Heap(Vec::new()),
+        ))
     }
 
     /// The rights in the message.
@@ -157,7 +201,7 @@ impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("id", &self.id)
-            .field("bytes", &self.bytes().len())
+            .field("bytes", &self.payload.len())
             .field("rights", &self.rights)
             .field("reply", &self.reply)
             .field("origin", &self.origin)

@@ -1,11 +1,13 @@
 //! The bytes of a message, wherever they are.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 
+use crate::lent::{Borrowing, Lender, Loan};
 use crate::mapping::Mapping;
 
 /// Longest payload that is copied through the socket; longer ones travel as a sealed memfd.
@@ -15,11 +17,16 @@ use crate::mapping::Mapping;
 /// right descriptors take 3,096 of them.
 pub(crate) const INLINE_MAX: usize = 192 << 10;
 
-/// Bytes of a message: on the heap, or in a sealed memfd as they arrived.
+/// Bytes of a message.
 #[derive(Debug)]
 pub(crate) enum Payload {
     Heap(Vec<u8>),
+    /// In a sealed memfd, to be sent or as they arrived.
     Sealed(Mapping),
+    /// To be sent, written in place.
+    Loan(Box<Loan>),
+    /// As they arrived, in memory that is the sender's.
+    Borrowed(Box<Borrowing>),
 }
 
 impl Payload {
@@ -27,6 +34,8 @@ impl Payload {
         match self {
             Self::Heap(bytes) => bytes,
             Self::Sealed(mapping) => mapping,
+            Self::Loan(loan) => loan,
+            Self::Borrowed(borrowing) => borrowing.as_slice(),
         }
     }
 
@@ -34,20 +43,64 @@ impl Payload {
         match self {
             Self::Heap(bytes) => bytes,
             Self::Sealed(mapping) => mapping.to_vec(),
+            Self::Loan(loan) => loan.into_vec(),
+            Self::Borrowed(borrowing) => borrowing.into_vec(),
         }
     }
 
-    /// Moves bytes that are longer than this into a sealed memfd.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Heap(bytes) => bytes.len(),
+            Self::Sealed(mapping) => mapping.len(),
+            Self::Loan(loan) => loan.len(),
+            Self::Borrowed(borrowing) => borrowing.len(),
+        }
+    }
+
+    /// Copies bytes from `at` on, as many as there are and have room. Where they are still in memory
+    /// of the sender's, those before `at` are not looked at again.
+    pub(crate) fn read(&self, at: usize, mut into: &mut [u8]) -> usize {
+        match self {
+            Self::Borrowed(borrowing) => borrowing.read(at, into),
+            // Writing to a slice cannot fail.
+            _ => into
+                .write(self.as_slice().get(at..).unwrap_or_default())
+                .unwrap_or(0),
+        }
+    }
+
+    /// Moves bytes that are longer than this into memory that can be sent: some that the right
+    /// lends, or a sealed memfd.
     ///
     /// # Errors
     ///
     /// What `memfd_create(2)`, `write(2)` or `fcntl(2)` say; the payload is unchanged then.
-    pub(crate) fn make_portable(&mut self, inline_max: usize) -> io::Result<()> {
-        if self.as_slice().len() > inline_max {
-            self.make_sealed()
-        } else {
-            Ok(())
+    pub(crate) fn make_portable(
+        &mut self,
+        inline_max: usize,
+        lender: Option<&Arc<Lender>>,
+    ) -> io::Result<()> {
+        match self {
+            Self::Loan(loan) if lender.is_some_and(|lender| loan.is_of(lender)) => return Ok(()),
+            Self::Loan(_) | Self::Borrowed(_) => {
+                let payload = std::mem::replace(self, Self::Heap(Vec::new()));
+                *self = Self::Heap(payload.into_vec());
+            }
+            Self::Heap(_) | Self::Sealed(_) => {}
         }
+        let Self::Heap(bytes) = self else {
+            return Ok(());
+        };
+        if bytes.len() <= inline_max {
+            return Ok(());
+        }
+        // Memory may be short, or the kernel too old to lend any.
+        if let Some(Ok(mut loan)) = lender.map(|lender| lender.take(bytes.len())) {
+            loan.copy_from_slice(bytes);
+            *self = Self::Loan(Box::new(loan));
+            return Ok(());
+        }
+        self.make_sealed()
     }
 
     /// Moves bytes into a sealed memfd if they are not in one; there must be some.

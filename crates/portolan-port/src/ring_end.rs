@@ -255,6 +255,15 @@ impl RingEnd {
         self.own_bell.ring().ok();
     }
 
+    /// Publishes a packet that is only a header and can wait until the other side is awake. False if
+    /// there is no room.
+    pub(crate) fn publish_quietly(&self, header: &packet::Header) -> bool {
+        let mut outgoing = lock(&self.rings.outgoing);
+        let pushed = outgoing.push(RecordKind::Packet.tag(), &[&header.encode()]);
+        outgoing.publish_quietly();
+        pushed.is_ok()
+    }
+
     /// Publishes an empty record, if there is room.
     pub(crate) fn announce(&self, kind: RecordKind) {
         let mut outgoing = lock(&self.rings.outgoing);
@@ -420,7 +429,8 @@ fn read_packet(record: &mut portolan_ring::Incoming<'_>) -> Result<Incoming, Not
         return read_packet_with_rights(&head, record);
     }
     let fits = record.remaining() as u64 == header.length;
-    if !fits || header.flags.contains(Flags::OUT_OF_LINE) || header.kind.descriptors() != 0 {
+    let elsewhere = header.flags.meets(Flags::OUT_OF_LINE.with(Flags::LENT));
+    if !fits || elsewhere || header.kind.descriptors() != 0 {
         return Err(Nothing::Violation);
     }
     let mut bytes = Vec::with_capacity(record.remaining());
@@ -457,6 +467,7 @@ impl Incoming {
             header,
             rights,
             payload: Payload::Heap(bytes),
+            lent: None,
             fds: std::collections::VecDeque::new(),
             credentials: None,
             pidfd: None,

@@ -82,6 +82,7 @@ impl SendOnceRight {
                 let link = Link {
                     socket: socket.as_fd(),
                     ring: None,
+                    lender: None,
                 };
                 let way = (Kind::Message, 0);
                 transfer::send(link, way, message, Deadline::Passed, &mut |_| Ok(false))?;

@@ -19,6 +19,7 @@ use crate::answers::MAX_OWED;
 use crate::batch::SendBatch;
 use crate::channel::lock;
 use crate::error::{MintError, ReplyError, RequestError, SendError, SendErrorKind};
+use crate::lent::{Lender, Loan};
 use crate::link::Link;
 use crate::memory::{Memory, Woken};
 use crate::message::{Message, Origin};
@@ -51,6 +52,7 @@ pub struct SendRight {
     spinner: Box<Spinner>,
     /// Of answers that come through memory.
     origin: OnceLock<Arc<Origin>>,
+    lender: Arc<Lender>,
 }
 
 /// Requests that wait for their answers.
@@ -152,6 +154,7 @@ impl SendRight {
             memory: Box::default(),
             spinner: Box::default(),
             origin: OnceLock::new(),
+            lender: Arc::default(),
         }
     }
 
@@ -272,6 +275,34 @@ impl SendRight {
         }
     }
 
+    /// Memory to write a large message to, which is then sent with
+    /// [`Message::with_loan`](crate::Message::with_loan) without being copied. The bytes are there
+    /// to be written over: what they are is left open.
+    ///
+    /// The receiver can read the memory and not write it, and gives it back when it has the bytes; it
+    /// is then lent again. A message that is short enough to go through memory that both sides share
+    /// is copied there, and so are all where the kernel has no such memory to give.
+    #[must_use]
+    pub fn lend(&self, len: usize) -> Loan {
+        if self.check_process().is_err() || len <= self.link().inline_max(false) {
+            return Loan::on_heap(len);
+        }
+        self.look_for_returned();
+        let loan = self.lender.take(len);
+        loan.unwrap_or_else(|_| Loan::on_heap(len))
+    }
+
+    fn look_for_returned(&self) {
+        let replies = lock(&self.replies);
+        if !replies.reading {
+            let depth = match self.memory.ring() {
+                Some(_) => Depth::Memory,
+                None => Depth::Everything,
+            };
+            drop(self.read_all(replies, depth));
+        }
+    }
+
     /// Begins a batch of messages that are nothing but bytes, which go out together: with many small
     /// ones that is several times as fast as sending each by itself. The time-out is for each wait
     /// for room.
@@ -366,6 +397,7 @@ impl SendRight {
         Link {
             socket: self.socket(),
             ring: self.memory.ring(),
+            lender: Some(&self.lender),
         }
     }
 
@@ -740,6 +772,7 @@ impl SendRight {
         let outcome = match incoming.header.kind {
             Kind::Reply => Slot::Answered(self.answer(incoming)?),
             Kind::NoReply => Slot::Refused,
+            Kind::Returned if self.lender.returned(slot) => return Ok(()),
             // Whoever slept on the socket is awake now, and will look at memory.
             Kind::Switch => return Ok(()),
             Kind::Redirect => {
@@ -834,7 +867,7 @@ impl SendRight {
 fn incoming_bytes(incoming: &Incoming) -> &[u8] {
     match &incoming.payload {
         Payload::Heap(bytes) => bytes,
-        Payload::Sealed(_) => &[],
+        _ => &[],
     }
 }
 

@@ -124,6 +124,8 @@ pub(crate) struct Incoming {
     pub(crate) header: Header,
     pub(crate) rights: Vec<RightDescriptor>,
     pub(crate) payload: Payload,
+    /// Memory that has the payload instead, and the number under which it is returned.
+    pub(crate) lent: Option<(OwnedFd, u32)>,
     /// Those of the rights, or of the control packet.
     pub(crate) fds: VecDeque<OwnedFd>,
     pub(crate) credentials: Option<Credentials>,
@@ -197,6 +199,14 @@ fn take_apart(bytes: &[u8], received: Received) -> Result<Incoming, Nothing> {
         return Err(Nothing::Violation);
     }
     let mut fds = VecDeque::from(received.descriptors);
+    let is_lent = packet.header.flags.contains(Flags::LENT);
+    let lent = match packet.inline.first_chunk().filter(|_| is_lent) {
+        Some(number) => {
+            let file = fds.pop_front().ok_or(Nothing::Violation)?;
+            Some((file, u32::from_le_bytes(*number)))
+        }
+        None => None,
+    };
     let payload = if packet.header.flags.contains(Flags::OUT_OF_LINE) {
         let len = usize::try_from(packet.header.length).map_err(|_| Nothing::Violation)?;
         let file = fds.pop_front().ok_or(Nothing::Violation)?;
@@ -208,6 +218,7 @@ fn take_apart(bytes: &[u8], received: Received) -> Result<Incoming, Nothing> {
         header: packet.header,
         rights: packet.rights,
         payload,
+        lent,
         fds,
         credentials: received.credentials,
         pidfd: received.pidfd,

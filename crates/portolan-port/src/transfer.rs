@@ -8,8 +8,8 @@ use std::sync::Arc;
 use portolan_sys::ancillary::MAX_DESCRIPTORS;
 use portolan_wire::moved::{self, MovedChannel};
 use portolan_wire::packet::{
-    Flags, Header, Kind, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, MAX_RIGHT_FDS, RightDescriptor,
-    RightKind,
+    Flags, Header, Kind, LENT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, MAX_RIGHT_FDS,
+    RightDescriptor, RightKind,
 };
 use portolan_wire::port_id::PortId;
 use rustix::io::Errno;
@@ -85,7 +85,8 @@ pub(crate) fn prepare(
 ) -> Result<(), SendErrorKind> {
     check_limits(message)?;
     let rights = !message.rights.is_empty() || message.reply.is_some();
-    message.payload.make_portable(link.inline_max(rights))?;
+    let inline_max = link.inline_max(rights);
+    message.payload.make_portable(inline_max, link.lender)?;
     for right in &mut message.rights {
         make_portable(right, deadline)?;
     }
@@ -105,13 +106,20 @@ pub(crate) fn deliver(
     if let Some(sent) = send_plain(link, way, message, wait) {
         return sent;
     }
-    let mut sent = pack_and_send(link, way, message, wait);
+    let lent = match &message.payload {
+        Payload::Loan(loan) => loan.announce(),
+        _ => None,
+    };
+    let mut sent = pack_and_send(link, way, message, lent, wait);
+    if let (Payload::Loan(loan), Some(number)) = (&mut message.payload, lent) {
+        loan.settle(number, sent.is_ok());
+    }
     if matches!(sent, Err(SendErrorKind::System(ref error)) if is_message_size(error)) {
         // A socket buffer below the kernel's default; out of line, every message is small.
         let sealed = message.payload.make_sealed();
         sent = sealed
             .map_err(SendErrorKind::System)
-            .and_then(|()| pack_and_send(link, way, message, wait));
+            .and_then(|()| pack_and_send(link, way, message, None, wait));
     }
     match sent {
         Ok(()) => settle(message),
@@ -145,9 +153,11 @@ fn pack_and_send(
     link: Link<'_>,
     way: (Kind, u32),
     message: &Message,
+    lent: Option<u32>,
     wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
 ) -> Result<(), SendErrorKind> {
-    let luggage = Luggage::pack(message)?;
+    let mut luggage = Luggage::pack(message)?;
+    luggage.lent = lent.unwrap_or(0).to_le_bytes();
     let fds = luggage.fds(message);
     if fds.len() > MAX_DESCRIPTORS {
         return Err(SendErrorKind::TooManyRights { count: fds.len() });
@@ -163,7 +173,7 @@ fn pack_and_send(
 }
 
 fn check_limits(message: &Message) -> Result<(), SendErrorKind> {
-    let len = message.bytes().len();
+    let len = message.payload.len();
     if len > MAX_MESSAGE_BYTES {
         return Err(SendErrorKind::TooLarge { len });
     }
@@ -212,6 +222,8 @@ pub(crate) fn send_error(refusal: Refusal) -> SendErrorKind {
 
 /// What a message needs besides itself to become a packet.
 struct Luggage {
+    /// The number under which the memory of a lent payload is returned.
+    lent: [u8; LENT_BYTES],
     descriptors: Vec<RightDescriptor>,
     /// Sockets that hold the channels of each receive right, in order.
     vans: Vec<OwnedFd>,
@@ -220,6 +232,7 @@ struct Luggage {
 impl Luggage {
     fn pack(message: &Message) -> Result<Self, SendErrorKind> {
         let mut luggage = Self {
+            lent: [0; LENT_BYTES],
             descriptors: Vec::new(),
             vans: Vec::new(),
         };
@@ -262,8 +275,10 @@ impl Luggage {
 
     fn fds<'a>(&'a self, message: &'a Message) -> Vec<BorrowedFd<'a>> {
         let mut fds = Vec::new();
-        if let Payload::Sealed(mapping) = &message.payload {
-            fds.push(mapping.file());
+        match &message.payload {
+            Payload::Sealed(mapping) => fds.push(mapping.file()),
+            Payload::Loan(loan) => fds.extend(loan.file()),
+            Payload::Heap(_) | Payload::Borrowed(_) => {}
         }
         let mut vans = self.vans.iter();
         let counts = self.descriptors.iter().map(|right| usize::from(right.fds));
@@ -288,6 +303,9 @@ impl Luggage {
         let (flags, inline) = match &message.payload {
             Payload::Heap(bytes) => (Flags::NONE, bytes.as_slice()),
             Payload::Sealed(_) => (Flags::OUT_OF_LINE, &[][..]),
+            Payload::Loan(_) => (Flags::LENT, &self.lent[..]),
+            // Copied when the message was prepared.
+            Payload::Borrowed(_) => (Flags::NONE, &[][..]),
         };
         let reply = if message.reply.is_some() {
             Flags::REPLY_RIGHT
@@ -301,7 +319,7 @@ impl Luggage {
             rights: self.descriptors.len() as u16,
             id: message.id,
             slot,
-            length: message.bytes().len() as u64,
+            length: message.payload.len() as u64,
         };
         Outgoing {
             header,
@@ -416,9 +434,14 @@ pub(crate) fn receive(incoming: Incoming) -> Result<Message, Nothing> {
         header,
         rights,
         payload,
+        lent,
         mut fds,
         ..
     } = incoming;
+    // Whoever can return memory has taken it.
+    if lent.is_some() {
+        return Err(Nothing::Violation);
+    }
     let mut message = Message::new(header.id);
     message.payload = payload;
     for descriptor in rights {

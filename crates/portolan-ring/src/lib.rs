@@ -52,6 +52,8 @@ mod region;
 mod sleep;
 mod sync;
 pub mod wait;
+#[cfg(not(loom))]
+mod window;
 
 pub use consumer::{Consumer, Incoming};
 pub use corrupt::Corrupt;
@@ -62,3 +64,5 @@ pub use record::{
 };
 pub use region::{HEADER_BYTES, MAX_CAPACITY, MIN_CAPACITY, Region, RegionError, region_bytes};
 pub use sleep::{Bell, Readiness};
+#[cfg(not(loom))]
+pub use window::Window;

@@ -121,6 +121,16 @@ impl Producer {
         }
     }
 
+    /// Publishes what was pushed and lets a consumer that sleeps go on sleeping: it finds the records
+    /// when it is woken for something else.
+    pub fn publish_quietly(&mut self) {
+        if self.corrupt.is_none() {
+            self.published = self.written;
+            self.region
+                .store(Word::Published, self.published, Ordering::Release);
+        }
+    }
+
     /// Whether the consumer said that it sleeps, so that the next publication will have to wake it.
     /// A hint: it may fall asleep or wake up at any moment.
     #[inline]

@@ -32,6 +32,9 @@ pub const MAX_MESSAGE_RIGHTS: usize = 128;
 /// few thousand senders.
 pub const MAX_RIGHT_FDS: u8 = 16;
 
+/// Bytes in line of a packet with [`Flags::LENT`].
+pub const LENT_BYTES: usize = size_of::<u32>();
+
 /// Descriptors of a [`Kind::Promote`] packet.
 pub const PROMOTE_FDS: usize = 5;
 
@@ -56,12 +59,14 @@ pub enum Kind {
     NoReply,
     /// Receiver to holder: the answer for the slot comes on the socket in the one descriptor.
     Redirect,
+    /// Receiver to holder: the lent memory whose number is in the slot is not used any more.
+    Returned,
     /// Receiver to holder: the port is dead, only answers that are still owed will come.
     PortDied,
 }
 
 impl Kind {
-    const ALL: [(u8, Self); 9] = [
+    const ALL: [(u8, Self); 10] = [
         (1, Self::Message),
         (2, Self::Mint),
         (3, Self::Promote),
@@ -71,6 +76,7 @@ impl Kind {
         (17, Self::NoReply),
         (18, Self::Redirect),
         (19, Self::PortDied),
+        (20, Self::Returned),
     ];
 
     /// Descriptors that a packet of this kind has for itself.
@@ -94,8 +100,8 @@ impl Kind {
         Self::BY_CODE.get(usize::from(code)).copied().flatten()
     }
 
-    const BY_CODE: [Option<Self>; 20] = {
-        let mut by_code = [None; 20];
+    const BY_CODE: [Option<Self>; 21] = {
+        let mut by_code = [None; 21];
         let mut at = 0;
         while at < Self::ALL.len() {
             by_code[Self::ALL[at].0 as usize] = Some(Self::ALL[at].1);
@@ -117,12 +123,23 @@ impl Flags {
     /// The last right of the message is the one to answer it with.
     pub const REPLY_RIGHT: Self = Self(2);
 
-    const KNOWN: u8 = 3;
+    /// The payload is in the first descriptor, memory that the sender lends, and may go on writing
+    /// to. It has `length` bytes at least. In line there is the number under which the memory is
+    /// returned, [`LENT_BYTES`] long.
+    pub const LENT: Self = Self(4);
+
+    const KNOWN: u8 = 7;
 
     /// Whether every bit of `other` is set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
+    }
+
+    /// Whether some bit of `other` is set.
+    #[must_use]
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
     }
 
     /// These bits and those of `other`.
@@ -279,7 +296,8 @@ impl Packet<'_> {
     /// How many descriptors the packet must have come with.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        let payload = usize::from(self.header.flags.contains(Flags::OUT_OF_LINE));
+        let elsewhere = Flags::OUT_OF_LINE.with(Flags::LENT);
+        let payload = usize::from(self.header.flags.meets(elsewhere));
         let kind = self.header.kind.descriptors();
         let rights: usize = self.rights.iter().map(|right| usize::from(right.fds)).sum();
         payload + kind + rights
@@ -379,7 +397,8 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, PacketError> 
         return Err(PacketError::Version { version });
     }
     let kind = Kind::from_code(code).ok_or(PacketError::Kind { code })?;
-    if flags & !Flags::KNOWN != 0 || [zero, z0, z1] != [0; 3] {
+    let both = Flags::OUT_OF_LINE.with(Flags::LENT);
+    if flags & !Flags::KNOWN != 0 || Flags(flags).contains(both) || [zero, z0, z1] != [0; 3] {
         return Err(PacketError::Reserved);
     }
     let [i0, i1, i2, i3, s0, s1, s2, s3, length @ ..] = rest;
@@ -452,6 +471,8 @@ const PLAIN_HEAD: [u8; HEADER_BYTES] = {
 fn check_length(header: &Header, found: usize) -> Result<(), PacketError> {
     let inline = if header.flags.contains(Flags::OUT_OF_LINE) {
         0
+    } else if header.flags.contains(Flags::LENT) {
+        LENT_BYTES as u64
     } else {
         header.length
     };

@@ -12,8 +12,8 @@ pub mod bootstrap;
 pub mod message_port;
 
 pub use portolan_port::{
-    BatchMessage, CreateError, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message, MintError,
-    Notification, PendingReply, PortId, PortSet, PortStatus, ReceiveBatch, ReceiveError,
+    BatchMessage, Body, CreateError, Loan, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message,
+    MintError, Notification, PendingReply, PortId, PortSet, PortStatus, ReceiveBatch, ReceiveError,
     ReceiveRight, ReplyError, RequestError, Right, SendBatch, SendError, SendErrorKind,
     SendOnceRight, SendRight, Sender, Timeout, WaitPolicy,
 };

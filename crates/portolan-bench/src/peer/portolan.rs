@@ -1,6 +1,7 @@
 //! Portolan. Clients connect to a socket in the cell's directory; to be found by name, the server
 //! registers with a bootstrap server, a process of its own as in real use.
 
+use std::io::BufRead;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use portolan::bootstrap::{Bootstrap, ConnectError};
 use portolan::{
-    Message, ReceiveBatch, ReceiveRight, Right, SendRight, ServiceName, Timeout, WaitPolicy,
+    Body, Message, ReceiveBatch, ReceiveRight, Right, SendRight, ServiceName, Timeout, WaitPolicy,
 };
 use portoland::daemon::{self, Mode};
 
@@ -16,6 +17,9 @@ use super::Client;
 use super::socket::{Seqpacket, dial, listen};
 use crate::cell::{Action, Cell, Policy};
 use crate::payload::{Source, sum};
+
+/// Messages from here on are written in place.
+const LARGE: usize = 32 << 10;
 
 const NAME: &str = "org.portolan.bench";
 
@@ -28,6 +32,14 @@ pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
     let mut total = 0u64;
     loop {
         let mut request = port.receive(Timeout::NEVER)?;
+        if cell.task.action == Action::Sum {
+            let sum = sum_of_pieces(request.take_body())?;
+            request
+                .take_reply()
+                .context("no reply right")?
+                .send(word(sum))?;
+            continue;
+        }
         let sum = sum(request.bytes());
         let reply = request.take_reply();
         match cell.task.action {
@@ -36,14 +48,25 @@ pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
                 None => total = total.wrapping_add(sum),
                 Some(reply) => reply.send(word(std::mem::take(&mut total)))?,
             },
-            Action::Sum => reply.context("no reply right")?.send(word(sum))?,
-            Action::Echo | Action::Find | Action::Idle => {
+            Action::Sum | Action::Echo | Action::Find | Action::Idle => {
                 let answer = Message::new(0).with_bytes(request.into_bytes());
                 std::hint::black_box(sum);
                 reply.context("no reply right")?.send(answer)?;
             }
         }
     }
+}
+
+/// What a message of words adds up to, read piece by piece.
+fn sum_of_pieces(mut body: Body) -> anyhow::Result<u64> {
+    let mut total = 0u64;
+    while body.remaining() > 0 {
+        let piece = body.fill_buf()?;
+        total = total.wrapping_add(sum(piece));
+        let count = piece.len();
+        body.consume(count);
+    }
+    Ok(total)
 }
 
 fn serve_batches(port: &ReceiveRight) -> anyhow::Result<()> {
@@ -210,7 +233,13 @@ impl Client for Portolan {
 }
 
 fn round_trip(right: &SendRight, source: &mut Source, length: usize) -> anyhow::Result<u64> {
-    let request = Message::new(1).with_bytes(source.vector(length));
+    let request = if length < LARGE {
+        Message::new(1).with_bytes(source.vector(length))
+    } else {
+        let mut loan = right.lend(length);
+        source.fill(&mut loan);
+        Message::new(1).with_loan(loan)
+    };
     let answer = right.request(request, Timeout::NEVER, Timeout::NEVER)?;
     Ok(sum(answer.bytes()))
 }
