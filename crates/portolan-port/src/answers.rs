@@ -150,14 +150,15 @@ impl Kept {
     }
 }
 
-/// Sends a prepared answer without waiting, and tells what is full if it times out.
+/// Sends a prepared answer without waiting, and tells what is full if it times out. Ports in it are
+/// left paused then.
 pub(crate) fn deliver(
     link: Link<'_>,
     slot: u32,
     message: &mut Message,
     full: &mut Option<Full>,
 ) -> Result<(), SendErrorKind> {
-    transfer::deliver(link, (Kind::Reply, slot), message, &mut |what| {
+    transfer::deliver_or_leave(link, (Kind::Reply, slot), message, &mut |what| {
         *full = Some(what);
         Ok(false)
     })

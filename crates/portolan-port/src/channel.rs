@@ -534,28 +534,33 @@ impl Channel {
         // Before the lock: this waits for threads that receive from a port that is to move, and
         // they may want the lock.
         transfer::pause(message)?;
+        let sent = self.answer_or_keep(slot, message);
+        if sent.is_err() {
+            // After the lock: a port that stays looks after all its channels, and this may be one.
+            transfer::stay(message);
+        }
+        sent
+    }
+
+    fn answer_or_keep(&self, slot: u32, message: &mut Message) -> Result<(), SendErrorKind> {
         let mut answers = lock(&self.answers);
         self.flush_kept(&mut answers);
         let mut full = None;
         let sent = if answers.has_kept() {
-            transfer::stay(message);
             Err(SendErrorKind::TimedOut)
         } else {
             answers::deliver(self.link(), slot, message, &mut full)
         };
         match sent {
-            Ok(()) => {
-                answers.settle(slot);
-                Ok(())
-            }
+            Ok(()) => answers.settle(slot),
             Err(SendErrorKind::TimedOut) if !transfer::moves_a_port(message) => {
                 let kept = std::mem::replace(message, Message::new(0));
                 answers.keep(Kept::Answer(slot, kept));
                 self.flush_kept(&mut answers);
-                Ok(())
             }
-            Err(other) => Err(other),
+            Err(other) => return Err(other),
         }
+        Ok(())
     }
 
     /// Tells the client that a slot will not be answered.

@@ -97,7 +97,22 @@ pub(crate) fn prepare(
 }
 
 /// Sends a message that has been [prepared](prepare); it times out only for want of room in `link`.
-pub(crate) fn deliver(
+/// After a failure, ports in it are received from again.
+fn deliver(
+    link: Link<'_>,
+    way: (Kind, u32),
+    message: &mut Message,
+    wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
+) -> Result<(), SendErrorKind> {
+    let sent = deliver_or_leave(link, way, message, wait);
+    if sent.is_err() {
+        stay(message);
+    }
+    sent
+}
+
+/// The same, but after a failure ports in it are left [paused](pause).
+pub(crate) fn deliver_or_leave(
     link: Link<'_>,
     way: (Kind, u32),
     message: &mut Message,
@@ -121,9 +136,8 @@ pub(crate) fn deliver(
             .map_err(SendErrorKind::System)
             .and_then(|()| pack_and_send(link, way, message, None, wait));
     }
-    match sent {
-        Ok(()) => settle(message),
-        Err(_) => stay(message),
+    if sent.is_ok() {
+        settle(message);
     }
     sent
 }

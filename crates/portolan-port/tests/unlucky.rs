@@ -252,3 +252,33 @@ fn a_request_whose_reply_right_moved_is_readable_when_it_is_answered() {
     assert!(is_readable(&pending));
     assert_eq!(pending.poll().expect("answer").id(), 2);
 }
+
+/// The port stays then, and looks after all its channels, among them the one that is answered.
+#[test]
+fn the_port_itself_as_an_answer_without_room_does_not_lock_up() {
+    let port = ReceiveRight::new().expect("port");
+    let right = port.make_send().expect("send right");
+    // Stays on the socket, which is full soon.
+    right.as_fd();
+    let pending: Vec<_> = (0..400)
+        .map(|id| {
+            let pending = right.begin_request(Message::new(id), PATIENCE);
+            let mut request = port.receive(PATIENCE).expect("receive");
+            let reply = request.take_reply().expect("reply right");
+            (pending.expect("ask"), reply)
+        })
+        .collect();
+    let (pending, mut replies): (Vec<_>, Vec<_>) = pending.into_iter().unzip();
+    let last = replies.pop().expect("a request");
+    for reply in replies {
+        let answer = Message::new(1).with_bytes([0; 30_000]);
+        reply.send(answer).expect("sent or kept");
+    }
+    let error = last
+        .send(Message::new(2).with_right(port))
+        .expect_err("no room");
+    assert!(matches!(error.kind(), SendErrorKind::TimedOut), "{error}");
+    let rights = error.into_message().take_rights();
+    assert!(matches!(rights[..], [Right::Receive(_)]));
+    drop(pending);
+}
