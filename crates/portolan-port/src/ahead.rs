@@ -55,35 +55,39 @@ impl Ahead {
         self.from.is_none()
     }
 
-    /// The next message. `None` at the end, and before anything that is not a plain message, which
-    /// is put back.
-    pub(crate) fn pop(&mut self) -> Option<Message> {
-        let from = self.from.as_ref()?;
+    /// Makes `message`, which is empty, the next message. False at the end, and before anything that is
+    /// not a plain message, which is put back.
+    ///
+    /// The parts are put in their place one by one: a message that is moved as a whole right after it
+    /// was made costs more than everything else here.
+    #[inline]
+    pub(crate) fn pop(&mut self, message: &mut Message) -> bool {
+        let Some(from) = &self.from else { return false };
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let popped = split_record(rest).and_then(|(record, payload, behind)| {
-            let plain = plain_message(record, payload)?;
-            let mut message = Message::new(plain.id);
-            if plain.slot != 0 {
-                message.reply = from.channel.owe(plain.slot, from.origin.port).ok();
-                message.reply.as_ref()?;
-            }
-            message.payload = Payload::Heap(plain.bytes.to_vec());
-            message.origin = Some(Arc::clone(&from.origin));
-            Some((message, behind.len()))
-        });
-        match popped {
-            Some((message, left)) => {
-                self.at = self.bytes.len() - left;
-                if left == 0 {
-                    self.from = None;
-                }
-                Some(message)
-            }
-            None => {
+        let Some((record, payload, behind)) = split_record(rest) else {
+            self.put_back();
+            return false;
+        };
+        let Some(plain) = plain_message(record, payload) else {
+            self.put_back();
+            return false;
+        };
+        if plain.slot != 0 {
+            let Ok(reply) = from.channel.owe(plain.slot, from.origin.port) else {
                 self.put_back();
-                None
-            }
+                return false;
+            };
+            message.reply = Some(reply);
         }
+        message.id = plain.id;
+        message.payload = Payload::Heap(plain.bytes.to_vec());
+        message.origin = Some(Arc::clone(&from.origin));
+        let left = behind.len();
+        self.at = self.bytes.len() - left;
+        if left == 0 {
+            self.from = None;
+        }
+        true
     }
 
     /// Has what was not received be where it was before.

@@ -49,6 +49,7 @@ pub(crate) struct Origin {
 impl Message {
     /// A message with this id and nothing else in it.
     #[must_use]
+    #[inline]
     pub fn new(id: i32) -> Self {
         let payload = Payload::Heap(Vec::new());
         Self {
@@ -63,6 +64,7 @@ impl Message {
 
     /// The same message with these bytes.
     #[must_use]
+    #[inline]
     pub fn with_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.payload = Payload::Heap(bytes.into());
         self
@@ -103,6 +105,7 @@ impl Message {
     /// The bytes. Nobody else can change them, however they came: those of a large message are
     /// copied when this is called first.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         self.payload.as_slice()
     }

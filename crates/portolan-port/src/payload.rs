@@ -30,6 +30,7 @@ pub(crate) enum Payload {
 }
 
 impl Payload {
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Heap(bytes) => bytes,

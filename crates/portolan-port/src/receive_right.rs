@@ -174,13 +174,14 @@ impl ReceiveRight {
     ///
     /// [`ReceiveError::TimedOut`] if none came in time.
     pub fn receive(&self, timeout: impl Into<Timeout>) -> Result<Message, ReceiveError> {
-        if let Some(message) = self.port.take_from_memory()? {
+        let mut message = Message::new(0);
+        if self.port.take_from_memory(&mut message)? {
             return Ok(message);
         }
         let deadline = timeout.into().deadline();
         let mut patience = MAX_STEPS_WHEN_LATE;
         loop {
-            if let Some(message) = self.port.take_from_memory()? {
+            if self.port.take_from_memory(&mut message)? {
                 return Ok(message);
             }
             match self.port.step(deadline)? {
@@ -517,22 +518,31 @@ impl Port {
         Ok(!self.has_notifications.load(Ordering::Relaxed) && !self.others_are_told())
     }
 
-    /// The next message, if it lies in memory and nothing else is due.
-    fn take_from_memory(&self) -> Result<Option<Message>, ReceiveError> {
+    /// Makes `message`, which is empty, the next message, if that lies in memory and nothing else is
+    /// due. False if not.
+    #[inline]
+    fn take_from_memory(&self, message: &mut Message) -> Result<bool, ReceiveError> {
         if !self.may_take_from_memory()? {
-            return Ok(None);
+            return Ok(false);
         }
         let mut hot = lock(&self.hot);
-        if hot.is_elsewhere_due() || !hot.load_ahead() {
-            return Ok(None);
+        if hot.ahead.is_empty() {
+            self.let_gather(&hot);
         }
-        let popped = hot.ahead.pop();
-        Ok(popped.map(|mut message| {
-            hot.in_a_row += 1;
-            hot.is_stream = message.reply.is_none();
-            message.sequence = hot.next_sequence();
-            message
-        }))
+        if hot.is_elsewhere_due() || !hot.load_ahead() || !hot.ahead.pop(message) {
+            return Ok(false);
+        }
+        hot.in_a_row += 1;
+        hot.is_stream = message.reply.is_none();
+        message.sequence = hot.next_sequence();
+        Ok(true)
+    }
+
+    /// Leaves senders alone for a moment who do not wait for answers.
+    fn let_gather(&self, hot: &Hot) {
+        if hot.is_stream {
+            self.spinner.let_gather(hot.meet());
+        }
     }
 
     /// As many plain messages as lie next in one sender's memory, if nothing else is due. Gives their
@@ -543,6 +553,7 @@ impl Port {
             return Ok(0);
         }
         let mut hot = self.hot();
+        self.let_gather(&hot);
         let Some(at) = hot.ready().filter(|_| !hot.is_elsewhere_due()) else {
             return Ok(0);
         };
@@ -580,9 +591,6 @@ impl Port {
             return Look::Wait { since: None };
         }
         let peers = hot.meet();
-        if hot.is_stream {
-            self.spinner.let_gather(peers);
-        }
         match self.spinner.spin(peers, || hot.ready().is_some()) {
             // What it is will be seen in the next step.
             Spun::Hit => Look::Found(Step::Other),

@@ -152,25 +152,25 @@ impl RingEnd {
             return self.send_through_socket(socket, packet);
         }
         if packet.rights.is_empty() {
-            return self.publish(socket, &packet.header, &[], packet.inline);
+            return self.publish(socket, &packet.header.encode(), &[], packet.inline);
         }
         let rights = packet.rights.iter().flat_map(RightDescriptor::encode);
         let rights: Vec<u8> = rights.collect();
-        self.publish(socket, &packet.header, &rights, packet.inline)
+        self.publish(socket, &packet.header.encode(), &rights, packet.inline)
     }
 
     /// Sends a packet through memory without waiting.
+    #[inline]
     pub(crate) fn publish(
         &self,
         socket: BorrowedFd<'_>,
-        header: &packet::Header,
+        head: &[u8; HEADER_BYTES],
         rights: &[u8],
         inline: &[u8],
     ) -> Result<(), Refusal> {
-        let head = header.encode();
         let mut outgoing = lock(&self.rings.outgoing);
         self.check_sleeper(&outgoing, socket)?;
-        match outgoing.push(RecordKind::Packet.tag(), &[&head, rights, inline]) {
+        match outgoing.push(RecordKind::Packet.tag(), &[head, rights, inline]) {
             Ok(()) => {}
             Err(PushError::Full { .. }) => {
                 let len = head.len() + rights.len() + inline.len();

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use portolan_ring::Run;
-use portolan_wire::packet::{Header, Kind, RecordKind};
+use portolan_wire::packet::{HEADER_BYTES, Header, Kind, PlainMessage, RecordKind};
 use portolan_wire::port_id::PortId;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -220,8 +220,57 @@ impl SendRight {
     ///
     /// [`SendError`], which holds the message with all its rights. Its kinds are `TimedOut` when
     /// the queue is full, `DeadName`, `TooLarge`, `TooManyRights`, `RightsInFlight`.
+    #[inline]
     pub fn send(&self, message: Message, timeout: impl Into<Timeout>) -> Result<(), SendError> {
         self.post(message, 0, timeout.into().deadline())
+    }
+
+    /// Sends a message that is nothing but bytes, without taking them.
+    ///
+    /// ```
+    /// use portolan_port::{ReceiveRight, Timeout};
+    ///
+    /// let port = ReceiveRight::new()?;
+    /// port.make_send()?.send_bytes(7, b"a reading", Timeout::NEVER)?;
+    /// assert_eq!(port.receive(Timeout::NEVER)?.bytes(), b"a reading");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The kinds of [`send`](Self::send).
+    #[inline]
+    pub fn send_bytes(
+        &self,
+        id: i32,
+        bytes: &[u8],
+        timeout: impl Into<Timeout>,
+    ) -> Result<(), SendErrorKind> {
+        let timeout = timeout.into();
+        match self.record_max() {
+            Some(max) if bytes.len() + HEADER_BYTES <= max as usize => {
+                self.send_record(id, bytes, timeout)
+            }
+            _ => {
+                let message = Message::new(id).with_bytes(bytes);
+                self.send(message, timeout).map_err(SendError::into_kind)
+            }
+        }
+    }
+
+    /// Sends a message of bytes through memory.
+    fn send_record(&self, id: i32, bytes: &[u8], timeout: Timeout) -> Result<(), SendErrorKind> {
+        let Some(ring) = self.open_memory()? else {
+            return Ok(());
+        };
+        let head = PlainMessage::head(id, 0, bytes.len());
+        loop {
+            match ring.publish(self.socket(), &head, &[], bytes) {
+                Ok(()) => return Ok(()),
+                Err(Refusal::Full(full)) if self.wait_for_room(full, timeout.deadline())? => {}
+                Err(refusal) => return Err(transfer::send_error(refusal)),
+            }
+        }
     }
 
     /// Sends a message and waits for the answer to it.
@@ -336,15 +385,20 @@ impl SendRight {
         u32::try_from(max).ok()
     }
 
-    /// Sends records, and takes those out of the run that were sent.
-    pub(crate) fn send_run(&self, run: &mut Run, timeout: Timeout) -> Result<(), SendErrorKind> {
+    /// The memory, once everything goes through it, if something may be sent.
+    fn open_memory(&self) -> Result<Option<&RingEnd>, SendErrorKind> {
         self.check_process()
             .map_err(|()| SendErrorKind::ForeignProcess)?;
         self.look_at_news();
-        if self.dead.load(Ordering::Relaxed) {
-            return Err(SendErrorKind::DeadName);
+        match self.dead.load(Ordering::Relaxed) {
+            true => Err(SendErrorKind::DeadName),
+            false => Ok(self.memory.ring()),
         }
-        let Some(ring) = self.memory.ring() else {
+    }
+
+    /// Sends records, and takes those out of the run that were sent.
+    pub(crate) fn send_run(&self, run: &mut Run, timeout: Timeout) -> Result<(), SendErrorKind> {
+        let Some(ring) = self.open_memory()? else {
             return Ok(());
         };
         let deadline = timeout.deadline();
@@ -357,16 +411,20 @@ impl SendRight {
         }
     }
 
+    #[inline]
     fn post(&self, mut message: Message, slot: u32, deadline: Deadline) -> Result<(), SendError> {
         match self.try_post(&mut message, slot, deadline) {
             Ok(()) => Ok(()),
-            Err(kind) => {
-                if matches!(kind, SendErrorKind::DeadName) {
-                    self.dead.store(true, Ordering::Relaxed);
-                }
-                Err(SendError::new(kind, message))
-            }
+            Err(kind) => Err(self.refuse(kind, message)),
         }
+    }
+
+    #[cold]
+    fn refuse(&self, kind: SendErrorKind, message: Message) -> SendError {
+        if matches!(kind, SendErrorKind::DeadName) {
+            self.dead.store(true, Ordering::Relaxed);
+        }
+        SendError::new(kind, message)
     }
 
     fn try_post(

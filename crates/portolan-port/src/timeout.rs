@@ -31,6 +31,7 @@ impl Timeout {
         Self(Some(duration))
     }
 
+    #[inline]
     pub(crate) fn deadline(self) -> Deadline {
         match self.0 {
             None => Deadline::Never,

@@ -9,7 +9,7 @@ use portolan_sys::ancillary::MAX_DESCRIPTORS;
 use portolan_wire::moved::{self, MovedChannel};
 use portolan_wire::packet::{
     Flags, Header, Kind, LENT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, MAX_RIGHT_FDS,
-    RightDescriptor, RightKind,
+    PlainMessage, RightDescriptor, RightKind,
 };
 use portolan_wire::port_id::PortId;
 use rustix::io::Errno;
@@ -59,13 +59,21 @@ fn send_plain(
     if !is_plain || bytes.len() > link.inline_max(false) {
         return None;
     }
-    let header = Header {
-        id: message.id,
-        length: bytes.len() as u64,
-        ..Header::control(kind, slot)
+    let head = match kind {
+        Kind::Message => PlainMessage::head(message.id, slot, bytes.len()),
+        _ => {
+            let (id, length) = (message.id, bytes.len() as u64);
+            let control = Header::control(kind, slot);
+            Header {
+                id,
+                length,
+                ..control
+            }
+            .encode()
+        }
     };
     loop {
-        match ring.publish(link.socket, &header, &[], bytes) {
+        match ring.publish(link.socket, &head, &[], bytes) {
             Ok(()) => return Some(Ok(())),
             Err(Refusal::Full(full)) => match wait(full) {
                 Ok(true) => {}

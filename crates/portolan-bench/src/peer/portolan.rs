@@ -26,10 +26,9 @@ const NAME: &str = "org.portolan.bench";
 pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
     let port = open(cell, ready)?;
     port.set_wait_policy(policy(cell));
-    if cell.task.batches {
-        return serve_batches(&port);
+    if cell.task.action == Action::Stream {
+        return serve_stream(&port);
     }
-    let mut total = 0u64;
     loop {
         let mut request = port.receive(Timeout::NEVER)?;
         if cell.task.action == Action::Sum {
@@ -44,11 +43,7 @@ pub(super) fn serve(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<()> {
         let reply = request.take_reply();
         match cell.task.action {
             Action::PassRight => answer_right(&mut request)?,
-            Action::Stream => match reply {
-                None => total = total.wrapping_add(sum),
-                Some(reply) => reply.send(word(std::mem::take(&mut total)))?,
-            },
-            Action::Sum | Action::Echo | Action::Find | Action::Idle => {
+            Action::Sum | Action::Stream | Action::Echo | Action::Find | Action::Idle => {
                 let answer = Message::new(0).with_bytes(request.into_bytes());
                 std::hint::black_box(sum);
                 reply.context("no reply right")?.send(answer)?;
@@ -69,7 +64,7 @@ fn sum_of_pieces(mut body: Body) -> anyhow::Result<u64> {
     Ok(total)
 }
 
-fn serve_batches(port: &ReceiveRight) -> anyhow::Result<()> {
+fn serve_stream(port: &ReceiveRight) -> anyhow::Result<()> {
     let (mut batch, mut total) = (ReceiveBatch::new(), 0u64);
     loop {
         port.receive_batch(&mut batch, Timeout::NEVER)?;
@@ -183,8 +178,9 @@ impl Client for Portolan {
     }
 
     fn send(&mut self, source: &mut Source, length: usize) -> anyhow::Result<()> {
-        let message = Message::new(1).with_bytes(source.vector(length));
-        Ok(self.right.send(message, Timeout::NEVER)?)
+        self.bytes.resize(length, 0);
+        source.fill(&mut self.bytes);
+        Ok(self.right.send_bytes(1, &self.bytes, Timeout::NEVER)?)
     }
 
     fn send_many(&mut self, source: &mut Source, length: usize, count: u64) -> anyhow::Result<()> {
