@@ -790,7 +790,7 @@ impl SendRight {
             Ok(Next::Control(RecordKind::WhoAreYou)) => Ok(News::WhoAreYou),
             Ok(Next::Control(RecordKind::Closed)) => Ok(News::Closed),
             Ok(Next::Control(_)) => Err(Nothing::Violation),
-            Ok(Next::InSocket) => match socket::try_receive(self.socket()) {
+            Ok(Next::InSocket) => match self.receive_announced() {
                 Ok(incoming) => Ok(News::Packet(incoming)),
                 Err(Nothing::Empty) => Ok(News::Other),
                 Err(other) => Err(other),
@@ -804,6 +804,17 @@ impl SendRight {
                 }
             }
             Err(other) => Err(other),
+        }
+    }
+
+    /// The packet that a record stands for. The port's last packet from before is not announced, and
+    /// may still be there.
+    fn receive_announced(&self) -> Result<Incoming, Nothing> {
+        match socket::try_receive(self.socket()) {
+            Ok(incoming) if incoming.header.kind == Kind::Switch => {
+                socket::try_receive(self.socket())
+            }
+            other => other,
         }
     }
 
