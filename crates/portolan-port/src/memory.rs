@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use portolan_wire::packet::{Kind, RecordKind};
@@ -154,6 +154,8 @@ impl Memory {
 #[derive(Debug)]
 pub(crate) struct Events {
     epoll: OwnedFd,
+    /// Somebody outside waits for the descriptor, and so must be told of everything through it.
+    polled: AtomicBool,
 }
 
 impl Events {
@@ -163,7 +165,17 @@ impl Events {
         let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
         epoll::add(&epoll, socket, EventData::new_u64(SOCKET_EVENT), flags)?;
         epoll::add(&epoll, ring.bell(), EventData::new_u64(BELL_EVENT), flags)?;
-        Ok(Self { epoll })
+        let polled = AtomicBool::new(false);
+        Ok(Self { epoll, polled })
+    }
+
+    /// Notes that somebody outside waits for the descriptor. False if that was known.
+    pub(crate) fn poll_from_outside(&self) -> bool {
+        !self.polled.swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) fn are_polled(&self) -> bool {
+        self.polled.load(Ordering::Relaxed)
     }
 
     /// Sleeps until something happens.

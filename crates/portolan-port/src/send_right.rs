@@ -21,7 +21,7 @@ use crate::channel::lock;
 use crate::error::{MintError, ReplyError, RequestError, SendError, SendErrorKind};
 use crate::lent::{Lender, Loan};
 use crate::link::Link;
-use crate::memory::{Memory, Woken};
+use crate::memory::{Events, Memory, Woken};
 use crate::message::{Message, Origin};
 use crate::payload::Payload;
 use crate::ring_end::{Next, RingEnd};
@@ -485,9 +485,11 @@ impl SendRight {
                 return Err(Errno::PIPE);
             }
             if !ring.prepare_to_send(len) {
+                self.ring_if_polled(ring);
                 return Ok(true);
             }
             if deadline.has_passed() {
+                self.ring_if_polled(ring);
                 return Ok(false);
             }
             replies = self.wait_for_bell(replies, deadline)?;
@@ -550,9 +552,12 @@ impl SendRight {
     pub fn is_dead(&self) -> bool {
         if self.check_process().is_ok() && !self.dead.load(Ordering::Relaxed) {
             let replies = lock(&self.replies);
-            if !replies.reading {
+            if replies.reading {
+                drop(replies);
+            } else {
                 drop(self.read_all(replies, Depth::Everything));
             }
+            self.settle();
         }
         self.dead.load(Ordering::Relaxed)
     }
@@ -614,6 +619,12 @@ impl SendRight {
     fn wait_for(&self, slot: u32, deadline: Deadline) -> Result<Message, ReplyError> {
         self.check_process()
             .map_err(|()| ReplyError::ForeignProcess)?;
+        let answer = self.wait_for_slot(slot, deadline);
+        self.settle();
+        answer
+    }
+
+    fn wait_for_slot(&self, slot: u32, deadline: Deadline) -> Result<Message, ReplyError> {
         let mut replies = lock(&self.replies);
         // What has come is taken in any case, so that polling makes progress.
         let mut late = false;
@@ -818,6 +829,55 @@ impl SendRight {
         }
     }
 
+    /// Takes what has come, and has the descriptor tell of what comes later, if somebody waits for
+    /// it.
+    fn settle(&self) {
+        let Some(events) = self.memory.events().filter(|events| events.are_polled()) else {
+            return;
+        };
+        let replies = lock(&self.replies);
+        if !replies.reading {
+            // Looked at below, and what comes later is told anew.
+            events.wait(Deadline::Passed).ok();
+            let replies = self.read_all(replies, Depth::Everything);
+            self.arm(&replies);
+        }
+    }
+
+    /// The descriptor tells each event once, so what is there already has to be told again.
+    fn arm(&self, _replies: &Replies) {
+        let Some(ring) = self.memory.ring() else {
+            return;
+        };
+        let dead = self.dead.load(Ordering::Relaxed);
+        let in_socket = socket::wait(self.socket(), PollFlags::IN, Deadline::Passed);
+        if dead || in_socket != Ok(false) || !ring.prepare_to_receive() {
+            ring.ring_own();
+        }
+    }
+
+    /// Who waited for room has heard the bell for who waits outside.
+    fn ring_if_polled(&self, ring: &RingEnd) {
+        if self.memory.events().is_some_and(Events::are_polled) {
+            ring.ring_own();
+        }
+    }
+
+    /// Somebody outside is about to wait for the descriptor.
+    fn poll_from_outside(&self) {
+        let Some(events) = self.memory.events() else {
+            return;
+        };
+        if self.check_process().is_err() || !events.poll_from_outside() {
+            return;
+        }
+        let replies = lock(&self.replies);
+        if !replies.reading {
+            events.wait(Deadline::Passed).ok();
+            self.arm(&replies);
+        }
+    }
+
     /// Has the kernel tell the port's new owner who holds this right.
     fn introduce(&self) {
         let packet = Outgoing::control(Kind::Hello, 0);
@@ -942,7 +1002,9 @@ fn incoming_bytes(incoming: &Incoming) -> &[u8] {
 
 impl AsFd for SendRight {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.descriptor(self.socket())
+        let descriptor = self.memory.descriptor(self.socket());
+        self.poll_from_outside();
+        descriptor
     }
 }
 
