@@ -1,27 +1,36 @@
 //! Messages and rights within one process.
 
+mod flavour;
+
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flavour::{bring, port, right_to};
 use portolan_port::{
     MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message, MintError, Notification, PortSet, ReceiveError,
-    ReceiveRight, ReplyError, RequestError, Right, SendErrorKind, SendRight, Timeout,
+    ReceiveRight, ReplyError, RequestError, Right, SendErrorKind, SendRight, Sender, Timeout,
 };
+use portolan_testkit::flavour::Flavour;
+use portolan_testkit::in_both_flavours;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
-
-fn port() -> (ReceiveRight, SendRight) {
-    let port = ReceiveRight::new().expect("port");
-    let right = port.make_send().expect("send right");
-    (port, right)
-}
 
 fn take_send(message: &mut Message) -> SendRight {
     match message.take_rights().pop() {
         Some(Right::Send(right)) => right,
         other => panic!("expected a send right, got {other:?}"),
     }
+}
+
+fn is_readable(fd: &impl AsFd) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
 }
 
 fn fill(right: &SendRight) -> usize {
@@ -38,9 +47,23 @@ fn fill(right: &SendRight) -> usize {
     }
 }
 
-#[test]
-fn bytes_of_every_length_arrive_unchanged() {
-    let (port, right) = port();
+in_both_flavours!(the_tests_get_the_flavour_that_they_ask_for);
+
+fn the_tests_get_the_flavour_that_they_ask_for(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let room = fill(&right);
+    assert_eq!(Flavour::of(&right), flavour);
+    match flavour {
+        Flavour::Socket => assert!(room < 1000, "{room} in a socket"),
+        Flavour::Ring => assert!(room > 10_000, "{room} in memory"),
+    }
+    drop(port);
+}
+
+in_both_flavours!(bytes_of_every_length_arrive_unchanged);
+
+fn bytes_of_every_length_arrive_unchanged(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let lengths = [
         0,
         1,
@@ -69,9 +92,10 @@ fn bytes_of_every_length_arrive_unchanged() {
     }
 }
 
-#[test]
-fn a_message_over_the_limit_comes_back() {
-    let (_port, right) = port();
+in_both_flavours!(a_message_over_the_limit_comes_back);
+
+fn a_message_over_the_limit_comes_back(flavour: Flavour) {
+    let (_port, right) = port(flavour);
     let error = right
         .send(
             Message::new(3).with_bytes(vec![7; MAX_MESSAGE_BYTES + 1]),
@@ -83,10 +107,11 @@ fn a_message_over_the_limit_comes_back() {
     assert_eq!(error.into_message().bytes().len(), len);
 }
 
-#[test]
-fn more_rights_than_fit_come_back_usable() {
-    let (_port, right) = port();
-    let (other, _keep) = port_with_rights();
+in_both_flavours!(more_rights_than_fit_come_back_usable);
+
+fn more_rights_than_fit_come_back_usable(flavour: Flavour) {
+    let (_port, right) = port(flavour);
+    let (other, _keep) = self::port(flavour);
     let mut message = Message::new(1);
     for _ in 0..=MAX_MESSAGE_RIGHTS {
         message = message.with_right(other.make_send().expect("send right"));
@@ -104,13 +129,10 @@ fn more_rights_than_fit_come_back_usable() {
     assert_eq!(other.receive(PATIENCE).expect("receive").id(), 9);
 }
 
-fn port_with_rights() -> (ReceiveRight, SendRight) {
-    port()
-}
+in_both_flavours!(as_many_rights_as_fit_arrive_in_order);
 
-#[test]
-fn as_many_rights_as_fit_arrive_in_order() {
-    let (port, right) = port();
+fn as_many_rights_as_fit_arrive_in_order(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let others: Vec<_> = (0..MAX_MESSAGE_RIGHTS)
         .map(|_| ReceiveRight::new().expect("port"))
         .collect();
@@ -129,9 +151,10 @@ fn as_many_rights_as_fit_arrive_in_order() {
     }
 }
 
-#[test]
-fn a_request_is_answered_with_bytes_and_rights() {
-    let (port, right) = port();
+in_both_flavours!(a_request_is_answered_with_bytes_and_rights);
+
+fn a_request_is_answered_with_bytes_and_rights(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let server = thread::spawn(move || {
         let mut request = port.receive(PATIENCE).expect("receive");
         let back = ReceiveRight::new().expect("port");
@@ -161,9 +184,10 @@ fn a_request_is_answered_with_bytes_and_rights() {
     assert_eq!(server.join().expect("server"), 77);
 }
 
-#[test]
-fn answers_reach_the_thread_that_asked() {
-    let (port, right) = port();
+in_both_flavours!(answers_reach_the_thread_that_asked);
+
+fn answers_reach_the_thread_that_asked(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let server = thread::spawn(move || {
         let mut held = Vec::new();
         for _ in 0..40 {
@@ -193,9 +217,10 @@ fn answers_reach_the_thread_that_asked() {
     server.join().expect("server");
 }
 
-#[test]
-fn a_dropped_reply_right_tells_the_caller_at_once() {
-    let (port, right) = port();
+in_both_flavours!(a_dropped_reply_right_tells_the_caller_at_once);
+
+fn a_dropped_reply_right_tells_the_caller_at_once(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let pending = right
         .begin_request(Message::new(1), PATIENCE)
         .expect("send");
@@ -203,9 +228,10 @@ fn a_dropped_reply_right_tells_the_caller_at_once() {
     assert!(matches!(pending.wait(PATIENCE), Err(ReplyError::NoReply)));
 }
 
-#[test]
-fn a_dying_port_tells_the_caller_at_once() {
-    let (port, right) = port();
+in_both_flavours!(a_dying_port_tells_the_caller_at_once);
+
+fn a_dying_port_tells_the_caller_at_once(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let unread = right
         .begin_request(Message::new(1), PATIENCE)
         .expect("send");
@@ -214,9 +240,10 @@ fn a_dying_port_tells_the_caller_at_once() {
     assert!(right.is_dead());
 }
 
-#[test]
-fn a_request_that_was_read_can_be_answered_after_the_port_died() {
-    let (port, right) = port();
+in_both_flavours!(a_request_that_was_read_can_be_answered_after_the_port_died);
+
+fn a_request_that_was_read_can_be_answered_after_the_port_died(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let owed = right
         .begin_request(Message::new(1), PATIENCE)
         .expect("send");
@@ -245,9 +272,10 @@ fn a_request_that_was_read_can_be_answered_after_the_port_died() {
     );
 }
 
-#[test]
-fn a_late_answer_is_dropped_and_does_not_satisfy_the_next_request() {
-    let (port, right) = port();
+in_both_flavours!(a_late_answer_is_dropped_and_does_not_satisfy_the_next_request);
+
+fn a_late_answer_is_dropped_and_does_not_satisfy_the_next_request(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let first = right.request(Message::new(1), PATIENCE, Timeout::POLL);
     assert!(matches!(
         first,
@@ -271,9 +299,10 @@ fn a_late_answer_is_dropped_and_does_not_satisfy_the_next_request() {
     assert_eq!(second.wait(PATIENCE).expect("answer").id(), 20);
 }
 
-#[test]
-fn requests_that_nobody_answers_are_limited_and_the_channel_survives() {
-    let (port, right) = port();
+in_both_flavours!(requests_that_nobody_answers_are_limited_and_the_channel_survives);
+
+fn requests_that_nobody_answers_are_limited_and_the_channel_survives(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let mut held = Vec::new();
     let refused = loop {
         match right.begin_request(Message::new(1), Timeout::POLL) {
@@ -301,24 +330,26 @@ fn requests_that_nobody_answers_are_limited_and_the_channel_survives() {
     assert_eq!(again.wait(PATIENCE).expect("answer").id(), 3);
 }
 
-#[test]
-fn a_client_that_never_fetches_answers_does_not_stop_the_server() {
-    let (port, right) = port();
-    let pending: Vec<_> = (0..600)
+in_both_flavours!(a_client_that_never_fetches_answers_does_not_stop_the_server);
+
+fn a_client_that_never_fetches_answers_does_not_stop_the_server(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    // All at once, because each request takes the answers that have come through memory.
+    let asked: Vec<_> = (0..600)
         .map(|id| {
             let pending = right
                 .begin_request(Message::new(id), PATIENCE)
                 .expect("send");
-            let mut request = port.receive(PATIENCE).expect("receive");
-            let answer = Message::new(id).with_bytes(vec![id as u8; 2000]);
-            request
-                .take_reply()
-                .expect("reply right")
-                .send(answer)
-                .expect("never waits");
-            pending
+            (pending, port.receive(PATIENCE).expect("receive"))
         })
         .collect();
+    let answered = asked.into_iter().map(|(pending, mut request)| {
+        let answer = Message::new(request.id()).with_bytes(vec![0; 2000]);
+        let reply = request.take_reply().expect("reply right");
+        reply.send(answer).expect("never waits");
+        pending
+    });
+    let pending: Vec<_> = answered.collect();
     // The rest goes out as room comes, while the server receives.
     let server = thread::spawn(move || port.receive(PATIENCE).map(|message| message.id()));
     for (id, pending) in (0..).zip(pending) {
@@ -329,9 +360,10 @@ fn a_client_that_never_fetches_answers_does_not_stop_the_server() {
     assert_eq!(server.join().expect("server").expect("receive"), -1);
 }
 
+// A send-once right is used once and has no memory.
 #[test]
 fn s05_send_once_rights_are_separate() {
-    let (port, _right) = port();
+    let port = ReceiveRight::new().expect("port");
     let first = port.make_send_once().expect("send-once right");
     let second = port.make_send_once().expect("send-once right");
     assert_eq!(port.status().send_once, 2);
@@ -343,9 +375,10 @@ fn s05_send_once_rights_are_separate() {
     assert_eq!(port.status().send_once, 0);
 }
 
+// A send-once right is used once and has no memory.
 #[test]
 fn s27_a_send_once_right_that_is_dropped_makes_one_notification() {
-    let (port, _right) = port();
+    let port = ReceiveRight::new().expect("port");
     drop(port.make_send_once().expect("send-once right"));
     let message = port.receive(PATIENCE).expect("receive");
     assert_eq!(message.notification(), Some(Notification::SendOnce));
@@ -356,9 +389,10 @@ fn s27_a_send_once_right_that_is_dropped_makes_one_notification() {
     ));
 }
 
-#[test]
-fn s28_a_send_once_right_passes_a_full_queue() {
-    let (port, right) = port();
+in_both_flavours!(s28_a_send_once_right_passes_a_full_queue);
+
+fn s28_a_send_once_right_passes_a_full_queue(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let once = port.make_send_once().expect("send-once right");
     let queued = fill(&right);
     once.send(Message::new(-28))
@@ -369,11 +403,12 @@ fn s28_a_send_once_right_passes_a_full_queue() {
     assert!(ids.contains(&-28));
 }
 
-#[test]
-fn s31_a_dead_name_cannot_be_sent_to() {
-    let (port, right) = port();
+in_both_flavours!(s31_a_dead_name_cannot_be_sent_to);
+
+fn s31_a_dead_name_cannot_be_sent_to(flavour: Flavour) {
+    let (port, right) = port(flavour);
     drop(port);
-    let (_other, gift) = self::port();
+    let (_other, gift) = self::port(flavour);
     let error = right
         .send(Message::new(1).with_right(gift), PATIENCE)
         .expect_err("dead");
@@ -383,9 +418,10 @@ fn s31_a_dead_name_cannot_be_sent_to() {
     assert!(matches!(right.copy(PATIENCE), Err(MintError::DeadName)));
 }
 
-#[test]
-fn a_full_queue_makes_room_for_a_waiting_sender() {
-    let (port, right) = port();
+in_both_flavours!(a_full_queue_makes_room_for_a_waiting_sender);
+
+fn a_full_queue_makes_room_for_a_waiting_sender(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let queued = fill(&right);
     let sender = thread::spawn(move || right.send(Message::new(-1), PATIENCE).map(|()| right));
     for _ in 0..queued {
@@ -395,9 +431,10 @@ fn a_full_queue_makes_room_for_a_waiting_sender() {
     sender.join().expect("sender").expect("send");
 }
 
-#[test]
-fn a_send_to_a_full_queue_times_out_when_it_said() {
-    let (_port, right) = port();
+in_both_flavours!(a_send_to_a_full_queue_times_out_when_it_said);
+
+fn a_send_to_a_full_queue_times_out_when_it_said(flavour: Flavour) {
+    let (_port, right) = port(flavour);
     fill(&right);
     let start = Instant::now();
     let wait = Duration::from_millis(30);
@@ -406,19 +443,22 @@ fn a_send_to_a_full_queue_times_out_when_it_said() {
     assert!(start.elapsed() >= wait);
 }
 
-#[test]
-fn a_receive_times_out_when_it_said() {
-    let (port, _right) = port();
+in_both_flavours!(a_receive_times_out_when_it_said);
+
+fn a_receive_times_out_when_it_said(flavour: Flavour) {
+    let (port, _right) = port(flavour);
     let start = Instant::now();
     let wait = Duration::from_millis(30);
     assert!(matches!(port.receive(wait), Err(ReceiveError::TimedOut)));
     assert!(start.elapsed() >= wait);
 }
 
-#[test]
-fn copies_share_the_badge_and_nothing_else() {
+in_both_flavours!(copies_share_the_badge_and_nothing_else);
+
+fn copies_share_the_badge_and_nothing_else(flavour: Flavour) {
     let port = ReceiveRight::new().expect("port");
     let right = port.make_send_badged(42).expect("send right");
+    bring(&right, &port, flavour);
     let copy = right.copy(PATIENCE).expect("copy");
     assert_eq!(copy.port(), port.id());
     drop(right);
@@ -427,10 +467,11 @@ fn copies_share_the_badge_and_nothing_else() {
     assert_eq!((message.id(), message.badge()), (1, 42));
 }
 
-#[test]
-fn a_used_right_that_moves_leaves_its_old_channel_behind() {
-    let (port, right) = port();
-    let (other, to_other) = self::port();
+in_both_flavours!(a_used_right_that_moves_leaves_its_old_channel_behind);
+
+fn a_used_right_that_moves_leaves_its_old_channel_behind(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (other, to_other) = self::port(flavour);
     right.send(Message::new(1), PATIENCE).expect("send");
     to_other
         .send(Message::new(2).with_right(right), PATIENCE)
@@ -446,10 +487,11 @@ fn a_used_right_that_moves_leaves_its_old_channel_behind() {
     assert_eq!(port.status().senders, 1);
 }
 
-#[test]
-fn a_reply_right_that_moves_answers_from_where_it_is() {
-    let (port, right) = port();
-    let (worker, to_worker) = self::port();
+in_both_flavours!(a_reply_right_that_moves_answers_from_where_it_is);
+
+fn a_reply_right_that_moves_answers_from_where_it_is(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (worker, to_worker) = self::port(flavour);
     let pending = right
         .begin_request(Message::new(1), PATIENCE)
         .expect("send");
@@ -470,10 +512,11 @@ fn a_reply_right_that_moves_answers_from_where_it_is() {
     assert_eq!(pending.wait(PATIENCE).expect("answer").id(), 3);
 }
 
-#[test]
-fn a_reply_right_that_moves_and_is_dropped_tells_the_caller() {
-    let (port, right) = port();
-    let (worker, to_worker) = self::port();
+in_both_flavours!(a_reply_right_that_moves_and_is_dropped_tells_the_caller);
+
+fn a_reply_right_that_moves_and_is_dropped_tells_the_caller(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (worker, to_worker) = self::port(flavour);
     let mut pending = right
         .begin_request(Message::new(1), PATIENCE)
         .expect("send");
@@ -491,10 +534,11 @@ fn a_reply_right_that_moves_and_is_dropped_tells_the_caller() {
     assert!(matches!(pending.wait(PATIENCE), Err(ReplyError::NoReply)));
 }
 
-#[test]
-fn s12_s13_a_receive_right_moves_with_its_queue_and_its_senders() {
-    let (port, right) = port();
-    let (other, to_other) = self::port();
+in_both_flavours!(s12_s13_a_receive_right_moves_with_its_queue_and_its_senders);
+
+fn s12_s13_a_receive_right_moves_with_its_queue_and_its_senders(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (other, to_other) = self::port(flavour);
     let id = port.id();
     for k in 0..3 {
         right.send(Message::new(k), PATIENCE).expect("send");
@@ -518,20 +562,36 @@ fn s12_s13_a_receive_right_moves_with_its_queue_and_its_senders() {
     for (sequence, k) in (0..).zip(1..=3) {
         let message = moved.receive(PATIENCE).expect("receive");
         assert_eq!((message.id(), message.sequence()), (k, sequence));
-        assert_eq!(
-            message.sender().expect("sender").pid(),
-            Some(std::process::id())
-        );
+        // What was in memory before the holder has introduced itself to the new owner has none.
+        let sender = message.sender().map(Sender::pid);
+        let own = Some(Some(std::process::id()));
+        assert!(sender == own || (sender.is_none() && flavour == Flavour::Ring));
     }
+    right.send(Message::new(4), PATIENCE).expect("send");
+    let message = moved.receive(PATIENCE).expect("receive");
+    assert_eq!(
+        message.sender().expect("sender").pid(),
+        Some(std::process::id())
+    );
     assert_eq!(moved.status().make_send_count, 0);
 }
 
-#[test]
-fn a_receive_right_with_many_senders_moves_whole() {
+in_both_flavours!(a_receive_right_with_many_senders_moves_whole);
+
+fn a_receive_right_with_many_senders_moves_whole(flavour: Flavour) {
     let port = ReceiveRight::new().expect("port");
-    let (other, to_other) = self::port();
-    let rights: Vec<_> = (0..600)
-        .map(|badge| port.make_send_badged(badge).expect("send"))
+    let (other, to_other) = self::port(flavour);
+    let senders = match flavour {
+        Flavour::Socket => 600,
+        // Each has thirteen descriptors, and six of them move.
+        Flavour::Ring => 50,
+    };
+    let rights: Vec<_> = (0..senders)
+        .map(|badge| {
+            let right = port.make_send_badged(badge).expect("send right");
+            bring(&right, &port, flavour);
+            right
+        })
         .collect();
     to_other
         .send(Message::new(9).with_right(port), PATIENCE)
@@ -544,16 +604,17 @@ fn a_receive_right_with_many_senders_moves_whole() {
     else {
         panic!("expected a receive right")
     };
-    assert_eq!(moved.status().senders, 600);
+    assert_eq!(moved.status().senders, rights.len());
     for (badge, right) in (0..).zip(&rights) {
         right.send(Message::new(1), PATIENCE).expect("send");
         assert_eq!(moved.receive(PATIENCE).expect("receive").badge(), badge);
     }
 }
 
-#[test]
-fn s19_a_port_sent_to_itself_dies() {
-    let (port, right) = port();
+in_both_flavours!(s19_a_port_sent_to_itself_dies);
+
+fn s19_a_port_sent_to_itself_dies(flavour: Flavour) {
+    let (port, right) = port(flavour);
     right
         .send(Message::new(1).with_right(port), PATIENCE)
         .expect("success, and nobody has it");
@@ -573,10 +634,11 @@ fn s19_a_port_sent_to_itself_dies() {
     }
 }
 
-#[test]
-fn a_move_that_fails_leaves_the_port_where_it_was() {
-    let (port, right) = port();
-    let (dead, to_dead) = self::port();
+in_both_flavours!(a_move_that_fails_leaves_the_port_where_it_was);
+
+fn a_move_that_fails_leaves_the_port_where_it_was(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (dead, to_dead) = self::port(flavour);
     let set = PortSet::new().expect("set");
     set.insert(&port).expect("insert");
     drop(dead);
@@ -590,10 +652,11 @@ fn a_move_that_fails_leaves_the_port_where_it_was() {
     assert_eq!(set.receive(PATIENCE).expect("receive").id(), 5);
 }
 
-#[test]
-fn s21_a_dead_right_arrives_as_dead() {
-    let (port, right) = port();
-    let (doomed, to_doomed) = self::port();
+in_both_flavours!(s21_a_dead_right_arrives_as_dead);
+
+fn s21_a_dead_right_arrives_as_dead(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (doomed, to_doomed) = self::port(flavour);
     to_doomed.send(Message::new(1), PATIENCE).expect("send");
     drop(doomed);
     right
@@ -605,10 +668,11 @@ fn s21_a_dead_right_arrives_as_dead() {
     ));
 }
 
-#[test]
-fn s22_a_right_whose_port_dies_on_the_way_arrives_dead() {
-    let (port, right) = port();
-    let (doomed, to_doomed) = self::port();
+in_both_flavours!(s22_a_right_whose_port_dies_on_the_way_arrives_dead);
+
+fn s22_a_right_whose_port_dies_on_the_way_arrives_dead(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (doomed, to_doomed) = self::port(flavour);
     right
         .send(Message::new(2).with_right(to_doomed), PATIENCE)
         .expect("send");
@@ -616,8 +680,9 @@ fn s22_a_right_whose_port_dies_on_the_way_arrives_dead() {
     assert!(take_send(&mut port.receive(PATIENCE).expect("receive")).is_dead());
 }
 
-#[test]
-fn s47_no_senders_counts_from_what_was_made() {
+in_both_flavours!(s47_no_senders_counts_from_what_was_made);
+
+fn s47_no_senders_counts_from_what_was_made(flavour: Flavour) {
     let port = ReceiveRight::new().expect("port");
     port.request_no_senders(0);
     let message = port.receive(PATIENCE).expect("at once");
@@ -631,7 +696,7 @@ fn s47_no_senders_counts_from_what_was_made() {
         port.receive(Timeout::POLL),
         Err(ReceiveError::TimedOut)
     ));
-    let right = port.make_send().expect("send right");
+    let right = right_to(&port, flavour);
     let copy = right.copy(PATIENCE).expect("copy");
     drop(right);
     assert!(matches!(
@@ -650,10 +715,11 @@ fn s47_no_senders_counts_from_what_was_made() {
     ));
 }
 
-#[test]
-fn s48_a_right_inside_a_message_is_a_sender() {
-    let (port, right) = port();
-    let (other, to_other) = self::port();
+in_both_flavours!(s48_a_right_inside_a_message_is_a_sender);
+
+fn s48_a_right_inside_a_message_is_a_sender(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (other, to_other) = self::port(flavour);
     port.request_no_senders(1);
     to_other
         .send(Message::new(1).with_right(right), PATIENCE)
@@ -670,9 +736,10 @@ fn s48_a_right_inside_a_message_is_a_sender() {
     ));
 }
 
-#[test]
-fn s37_s38_s39_port_sets() {
-    let (port, right) = port();
+in_both_flavours!(s37_s38_s39_port_sets);
+
+fn s37_s38_s39_port_sets(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let set = PortSet::new().expect("set");
     right.send(Message::new(1), PATIENCE).expect("send");
     assert!(set.insert(&port).expect("insert"));
@@ -692,10 +759,11 @@ fn s37_s38_s39_port_sets() {
     ));
 }
 
-#[test]
-fn a_set_survives_the_death_of_a_member() {
-    let (first, _keep) = port();
-    let (second, right) = port();
+in_both_flavours!(a_set_survives_the_death_of_a_member);
+
+fn a_set_survives_the_death_of_a_member(flavour: Flavour) {
+    let (first, _keep) = port(flavour);
+    let (second, right) = port(flavour);
     let set = PortSet::new().expect("set");
     set.insert(&first).expect("insert");
     set.insert(&second).expect("insert");
@@ -704,10 +772,11 @@ fn a_set_survives_the_death_of_a_member() {
     assert_eq!(set.receive(PATIENCE).expect("receive").id(), 8);
 }
 
-#[test]
-fn members_of_a_set_take_turns() {
-    let (first, to_first) = port();
-    let (second, to_second) = port();
+in_both_flavours!(members_of_a_set_take_turns);
+
+fn members_of_a_set_take_turns(flavour: Flavour) {
+    let (first, to_first) = port(flavour);
+    let (second, to_second) = port(flavour);
     let set = PortSet::new().expect("set");
     set.insert(&first).expect("insert");
     set.insert(&second).expect("insert");
@@ -721,35 +790,67 @@ fn members_of_a_set_take_turns() {
     assert!(ids.contains(&1) && ids.contains(&2), "{ids:?}");
 }
 
-#[test]
-fn s40_descriptors_are_readable_when_something_is_there() {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    fn readable(fd: &impl std::os::fd::AsFd) -> bool {
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
-    }
-    let (port, right) = port();
+in_both_flavours!(s40_descriptors_are_readable_when_something_is_there);
+
+fn s40_descriptors_are_readable_when_something_is_there(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let set = PortSet::new().expect("set");
     set.insert(&port).expect("insert");
-    assert!(!readable(&port) && !readable(&set) && !readable(&right));
+    // What is left of going over to memory.
+    assert!(!right.is_dead());
+    assert!(!is_readable(&port) && !is_readable(&set) && !is_readable(&right));
     let pending = right
         .begin_request(Message::new(1), PATIENCE)
         .expect("send");
-    assert!(readable(&port) && readable(&set) && !readable(&pending));
+    assert!(is_readable(&port) && is_readable(&set) && !is_readable(&pending));
     drop(port.receive(PATIENCE).expect("receive"));
-    assert!(!readable(&port) && !readable(&set) && readable(&pending));
+    assert!(!is_readable(&port) && !is_readable(&set) && is_readable(&pending));
     drop(pending.wait(PATIENCE));
     drop(port);
-    assert!(readable(&right) && right.is_dead());
+    assert!(is_readable(&right) && right.is_dead());
 }
 
-#[test]
-fn one_sender_cannot_starve_another() {
-    let (port, busy) = port();
-    let quiet = port.make_send().expect("send right");
+in_both_flavours!(a_descriptor_falls_silent_when_its_news_were_taken);
+
+fn a_descriptor_falls_silent_when_its_news_were_taken(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    // What is left of going over to memory.
+    assert!(!right.is_dead());
+    assert!(!is_readable(&right), "nothing has come");
+    for id in 0..10 {
+        let given_up = right.begin_request(Message::new(id), PATIENCE);
+        drop(given_up.expect("send"));
+        drop(port.receive(PATIENCE).expect("receive"));
+        assert!(is_readable(&right), "there is an answer for nobody");
+        assert!(!right.is_dead());
+        assert!(!is_readable(&right), "it was taken");
+        let [mut first, second] = [id, -1].map(|id| {
+            let pending = right.begin_request(Message::new(id), PATIENCE);
+            pending.expect("send")
+        });
+        let requests = [(); 2].map(|()| port.receive(PATIENCE).expect("receive"));
+        assert!(!is_readable(&right), "nothing has come");
+        for mut request in requests {
+            let reply = request.take_reply().expect("reply right");
+            reply.send(Message::new(request.id())).expect("answer");
+        }
+        assert!(is_readable(&right), "two answers have come");
+        assert_eq!(first.poll().expect("answer").id(), id);
+        assert_eq!(second.wait(PATIENCE).expect("answer").id(), -1);
+        assert!(!right.is_dead());
+        assert!(!is_readable(&right), "both were taken");
+    }
+    drop(port);
+    for _ in 0..3 {
+        assert!(is_readable(&right) && right.is_dead(), "dead for ever");
+    }
+}
+
+in_both_flavours!(one_sender_cannot_starve_another);
+
+fn one_sender_cannot_starve_another(flavour: Flavour) {
+    let (port, busy) = port(flavour);
+    let quiet = right_to(&port, flavour);
     fill(&busy);
     quiet.send(Message::new(-5), PATIENCE).expect("send");
     let first: Vec<_> = (0..3)
@@ -762,9 +863,8 @@ fn one_sender_cannot_starve_another() {
 /// still the port's.
 #[test]
 fn a_port_that_moves_between_two_messages_of_a_burst_takes_the_rest_along() {
-    let (mut port, right) = port();
-    let (carrier, way) = self::port();
-    promote(&port, &right);
+    let (mut port, right) = port(Flavour::Ring);
+    let (carrier, way) = self::port(Flavour::Ring);
     for id in 0..500 {
         right.send(Message::new(id), PATIENCE).expect("send");
     }
@@ -792,8 +892,7 @@ fn a_port_that_moves_between_two_messages_of_a_burst_takes_the_rest_along() {
 
 #[test]
 fn a_request_in_a_burst_is_answered_in_its_turn() {
-    let (port, right) = port();
-    promote(&port, &right);
+    let (port, right) = port(Flavour::Ring);
     let mut pending = Vec::new();
     for id in 0..300 {
         if id % 3 == 0 {
@@ -813,13 +912,5 @@ fn a_request_in_a_burst_is_answered_in_its_turn() {
     }
     for request in pending {
         assert!(matches!(request.wait(PATIENCE), Err(ReplyError::NoReply)));
-    }
-}
-
-/// Has both sides go over to memory.
-fn promote(port: &ReceiveRight, right: &SendRight) {
-    for _ in 0..10 {
-        right.send(Message::new(0), PATIENCE).expect("send");
-        port.receive(PATIENCE).expect("receive");
     }
 }

@@ -1,25 +1,23 @@
 //! Clients that are slow or gone, and what they do to those who answer them.
 
+mod flavour;
+
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use flavour::port;
 use portolan_port::{
     Message, Notification, PendingReply, PortSet, ReceiveError, ReceiveRight, ReplyError, Right,
     SendErrorKind, SendOnceRight, SendRight, Timeout,
 };
-use portolan_testkit::soak;
+use portolan_testkit::flavour::Flavour;
+use portolan_testkit::{in_both_flavours, soak};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
-
-fn port() -> (ReceiveRight, SendRight) {
-    let port = ReceiveRight::new().expect("port");
-    let right = port.make_send().expect("send right");
-    (port, right)
-}
 
 /// Asks, and gives what the server then holds.
 fn ask<'a>(port: &ReceiveRight, right: &'a SendRight) -> (PendingReply<'a>, SendOnceRight) {
@@ -30,17 +28,16 @@ fn ask<'a>(port: &ReceiveRight, right: &'a SendRight) -> (PendingReply<'a>, Send
     (pending, request.take_reply().expect("reply right"))
 }
 
-/// Answers that the client does not fetch, more than its socket has room for.
+/// Answers that the client does not fetch, more than its socket or its memory has room for.
 fn answer_many<'a>(port: &ReceiveRight, right: &'a SendRight) -> Vec<PendingReply<'a>> {
-    let answers = 0..40;
-    answers
-        .map(|id| {
-            let (pending, reply) = ask(port, right);
-            let answer = Message::new(id).with_bytes(vec![1; 20_000]);
-            reply.send(answer).expect("never waits");
-            pending
-        })
-        .collect()
+    // All at once, because each request takes the answers that have come through memory.
+    let asked: Vec<_> = (0..60).map(|_| ask(port, right)).collect();
+    let answered = (0..).zip(asked).map(|(id, (pending, reply))| {
+        let answer = Message::new(id).with_bytes(vec![1; 20_000]);
+        reply.send(answer).expect("never waits");
+        pending
+    });
+    answered.collect()
 }
 
 fn fill(right: &SendRight) {
@@ -62,10 +59,11 @@ fn is_readable(fd: &impl AsFd) -> bool {
     poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
 }
 
-#[test]
-fn a_reply_right_of_a_dead_client_passes_on_and_is_dead() {
-    let (port, right) = port();
-    let (worker, to_worker) = self::port();
+in_both_flavours!(a_reply_right_of_a_dead_client_passes_on_and_is_dead);
+
+fn a_reply_right_of_a_dead_client_passes_on_and_is_dead(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (worker, to_worker) = self::port(flavour);
     let (pending, reply) = ask(&port, &right);
     drop(pending);
     drop(right);
@@ -79,10 +77,11 @@ fn a_reply_right_of_a_dead_client_passes_on_and_is_dead() {
     assert!(!to_worker.is_dead());
 }
 
-#[test]
-fn a_reply_right_of_a_slow_client_passes_on() {
-    let (port, right) = port();
-    let (worker, to_worker) = self::port();
+in_both_flavours!(a_reply_right_of_a_slow_client_passes_on);
+
+fn a_reply_right_of_a_slow_client_passes_on(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (worker, to_worker) = self::port(flavour);
     let slow = answer_many(&port, &right);
     let (pending, reply) = ask(&port, &right);
     to_worker
@@ -100,10 +99,11 @@ fn a_reply_right_of_a_slow_client_passes_on() {
     assert_eq!(server.join().expect("server").expect("receive"), 3);
 }
 
-#[test]
-fn an_answer_with_a_right_to_a_full_port_comes_back() {
-    let (port, right) = port();
-    let (_full, to_full) = self::port();
+in_both_flavours!(an_answer_with_a_right_to_a_full_port_comes_back);
+
+fn an_answer_with_a_right_to_a_full_port_comes_back(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (_full, to_full) = self::port(flavour);
     fill(&to_full);
     let (pending, reply) = ask(&port, &right);
     let answer = Message::new(2).with_right(to_full);
@@ -114,9 +114,10 @@ fn an_answer_with_a_right_to_a_full_port_comes_back() {
     assert!(!is_readable(&port), "the port waits for room elsewhere");
 }
 
-#[test]
-fn an_answer_can_carry_another_reply_right_of_its_client() {
-    let (port, right) = port();
+in_both_flavours!(an_answer_can_carry_another_reply_right_of_its_client);
+
+fn an_answer_can_carry_another_reply_right_of_its_client(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let (first, reply) = ask(&port, &right);
     let (second, other) = ask(&port, &right);
     reply
@@ -130,11 +131,12 @@ fn an_answer_can_carry_another_reply_right_of_its_client() {
     assert_eq!(second.wait(PATIENCE).expect("answer").id(), 3);
 }
 
-#[test]
-fn answers_that_were_kept_go_out_after_a_move_that_failed() {
-    let (port, right) = port();
+in_both_flavours!(answers_that_were_kept_go_out_after_a_move_that_failed);
+
+fn answers_that_were_kept_go_out_after_a_move_that_failed(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let slow = answer_many(&port, &right);
-    let (dead, to_dead) = self::port();
+    let (dead, to_dead) = self::port(flavour);
     drop(dead);
     let error = to_dead
         .send(Message::new(1).with_right(port), PATIENCE)
@@ -148,12 +150,11 @@ fn answers_that_were_kept_go_out_after_a_move_that_failed() {
     assert_eq!(server.join().expect("server").expect("receive"), 3);
 }
 
-#[test]
-fn answers_that_were_kept_when_the_port_moved_are_not_waited_for() {
-    let (port, right) = port();
-    let (other, to_other) = self::port();
-    // Who takes the descriptor keeps the socket, which has less room.
-    right.as_fd();
+in_both_flavours!(answers_that_were_kept_when_the_port_moved_are_not_waited_for);
+
+fn answers_that_were_kept_when_the_port_moved_are_not_waited_for(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (other, to_other) = self::port(flavour);
     let slow = answer_many(&port, &right);
     to_other
         .send(Message::new(1).with_right(port), PATIENCE)
@@ -165,14 +166,15 @@ fn answers_that_were_kept_when_the_port_moved_are_not_waited_for() {
     drop(moved);
 }
 
-#[test]
-fn soak_an_answer_with_the_port_itself_does_not_lock_up() {
-    soak::rounds().for_each(|_| answer_with_the_port_itself());
+in_both_flavours!(soak_an_answer_with_the_port_itself_does_not_lock_up);
+
+fn soak_an_answer_with_the_port_itself_does_not_lock_up(flavour: Flavour) {
+    soak::rounds().for_each(|_| answer_with_the_port_itself(flavour));
 }
 
-fn answer_with_the_port_itself() {
+fn answer_with_the_port_itself(flavour: Flavour) {
     for _ in 0..200 {
-        let (port, right) = port();
+        let (port, right) = port(flavour);
         let set = PortSet::new().expect("set");
         set.insert(&port).expect("insert");
         let (pending, reply) = ask(&port, &right);
@@ -196,6 +198,7 @@ fn answer_with_the_port_itself() {
     }
 }
 
+// A send-once right is used once and has no memory.
 #[test]
 fn each_send_once_right_makes_one_message_whoever_receives() {
     const RIGHTS: usize = 4000;
@@ -235,11 +238,12 @@ fn each_send_once_right_makes_one_message_whoever_receives() {
     ));
 }
 
-#[test]
-fn a_request_whose_reply_right_moved_is_readable_when_it_is_answered() {
-    let (port, right) = port();
+in_both_flavours!(a_request_whose_reply_right_moved_is_readable_when_it_is_answered);
+
+fn a_request_whose_reply_right_moved_is_readable_when_it_is_answered(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let (mut pending, reply) = ask(&port, &right);
-    let (worker, to_worker) = self::port();
+    let (worker, to_worker) = self::port(flavour);
     to_worker
         .send(Message::new(1).with_reply(reply), PATIENCE)
         .expect("pass it on");
