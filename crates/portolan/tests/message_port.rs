@@ -1,7 +1,6 @@
 //! Message ports, between processes and within one.
 //!
-//! The other processes are this test program again: it runs the same test, which finds a role in
-//! its environment and plays that.
+//! The other processes are this test program again, which runs `play_a_part`.
 
 use std::env;
 use std::os::fd::AsFd;
@@ -21,6 +20,8 @@ use portolan::{
     BootstrapCode, MAX_MESSAGE_BYTES, Message, ReceiveRight, ReplyError, RequestError,
     SendErrorKind, ServiceName,
 };
+use portolan_testkit::flavour::{Flavour, memories};
+use portolan_testkit::in_both_flavours;
 use rustix::event::{PollFd, PollFlags};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
@@ -39,7 +40,12 @@ fn create<C>(bootstrap: &Bootstrap, text: &str, callback: C) -> LocalMessagePort
 where
     C: Fn(Request<'_>) -> Option<Vec<u8>> + Send + Sync + 'static,
 {
-    let created = LocalMessagePort::create(bootstrap, &name(text), callback);
+    let created = LocalMessagePort::create(bootstrap, &name(text), move |request| {
+        if request.id() == WARM_UP {
+            return None;
+        }
+        callback(request)
+    });
     match created.expect("a local port") {
         Created::New(port) => port,
         Created::Existing(port) => panic!("{port:?} was there before"),
@@ -60,6 +66,78 @@ fn remote(bootstrap: &Bootstrap, text: &str) -> RemoteMessagePort {
     RemoteMessagePort::create(bootstrap, &name(text)).expect("a remote port")
 }
 
+/// More requests than it takes for a right to go over to memory.
+const WARM_UPS: usize = 8;
+
+/// Says that a request is there for nothing but that. The callback does not see it.
+const WARM_UP: i32 = i32::MIN + 1;
+
+/// A remote port whose right is in this flavour; the local port is served.
+fn remote_in(flavour: Flavour, bootstrap: &Bootstrap, text: &str) -> RemoteMessagePort {
+    let remote = remote(bootstrap, text);
+    bring(&remote, flavour, || {
+        assert_eq!(ask(&remote, WARM_UP, b"").expect("an answer"), b"");
+    });
+    remote
+}
+
+/// The same for a local port that nobody serves.
+fn remote_to(
+    local: &LocalMessagePort,
+    bootstrap: &Bootstrap,
+    flavour: Flavour,
+) -> RemoteMessagePort {
+    let remote = remote(bootstrap, local.name().as_str());
+    bring(&remote, flavour, || {
+        let sent = remote.send_request(WARM_UP, "", PATIENCE, ReplyMode::None);
+        sent.expect("queued");
+        assert_eq!(local.run_once(PATIENCE).expect("served"), Pass::Handled);
+    });
+    remote
+}
+
+fn bring(remote: &RemoteMessagePort, flavour: Flavour, warm_up: impl Fn()) {
+    if flavour == Flavour::Socket {
+        // Asking keeps it there.
+        assert_eq!(Flavour::of(remote), Flavour::Socket);
+        return;
+    }
+    let before = memories();
+    for _ in 0..WARM_UPS {
+        warm_up();
+    }
+    assert!(!memories().is_subset(&before), "still on the socket");
+    assert!(remote.is_valid());
+}
+
+in_both_flavours!(the_tests_get_the_flavour_that_they_ask_for);
+
+fn the_tests_get_the_flavour_that_they_ask_for(flavour: Flavour) {
+    let bootstrap = private();
+    let (served, unserved) = (
+        serve(&bootstrap, "served", |_| None),
+        create(&bootstrap, "unserved", |_| None),
+    );
+    let first = remote_in(flavour, &bootstrap, "served");
+    let second = remote_to(&unserved, &bootstrap, flavour);
+    assert_eq!(Flavour::of(first), flavour);
+    assert_eq!(Flavour::of(second), flavour);
+    drop(served);
+}
+
+/// Where the other processes begin; nothing to do in the one that runs the tests.
+#[test]
+fn play_a_part() {
+    match role().as_deref() {
+        None => {}
+        Some("echo") => play_echo(),
+        Some("hang") => play_hang(),
+        Some("relay Socket") => play_relay(Flavour::Socket),
+        Some("relay Ring") => play_relay(Flavour::Ring),
+        Some(other) => panic!("no part {other}"),
+    }
+}
+
 fn ask(remote: &RemoteMessagePort, id: i32, data: &[u8]) -> Result<Vec<u8>, SendRequestError> {
     remote
         .send_request(id, data, PATIENCE, ANSWER)
@@ -72,14 +150,11 @@ fn refusal(result: Result<RemoteMessagePort, BootstrapError>) -> Option<Bootstra
 
 #[test]
 fn s74_a_remote_port_needs_a_server_and_is_shared() {
-    if role().is_some() {
-        return play_echo();
-    }
     let bootstrap = private();
     let missing = RemoteMessagePort::create(&bootstrap, &name("echo"));
     assert_eq!(refusal(missing), Some(BootstrapCode::UNKNOWN_SERVICE));
 
-    let echo = Process::start("s74_a_remote_port_needs_a_server_and_is_shared", &bootstrap);
+    let echo = Process::start("echo", &bootstrap);
     let first = remote(&bootstrap, "echo");
     let second = remote(&bootstrap, "echo");
     assert_eq!(first, second);
@@ -153,11 +228,8 @@ fn s74_s75_two_servers_in_one_process_are_not_confused() {
 
 #[test]
 fn s76_a_name_of_another_process_is_refused() {
-    if role().is_some() {
-        return play_echo();
-    }
     let bootstrap = private();
-    let _echo = Process::start("s76_a_name_of_another_process_is_refused", &bootstrap);
+    let _echo = Process::start("echo", &bootstrap);
     let context = Arc::new(());
     let held = Arc::clone(&context);
     let refused = LocalMessagePort::create(&bootstrap, &name("echo"), move |_| {
@@ -189,14 +261,12 @@ fn s76_a_name_that_the_sandbox_denies_is_refused() {
     assert_eq!(ask(&client, 0, b"").expect("an answer"), b"");
 }
 
-#[test]
-fn s77_the_answer_is_what_the_callback_returns() {
-    if role().is_some() {
-        return play_echo();
-    }
+in_both_flavours!(s77_the_answer_is_what_the_callback_returns);
+
+fn s77_the_answer_is_what_the_callback_returns(flavour: Flavour) {
     let bootstrap = private();
-    let _echo = Process::start("s77_the_answer_is_what_the_callback_returns", &bootstrap);
-    let echo = remote(&bootstrap, "echo");
+    let _echo = Process::start("echo", &bootstrap);
+    let echo = remote_in(flavour, &bootstrap, "echo");
     assert_eq!(
         ask(&echo, ECHO, b"some bytes").expect("an answer"),
         b"some bytes"
@@ -205,13 +275,14 @@ fn s77_the_answer_is_what_the_callback_returns() {
     assert_eq!(none.expect("an answer"), Some(Vec::new()));
 }
 
-#[test]
-fn s77_a_port_that_nobody_serves_lets_the_request_time_out() {
+in_both_flavours!(s77_a_port_that_nobody_serves_lets_the_request_time_out);
+
+fn s77_a_port_that_nobody_serves_lets_the_request_time_out(flavour: Flavour) {
     let bootstrap = private();
     let port = create(&bootstrap, "n", |_| None);
     let wait = Duration::from_millis(30);
     let begin = Instant::now();
-    let error = remote(&bootstrap, "n")
+    let error = remote_to(&port, &bootstrap, flavour)
         .send_request(0, "", PATIENCE, ReplyMode::ReceiveTimeout(wait))
         .expect_err("nobody answers");
     assert!(begin.elapsed() >= wait);
@@ -224,8 +295,9 @@ fn s77_a_port_that_nobody_serves_lets_the_request_time_out() {
     );
 }
 
-#[test]
-fn s78_without_a_reply_mode_queueing_is_all() {
+in_both_flavours!(s78_without_a_reply_mode_queueing_is_all);
+
+fn s78_without_a_reply_mode_queueing_is_all(flavour: Flavour) {
     let bootstrap = private();
     let (calls, called) = mpsc::channel();
     let port = create(&bootstrap, "n", move |request| {
@@ -234,7 +306,7 @@ fn s78_without_a_reply_mode_queueing_is_all() {
             .expect("the test listens");
         Some(b"nobody wants this".into())
     });
-    let client = remote(&bootstrap, "n");
+    let client = remote_to(&port, &bootstrap, flavour);
     for id in [i32::MIN, -1, i32::MAX] {
         let sent = client.send_request(id, "data", Duration::ZERO, ReplyMode::None);
         assert_eq!(sent.expect("queued"), None);
@@ -250,11 +322,12 @@ fn s78_without_a_reply_mode_queueing_is_all() {
     );
 }
 
-#[test]
-fn s80_an_invalidated_remote_port_says_so() {
+in_both_flavours!(s80_an_invalidated_remote_port_says_so);
+
+fn s80_an_invalidated_remote_port_says_so(flavour: Flavour) {
     let bootstrap = private();
     let _port = serve(&bootstrap, "n", |_| None);
-    let client = remote(&bootstrap, "n");
+    let client = remote_in(flavour, &bootstrap, "n");
     let calls = count_invalidation_of_remote(&client);
     client.invalidate();
     client.invalidate();
@@ -264,28 +337,32 @@ fn s80_an_invalidated_remote_port_says_so() {
     assert_eq!((error.code(), calls.load(Ordering::SeqCst)), (-3, 1));
 }
 
-#[test]
-fn s80_a_server_that_died_unnoticed_is_a_transport_error() {
-    if role().is_some() {
-        return play_echo();
-    }
+in_both_flavours!(s80_a_server_that_died_unnoticed_is_a_transport_error);
+
+fn s80_a_server_that_died_unnoticed_is_a_transport_error(flavour: Flavour) {
     let bootstrap = private();
-    let test = "s80_a_server_that_died_unnoticed_is_a_transport_error";
     for reply in [ANSWER, ReplyMode::None] {
-        let echo = Process::start(test, &bootstrap);
-        let client = remote(&bootstrap, "echo");
+        let echo = Process::start("echo", &bootstrap);
+        let client = remote_in(flavour, &bootstrap, "echo");
         let calls = count_invalidation_of_remote(&client);
         assert_eq!(ask(&client, ECHO, b"1").expect("an answer"), b"1");
         echo.kill();
         assert_eq!(calls.load(Ordering::SeqCst), 0, "nobody looked");
-        let error = client.send_request(ECHO, "2", PATIENCE, reply);
-        let error = error.expect_err("it is dead");
-        assert!(
-            matches!(&error, SendRequestError::TransportError(RequestError::Send(error))
-                if matches!(error.kind(), SendErrorKind::DeadName)),
-            "{error:?}"
-        );
-        assert_eq!((error.code(), calls.load(Ordering::SeqCst)), (-4, 1));
+        let error = loop {
+            match client.send_request(ECHO, "2", PATIENCE, reply) {
+                Err(error) => break error,
+                // Memory takes it, because the kernel is not asked each time who is there.
+                Ok(_) => assert_eq!(flavour, Flavour::Ring, "queued for nobody"),
+            }
+        };
+        match (&error, flavour) {
+            (SendRequestError::TransportError(RequestError::Send(error)), _) => {
+                assert!(matches!(error.kind(), SendErrorKind::DeadName), "{error}");
+            }
+            (SendRequestError::BecameInvalid, Flavour::Ring) => {}
+            _ => panic!("{error:?}"),
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
         assert_eq!(
             ask(&client, ECHO, b"3").expect_err("it is invalid").code(),
             -3
@@ -294,20 +371,17 @@ fn s80_a_server_that_died_unnoticed_is_a_transport_error() {
     }
 }
 
-#[test]
-fn s80_a_server_that_dies_during_the_wait_ends_it() {
-    if role().is_some() {
-        return play_hang();
-    }
+in_both_flavours!(s80_a_server_that_dies_during_the_wait_ends_it);
+
+fn s80_a_server_that_dies_during_the_wait_ends_it(flavour: Flavour) {
     let bootstrap = private();
     let (report, reported) = mpsc::channel();
     let _ready = serve(&bootstrap, "hanging", move |_| {
         report.send(()).expect("the test listens");
         None
     });
-    let test = "s80_a_server_that_dies_during_the_wait_ends_it";
-    let hang = Process::start(test, &bootstrap);
-    let client = remote(&bootstrap, "hang");
+    let hang = Process::start("hang", &bootstrap);
+    let client = remote_in(flavour, &bootstrap, "hang");
     let calls = count_invalidation_of_remote(&client);
     let asking = thread::spawn({
         let client = client.clone();
@@ -328,8 +402,9 @@ fn s80_a_server_that_dies_during_the_wait_ends_it() {
     assert!(!client.is_valid());
 }
 
-#[test]
-fn s80_invalidating_a_remote_port_ends_the_waits_on_it() {
+in_both_flavours!(s80_invalidating_a_remote_port_ends_the_waits_on_it);
+
+fn s80_invalidating_a_remote_port_ends_the_waits_on_it(flavour: Flavour) {
     let bootstrap = private();
     let (started, start) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -339,7 +414,7 @@ fn s80_invalidating_a_remote_port_ends_the_waits_on_it() {
         released.lock().expect("not poisoned").recv().ok();
         None
     });
-    let client = remote(&bootstrap, "n");
+    let client = remote_in(flavour, &bootstrap, "n");
     let asking = thread::spawn({
         let client = client.clone();
         move || ask(&client, 0, b"")
@@ -354,14 +429,12 @@ fn s80_invalidating_a_remote_port_ends_the_waits_on_it() {
     drop(release);
 }
 
-#[test]
-fn s82_payloads_of_every_size_travel_both_ways() {
-    if role().is_some() {
-        return play_echo();
-    }
+in_both_flavours!(s82_payloads_of_every_size_travel_both_ways);
+
+fn s82_payloads_of_every_size_travel_both_ways(flavour: Flavour) {
     let bootstrap = private();
-    let _echo = Process::start("s82_payloads_of_every_size_travel_both_ways", &bootstrap);
-    let echo = remote(&bootstrap, "echo");
+    let _echo = Process::start("echo", &bootstrap);
+    let echo = remote_in(flavour, &bootstrap, "echo");
     for len in [0, 1, 3999, 4000, 4001, 10 << 20] {
         let data: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
         let answer = ask(&echo, ECHO, &data).expect("an answer");
@@ -376,14 +449,15 @@ fn s82_payloads_of_every_size_travel_both_ways() {
     }
 }
 
-#[test]
-fn a_request_or_an_answer_over_the_limit_is_a_transport_error() {
+in_both_flavours!(a_request_or_an_answer_over_the_limit_is_a_transport_error);
+
+fn a_request_or_an_answer_over_the_limit_is_a_transport_error(flavour: Flavour) {
     let bootstrap = private();
     let _port = serve(&bootstrap, "n", |request| match request.id() {
         0 => None,
         _ => Some(vec![0; MAX_MESSAGE_BYTES + 1]),
     });
-    let client = remote(&bootstrap, "n");
+    let client = remote_in(flavour, &bootstrap, "n");
     let error = client.send_request(0, vec![7; MAX_MESSAGE_BYTES + 1], PATIENCE, ANSWER);
     match error.expect_err("it is too large") {
         SendRequestError::TransportError(RequestError::Send(error)) => {
@@ -398,40 +472,40 @@ fn a_request_or_an_answer_over_the_limit_is_a_transport_error() {
     assert_eq!(ask(&client, 0, b"").expect("the port goes on"), b"");
 }
 
-#[test]
-fn s83_a_callback_may_ask_in_turn() {
-    if role().is_some() {
-        return play_relay();
-    }
+in_both_flavours!(s83_a_callback_may_ask_in_turn);
+
+fn s83_a_callback_may_ask_in_turn(flavour: Flavour) {
     let bootstrap = private();
     let _back = serve(&bootstrap, "back", |request| {
         Some([b"back:", request.data()].concat())
     });
-    let _relay = Process::start("s83_a_callback_may_ask_in_turn", &bootstrap);
-    let relay = remote(&bootstrap, "relay");
+    let _relay = Process::start(&format!("relay {flavour:?}"), &bootstrap);
+    let relay = remote_in(flavour, &bootstrap, "relay");
     let begin = Instant::now();
     let answers = ["one", "two"].map(|data| ask(&relay, 0, data.as_bytes()).expect("an answer"));
     assert_eq!(answers, [b"relay:back:one", b"relay:back:two"]);
     assert!(begin.elapsed() < PATIENCE / 2);
 }
 
-#[test]
-fn s83_a_callback_may_ask_another_port_of_its_process() {
+in_both_flavours!(s83_a_callback_may_ask_another_port_of_its_process);
+
+fn s83_a_callback_may_ask_another_port_of_its_process(flavour: Flavour) {
     let bootstrap = private();
     let _inner = serve(&bootstrap, "inner", |request| {
         Some([b"inner:", request.data()].concat())
     });
-    let inner = remote(&bootstrap, "inner");
+    let inner = remote_in(flavour, &bootstrap, "inner");
     let _outer = serve(&bootstrap, "outer", move |request| {
         let answer = ask(&inner, request.id(), request.data()).expect("an answer");
         Some([b"outer:", &*answer].concat())
     });
-    let answer = ask(&remote(&bootstrap, "outer"), 0, b"x").expect("an answer");
+    let answer = ask(&remote_in(flavour, &bootstrap, "outer"), 0, b"x").expect("an answer");
     assert_eq!(answer, b"outer:inner:x");
 }
 
-#[test]
-fn s83_a_callback_may_serve_its_own_port() {
+in_both_flavours!(s83_a_callback_may_serve_its_own_port);
+
+fn s83_a_callback_may_serve_its_own_port(flavour: Flavour) {
     let bootstrap = private();
     let own: Arc<OnceLock<LocalMessagePort>> = Arc::default();
     let (seen, order) = mpsc::channel();
@@ -447,7 +521,7 @@ fn s83_a_callback_may_serve_its_own_port() {
         }
     });
     own.set(port.clone()).expect("only here");
-    let client = remote(&bootstrap, "n");
+    let client = remote_to(&port, &bootstrap, flavour);
     for id in [1, 2] {
         client
             .send_request(id, "", PATIENCE, ReplyMode::None)
@@ -459,8 +533,9 @@ fn s83_a_callback_may_serve_its_own_port() {
     assert!(Arc::strong_count(&own) == 1, "the callback was not dropped");
 }
 
-#[test]
-fn s83_a_late_answer_satisfies_no_other_request() {
+in_both_flavours!(s83_a_late_answer_satisfies_no_other_request);
+
+fn s83_a_late_answer_satisfies_no_other_request(flavour: Flavour) {
     let bootstrap = private();
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(released);
@@ -470,7 +545,7 @@ fn s83_a_late_answer_satisfies_no_other_request() {
         }
         Some(request.id().to_string().into())
     });
-    let client = remote(&bootstrap, "n");
+    let client = remote_in(flavour, &bootstrap, "n");
     let soon = ReplyMode::ReceiveTimeout(Duration::from_millis(5));
     let late = client.send_request(1, "", PATIENCE, soon);
     assert_eq!(late.expect_err("it is held back").code(), -2);
@@ -479,15 +554,12 @@ fn s83_a_late_answer_satisfies_no_other_request() {
     assert_eq!(ask(&client, 3, b"").expect("an answer"), b"3");
 }
 
-#[test]
-fn s83_threads_that_share_a_remote_port_get_their_own_answers() {
-    if role().is_some() {
-        return play_echo();
-    }
+in_both_flavours!(s83_threads_that_share_a_remote_port_get_their_own_answers);
+
+fn s83_threads_that_share_a_remote_port_get_their_own_answers(flavour: Flavour) {
     let bootstrap = private();
-    let test = "s83_threads_that_share_a_remote_port_get_their_own_answers";
-    let _echo = Process::start(test, &bootstrap);
-    let echo = remote(&bootstrap, "echo");
+    let _echo = Process::start("echo", &bootstrap);
+    let echo = remote_in(flavour, &bootstrap, "echo");
     thread::scope(|scope| {
         for thread in 0..8 {
             let echo = &echo;
@@ -502,11 +574,9 @@ fn s83_threads_that_share_a_remote_port_get_their_own_answers() {
     });
 }
 
-#[test]
-fn s84_invalidation_happens_once_and_frees_the_name() {
-    if role().is_some() {
-        return play_echo();
-    }
+in_both_flavours!(s84_invalidation_happens_once_and_frees_the_name);
+
+fn s84_invalidation_happens_once_and_frees_the_name(flavour: Flavour) {
     let bootstrap = private();
     let context = Arc::new(());
     let held = Arc::clone(&context);
@@ -516,7 +586,7 @@ fn s84_invalidation_happens_once_and_frees_the_name() {
     });
     let calls = Arc::new(AtomicU32::new(0));
     port.set_invalidation_callback(counter(&calls));
-    let client = remote(&bootstrap, "echo");
+    let client = remote_to(&port, &bootstrap, flavour);
     let client_calls = count_invalidation_of_remote(&client);
     assert!(client.is_valid());
     assert_eq!(Arc::strong_count(&context), 2);
@@ -546,10 +616,9 @@ fn s84_invalidation_happens_once_and_frees_the_name() {
     drop(port);
     assert_eq!(calls.load(Ordering::SeqCst), 2);
 
-    let test = "s84_invalidation_happens_once_and_frees_the_name";
-    let _echo = Process::start(test, &bootstrap);
+    let _echo = Process::start("echo", &bootstrap);
     assert_eq!(
-        ask(&remote(&bootstrap, "echo"), ECHO, b"x").expect("an answer"),
+        ask(&remote_in(flavour, &bootstrap, "echo"), ECHO, b"x").expect("an answer"),
         b"x"
     );
 }
@@ -570,8 +639,9 @@ fn s84_the_name_can_be_taken_again_at_once() {
     }
 }
 
-#[test]
-fn s84_whoever_serves_a_port_returns_when_it_is_invalid() {
+in_both_flavours!(s84_whoever_serves_a_port_returns_when_it_is_invalid);
+
+fn s84_whoever_serves_a_port_returns_when_it_is_invalid(flavour: Flavour) {
     let bootstrap = private();
     let port = create(&bootstrap, "n", |request| {
         request.invalidate_port();
@@ -579,7 +649,7 @@ fn s84_whoever_serves_a_port_returns_when_it_is_invalid() {
     });
     let threads: Vec<_> = (0..4).map(|_| port.spawn().expect("a thread")).collect();
     assert_eq!(
-        ask(&remote(&bootstrap, "n"), 0, b"").expect("an answer"),
+        ask(&remote_in(flavour, &bootstrap, "n"), 0, b"").expect("an answer"),
         b"the last answer"
     );
     for thread in threads {
@@ -592,14 +662,15 @@ fn s84_whoever_serves_a_port_returns_when_it_is_invalid() {
     );
 }
 
-#[test]
-fn s84_dropping_the_last_handle_invalidates() {
+in_both_flavours!(s84_dropping_the_last_handle_invalidates);
+
+fn s84_dropping_the_last_handle_invalidates(flavour: Flavour) {
     let bootstrap = private();
     let port = create(&bootstrap, "n", |_| None);
     let calls = Arc::new(AtomicU32::new(0));
     port.set_invalidation_callback(counter(&calls));
     let thread = port.spawn().expect("a thread");
-    let client = remote(&bootstrap, "n");
+    let client = remote_in(flavour, &bootstrap, "n");
     let client_calls = count_invalidation_of_remote(&client);
     drop(port.clone());
     assert_eq!(calls.load(Ordering::SeqCst), 0);
@@ -624,14 +695,12 @@ fn s84_a_callback_of_the_invalidation_may_make_the_port_again() {
     assert!(again.try_recv().expect("it was called").is_valid());
 }
 
-#[test]
-fn a_callback_that_panics_fails_its_request_only() {
-    if role().is_some() {
-        return play_echo();
-    }
+in_both_flavours!(a_callback_that_panics_fails_its_request_only);
+
+fn a_callback_that_panics_fails_its_request_only(flavour: Flavour) {
     let bootstrap = private();
-    let _echo = Process::start("a_callback_that_panics_fails_its_request_only", &bootstrap);
-    let echo = remote(&bootstrap, "echo");
+    let _echo = Process::start("echo", &bootstrap);
+    let echo = remote_in(flavour, &bootstrap, "echo");
     let begin = Instant::now();
     for _ in 0..3 {
         let error = ask(&echo, PANIC, b"").expect_err("it panicked");
@@ -646,23 +715,22 @@ fn a_callback_that_panics_fails_its_request_only() {
     assert!(echo.is_valid());
 }
 
-#[test]
-fn the_sender_is_who_the_kernel_says() {
-    if role().is_some() {
-        return play_echo();
-    }
+in_both_flavours!(the_sender_is_who_the_kernel_says);
+
+fn the_sender_is_who_the_kernel_says(flavour: Flavour) {
     let bootstrap = private();
-    let echo = Process::start("the_sender_is_who_the_kernel_says", &bootstrap);
-    let answer = ask(&remote(&bootstrap, "echo"), SENDER, b"").expect("an answer");
+    let echo = Process::start("echo", &bootstrap);
+    let answer = ask(&remote_in(flavour, &bootstrap, "echo"), SENDER, b"").expect("an answer");
     assert_eq!(answer, std::process::id().to_string().as_bytes());
     assert_ne!(echo.id(), std::process::id());
 }
 
-#[test]
-fn an_event_loop_can_serve_a_port() {
+in_both_flavours!(an_event_loop_can_serve_a_port);
+
+fn an_event_loop_can_serve_a_port(flavour: Flavour) {
     let bootstrap = private();
     let port = create(&bootstrap, "n", |_| None);
-    let client = remote(&bootstrap, "n");
+    let client = remote_to(&port, &bootstrap, flavour);
     // The server has made a right for the client, and the port has not seen to that.
     assert_eq!(
         port.run_once(Duration::ZERO).expect("served"),
@@ -729,9 +797,9 @@ fn play_hang() {
 }
 
 /// The other process: passes each request on to `back`, on the thread that got it.
-fn play_relay() {
+fn play_relay(flavour: Flavour) {
     let bootstrap = Bootstrap::from_env().expect("the inherited right");
-    let back = remote(&bootstrap, "back");
+    let back = remote_in(flavour, &bootstrap, "back");
     let port = create(&bootstrap, "relay", move |request| {
         let answer = ask(&back, request.id(), request.data()).expect("an answer");
         Some([b"relay:", &*answer].concat())
@@ -779,12 +847,15 @@ fn is_readable(port: impl AsFd, timeout: Duration) -> bool {
 /// The other process, killed when this is dropped.
 struct Process(Child);
 
+/// What the other process plays.
+const PART: &str = "PORTOLAN_TEST_PART";
+
 /// Names the port that the other process sends to when it is ready.
 const READY: &str = "PORTOLAN_TEST_READY";
 
 impl Process {
-    /// Runs this test in another process, which plays its role, until that is ready.
-    fn start(test: &str, bootstrap: &Bootstrap) -> Self {
+    /// Runs a part in another process until that is ready.
+    fn start(part: &str, bootstrap: &Bootstrap) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let ready = format!("ready.{}", STARTED.fetch_add(1, Ordering::Relaxed));
         let port = bootstrap.check_in(&name(&ready)).expect("a port");
@@ -792,7 +863,8 @@ impl Process {
         let socket = right.into_right().into_socket().expect("an unused right");
         let mut command = Command::new(env::current_exe().expect("this program"));
         command
-            .args([test, "--exact", "--nocapture"])
+            .args(["play_a_part", "--exact", "--nocapture"])
+            .env(PART, part)
             .env(READY, ready);
         command.env("PORTOLAN_BOOTSTRAP_FD", "0").stdin(socket);
         let process = Self(command.stdout(Stdio::null()).spawn().expect("a process"));
@@ -818,11 +890,11 @@ impl Drop for Process {
 }
 
 fn role() -> Option<String> {
-    env::var(READY).ok()
+    env::var(PART).ok()
 }
 
 fn ready(bootstrap: &Bootstrap) {
-    let ready = role().expect("this is the other process");
+    let ready = env::var(READY).expect("this is the other process");
     let right = bootstrap.look_up(&name(&ready)).expect("the test waits");
     right
         .send(Message::new(0), PATIENCE)
