@@ -1,18 +1,16 @@
 //! Peers that write what they like: each harms its own channel and nothing else.
 
+mod stage;
+
 use std::cell::Cell;
-use std::fs::File;
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portolan_port::{
-    MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message, PendingReply, PortId, ReceiveError,
-    ReceiveRight, ReplyError, Right, SendErrorKind, SendRight, Timeout,
+    MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message, PendingReply, PortId, ReceiveRight, ReplyError,
+    Right, SendErrorKind, SendRight, Timeout,
 };
 use portolan_testkit::{soak, usage};
 use portolan_wire::moved::MovedChannel;
@@ -22,143 +20,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
-    SocketFlags, SocketType,
-};
+use rustix::net::SocketType;
+use stage::{Stage, header, impostors, is_closed, packet, pair, write};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
-
-/// The badge of the honest client.
-const HONEST: u64 = u64::MAX;
-
-/// A port with an honest client, and a count of what was open before the peer began.
-struct Stage {
-    port: ReceiveRight,
-    honest: SendRight,
-    open: usize,
-    /// Descriptors are counted, so these tests take turns where they share a process.
-    _alone: MutexGuard<'static, ()>,
-}
-
-impl Stage {
-    fn new() -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        let port = ReceiveRight::new().expect("port");
-        let honest = port.make_send_badged(HONEST).expect("send right");
-        let mut stage = Self {
-            port,
-            honest,
-            open: 0,
-            _alone: alone,
-        };
-        // The kernel's word on the honest client, and the bell of the port, are there before too.
-        stage.port.request_no_senders(0);
-        // Its right goes over to shared memory while it is used, which takes descriptors.
-        for _ in 0..8 {
-            stage.serve_honest();
-        }
-        stage.open = usage::descriptors(std::process::id());
-        stage
-    }
-
-    /// A channel of the port whose other end is raw.
-    fn peer(&self) -> OwnedFd {
-        let (here, there) = pair(SocketType::SEQPACKET);
-        self.port.adopt(here, 0).expect("adopt");
-        there
-    }
-
-    /// The honest client asks and is answered, whatever else comes.
-    fn serve_honest(&self) -> Vec<Message> {
-        let question = Message::new(1).with_bytes("honest");
-        let pending = self.honest.begin_request(question, PATIENCE).expect("send");
-        let mut others = Vec::new();
-        loop {
-            let mut message = self.port.receive(PATIENCE).expect("the honest request");
-            if message.badge() == HONEST {
-                assert_eq!(message.bytes(), b"honest");
-                let reply = message.take_reply().expect("reply right");
-                reply.send(Message::new(2)).expect("answer");
-                break;
-            }
-            others.push(message);
-        }
-        assert_eq!(pending.wait(PATIENCE).expect("answer").id(), 2);
-        others
-    }
-
-    /// Takes what there is; gives the messages of the peer.
-    fn drain(&self) -> Vec<Message> {
-        let mut messages = Vec::new();
-        loop {
-            match self.port.receive(Timeout::POLL) {
-                Ok(message) => messages.push(message),
-                Err(ReceiveError::TimedOut) => return messages,
-                Err(other) => panic!("{other}"),
-            }
-        }
-    }
-
-    /// The port has closed its side of the channel, delivered nothing, and is as it was before.
-    fn refused(&self, peer: OwnedFd, what: &str) {
-        let messages = self.drain();
-        assert!(messages.is_empty(), "{what}: {messages:?}");
-        assert!(is_closed(&peer), "{what}: the channel is still open");
-        drop(peer);
-        self.unharmed(what);
-    }
-
-    fn unharmed(&self, what: &str) {
-        self.drain();
-        self.serve_honest();
-        // What left is noticed in turns, and a poll takes a limited number of them.
-        let start = Instant::now();
-        while self.port.status().senders > 1 && start.elapsed() < Duration::from_secs(20) {
-            self.drain();
-        }
-        assert_eq!(self.port.status().senders, 1, "{what}: a sender is left");
-        let open = usage::descriptors(std::process::id());
-        assert_eq!(open, self.open, "{what}: descriptors are left");
-    }
-}
-
-fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
-    rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
-        .expect("socketpair")
-}
-
-fn write(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        assert!(control.push(SendAncillaryMessage::ScmRights(fds)));
-    }
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)
-}
-
-/// Whether the other side has shut this down, after what it sent before.
-fn is_closed(socket: &OwnedFd) -> bool {
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match portolan_sys::ancillary::receive(socket, &mut buffer) {
-            Ok(received) if received.len == 0 => return true,
-            Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
-            Err(error) => {
-                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-                return false;
-            }
-        }
-    }
-}
-
-fn header(kind: Kind, slot: u32) -> Header {
-    Header::control(kind, slot)
-}
 
 fn right(kind: RightKind, fds: u8) -> RightDescriptor {
     RightDescriptor {
@@ -166,18 +32,6 @@ fn right(kind: RightKind, fds: u8) -> RightDescriptor {
         fds,
         port: PortId::from_bytes([9; 16]),
     }
-}
-
-/// A message with these rights and bytes, as bytes.
-fn packet(header: Header, rights: &[RightDescriptor], bytes: &[u8]) -> Vec<u8> {
-    let header = Header {
-        rights: u16::try_from(rights.len()).expect("few"),
-        length: bytes.len() as u64,
-        ..header
-    };
-    let rights = rights.iter().flat_map(RightDescriptor::encode);
-    let head = header.encode().into_iter();
-    head.chain(rights).chain(bytes.iter().copied()).collect()
 }
 
 #[test]
@@ -199,12 +53,11 @@ fn an_honest_raw_peer_is_served() {
 
 #[test]
 fn packets_that_are_cut_short_close_their_channel() {
-    let stage = Stage::new();
+    let mut stage = Stage::new();
     let rights = [right(RightKind::Send, 1)];
     let whole = packet(header(Kind::Message, 7), &rights, b"abc");
     let (_other, end) = pair(SocketType::SEQPACKET);
-    let open = usage::descriptors(std::process::id());
-    let stage = Stage { open, ..stage };
+    stage.open += 2;
     for len in 0..whole.len() {
         let peer = stage.peer();
         write(&peer, &whole[..len], &[end.as_fd()]).expect("write");
@@ -350,35 +203,6 @@ fn descriptors_that_were_not_announced_close_the_channel() {
         write(&peer, &bytes, &vec![end.as_fd(); count]).expect("write");
         stage.refused(peer, what);
     }
-}
-
-/// Descriptors that are no end of a channel.
-fn impostors() -> Vec<(&'static str, OwnedFd)> {
-    let (pipe, _) = std::io::pipe().expect("pipe");
-    let file = File::open("/dev/null").expect("/dev/null");
-    let (datagram, _) = pair(SocketType::DGRAM);
-    let (stream, _) = pair(SocketType::STREAM);
-    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-    let epoll = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC);
-    let listening = unconnected();
-    // Nobody can close the other end of this, for there is none.
-    rustix::net::bind(&listening, &SocketAddrUnix::new_unnamed()).expect("bind");
-    rustix::net::listen(&listening, 1).expect("listen");
-    vec![
-        ("a pipe", pipe.into()),
-        ("a file", file.into()),
-        ("a datagram socket", datagram),
-        ("a stream", stream),
-        ("a TCP socket", tcp.into()),
-        ("an epoll", epoll.expect("epoll")),
-        ("an unconnected socket", unconnected()),
-        ("a listening socket", listening),
-    ]
-}
-
-fn unconnected() -> OwnedFd {
-    let kind = SocketType::SEQPACKET;
-    rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).expect("socket")
 }
 
 #[test]
@@ -539,8 +363,9 @@ fn more_slots_than_the_limit_close_the_channel() {
 
 #[test]
 fn a_client_that_never_reads_its_answers_is_cut_off() {
+    let mut stage = Stage::new();
     let gift = ReceiveRight::new().expect("port");
-    let stage = Stage::new();
+    stage.open += 1;
     for (what, bytes, rights) in [
         ("empty answers", 0, 0),
         ("long answers", 100_000, 0),

@@ -13,6 +13,10 @@ const ALLOWED: &[(&str, &str)] = &[
         "crates/portolan-port/src/mapping.rs",
         "maps the memory of rings and of large messages",
     ),
+    (
+        "crates/portolan-port/tests/hostile_memory/raw_memory.rs",
+        "maps the memory of rings for a hostile peer of a test",
+    ),
 ];
 
 /// How far above an unsafe block its note may begin.
