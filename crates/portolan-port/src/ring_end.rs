@@ -6,7 +6,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use portolan_ring::{
@@ -34,14 +34,19 @@ pub(crate) struct RingEnd {
     made: Instant,
     /// When the kernel was last asked whether the other side is there, in microseconds since.
     asked: AtomicU64,
+    /// Messages sent so far, changed under the lock of what goes out.
+    sent: AtomicU32,
     heard: AtomicU64,
 }
 
 /// Rings that are heard before the bell is emptied.
 const EMPTY_AFTER: u64 = 256;
 
-/// How often the kernel is asked whether a sleeping side is still there.
+/// How often the kernel is asked whether the other side is still there.
 const ASK_AFTER_MICROS: u64 = 1000;
+
+/// With which of the messages to a side that is awake.
+const ASK_EVERY: u32 = 4;
 
 /// What a record brought.
 #[derive(Debug)]
@@ -83,6 +88,7 @@ impl RingEnd {
     fn new(rings: Rings, own_bell: Bell, peer_bell: Bell) -> Self {
         let inline_max = lock(&rings.outgoing).max_payload() as usize;
         let (made, asked, heard) = (Instant::now(), AtomicU64::new(0), AtomicU64::new(0));
+        let sent = AtomicU32::new(0);
         Self {
             rings,
             own_bell,
@@ -90,6 +96,7 @@ impl RingEnd {
             inline_max,
             made,
             asked,
+            sent,
             heard,
         }
     }
@@ -169,7 +176,7 @@ impl RingEnd {
         inline: &[u8],
     ) -> Result<(), Refusal> {
         let mut outgoing = lock(&self.rings.outgoing);
-        self.check_sleeper(&outgoing, socket)?;
+        self.check_peer(&outgoing, socket)?;
         match outgoing.push(RecordKind::Packet.tag(), &[head, rights, inline]) {
             Ok(()) => {}
             Err(PushError::Full { .. }) => {
@@ -187,7 +194,7 @@ impl RingEnd {
     /// Publishes records as far as there is room, and takes them out of the run.
     pub(crate) fn publish_run(&self, socket: BorrowedFd<'_>, run: &mut Run) -> Result<(), Refusal> {
         let mut outgoing = lock(&self.rings.outgoing);
-        self.check_sleeper(&outgoing, socket)?;
+        self.check_peer(&outgoing, socket)?;
         outgoing.push_run(run).map_err(|_| Refusal::Closed)?;
         self.heed(outgoing.publish());
         drop(outgoing);
@@ -226,11 +233,13 @@ impl RingEnd {
         }
     }
 
-    /// A side that says that it sleeps was alive when it said so, and may have died in its sleep:
-    /// the kernel is asked, but not every time. Afterwards it is too late: what was published may
-    /// have been received.
-    fn check_sleeper(&self, outgoing: &Producer, socket: BorrowedFd<'_>) -> Result<(), Refusal> {
-        if !outgoing.consumer_sleeps() {
+    /// A side that was killed says nothing, so the kernel is asked, but not every time: not twice in a
+    /// millisecond, and of a side that is awake with every fourth message only. Afterwards it is too
+    /// late: what was published may have been received.
+    fn check_peer(&self, outgoing: &Producer, socket: BorrowedFd<'_>) -> Result<(), Refusal> {
+        let sent = self.sent.load(Ordering::Relaxed).wrapping_add(1);
+        self.sent.store(sent, Ordering::Relaxed);
+        if sent % ASK_EVERY != 0 && !outgoing.consumer_sleeps() {
             return Ok(());
         }
         let now = self.made.elapsed().as_micros() as u64;

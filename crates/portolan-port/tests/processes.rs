@@ -45,6 +45,7 @@ fn play_a_part() {
             limit_descriptors(200);
             answer_all(&port_from(socket, flavour));
         }
+        "work for ever" => work_for_ever(&port_from(socket, flavour)),
         "ask many times" => ask_many_times(flavour),
         "receive without descriptors" => receive_without_descriptors(flavour),
         "answer without descriptors" => answer_without_descriptors(),
@@ -388,6 +389,35 @@ fn answer_all(port: &ReceiveRight) {
         }
     }
     panic!("nobody asks");
+}
+
+/// Says that it has begun, and never sleeps after that.
+fn work_for_ever(port: &ReceiveRight) {
+    for right in take_sends(&mut receive(port)) {
+        right.send(Message::new(7), PATIENCE).expect("send");
+    }
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+in_both_flavours!(a_server_that_was_killed_at_work_cannot_be_sent_to);
+
+fn a_server_that_was_killed_at_work_cannot_be_sent_to(flavour: Flavour) {
+    let here = port();
+    let (mut other, right) = server("work for ever", flavour);
+    let tell = here.make_send().expect("send right");
+    right
+        .send(Message::new(1).with_right(tell), PATIENCE)
+        .expect("send");
+    assert_eq!(here.receive(PATIENCE).expect("it works").id(), 7);
+    other.kill();
+    // The kernel is not asked twice in a millisecond.
+    let killed = Instant::now();
+    while killed.elapsed() < Duration::from_millis(2) {}
+    let error = (0..4).find_map(|id| right.send(Message::new(id), PATIENCE).err());
+    let error = error.expect("it is dead");
+    assert!(matches!(error.kind(), SendErrorKind::DeadName), "{error}");
 }
 
 in_both_flavours!(soak_many_requests_leave_both_processes_as_they_were);
