@@ -478,7 +478,9 @@ impl Channel {
             return Ok(());
         }
         // One pidfd for each channel is enough, and each costs a descriptor.
-        portolan_sys::ancillary::pass_pidfd(&self.socket, false).ok();
+        if !self.once {
+            portolan_sys::ancillary::pass_pidfd(&self.socket, false).ok();
+        }
         let pidfd = incoming.pidfd.take();
         let pidfd = pidfd.filter(|pidfd| !socket::is_last_reserve(pidfd));
         let pidfd = pidfd.map(Arc::new);

@@ -67,7 +67,7 @@ impl ReceiveRight {
     /// A port that came in a message.
     pub(crate) fn arrived(id: PortId, channels: Vec<Channel>) -> Result<Self, CreateError> {
         // Whoever the former owner said they are, the kernel says it again to the new one.
-        for channel in &channels {
+        for channel in channels.iter().filter(|channel| !channel.is_once()) {
             socket::ask_for_identity(channel.socket())?;
         }
         Self::with_channels(id, channels)
@@ -141,7 +141,10 @@ impl ReceiveRight {
         self.port
             .check_process()
             .map_err(|()| MintError::ForeignProcess)?;
-        let ends = socket::channel()?;
+        let ends = match once {
+            true => socket::channel_for_one()?,
+            false => socket::channel()?,
+        };
         self.port.add(Channel::new(ends.receiver, badge, once))?;
         Ok(ends.holder)
     }

@@ -38,7 +38,8 @@ impl Sender {
 
     /// The process itself: readable when it has exited.
     ///
-    /// `None` on kernels before 6.5, in answers to a request, and for a sender that first spoke
+    /// `None` on kernels before 6.5, in answers to a request, in messages that came through a
+    /// [send-once right](crate::SendOnceRight), and for a sender that first spoke
     /// when this process had less than a quarter of its descriptors left.
     #[must_use]
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {

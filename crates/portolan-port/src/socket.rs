@@ -239,6 +239,14 @@ pub(crate) fn channel() -> Result<Ends, Errno> {
     Ok(Ends { receiver, holder })
 }
 
+/// Makes a channel for one message, whose sender is known by its numbers: a pidfd would cost more
+/// than the message, and nothing ever comes back to the holder.
+pub(crate) fn channel_for_one() -> Result<Ends, Errno> {
+    let (receiver, holder) = pair()?;
+    pass_credentials(&receiver)?;
+    Ok(Ends { receiver, holder })
+}
+
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     let kind = SocketType::SEQPACKET;
     rustix::net::socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)
@@ -280,7 +288,7 @@ pub(crate) fn has_ended(socket: &OwnedFd) -> bool {
 /// An unconnected socket cannot: it could be made to listen, and would never hang up.
 pub(crate) fn is_channel_end(socket: &OwnedFd) -> bool {
     use rustix::net::sockopt::{socket_domain, socket_type};
-    socket_domain(socket) == Ok(AddressFamily::UNIX)
-        && socket_type(socket) == Ok(SocketType::SEQPACKET)
+    socket_type(socket) == Ok(SocketType::SEQPACKET)
+        && socket_domain(socket) == Ok(AddressFamily::UNIX)
         && rustix::net::getpeername(socket).is_ok()
 }

@@ -88,6 +88,9 @@ const GATHERING_TURNS: u32 = 16;
 /// Turns between two looks at the clock.
 const TURNS: u32 = 32;
 
+/// Giving way takes this long at least if somebody else has run meanwhile.
+const SWITCH: Duration = Duration::from_micros(2);
+
 /// How often a side gives way before it sleeps.
 const COURTESIES: u32 = 4;
 
@@ -128,7 +131,7 @@ impl Spinner {
             Whereabouts::Unknown if !spins && !may_spin() => Spun::Sleep { since: None },
             // An answer that is on its way needs no clock.
             _ if turn(FIRST_TURNS, &mut ready) => Spun::Hit,
-            _ if spins => match turn_until(Instant::now(), SPIN_SLICE, ready) {
+            _ if spins => match turn_until(Instant::now(), SPIN_SLICE, ready).0 {
                 true => Spun::Hit,
                 false => Spun::Again,
             },
@@ -151,8 +154,7 @@ impl Spinner {
         let Plan::Spin { nanos } = lock(&self.learnt).governor.begin() else {
             return Spun::Sleep { since: Some(since) };
         };
-        let hit = turn_until(since, Duration::from_nanos(nanos), ready);
-        let spent = nanos_since(since);
+        let (hit, spent) = turn_until(since, Duration::from_nanos(nanos), ready);
         let mut learnt = lock(&self.learnt);
         if hit {
             learnt.governor.spin_hit(spent);
@@ -196,13 +198,21 @@ fn turn(turns: u32, ready: &mut impl FnMut() -> bool) -> bool {
     false
 }
 
-fn turn_until(since: Instant, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
+/// Looks again and again for as long as the limit, and says how many nanoseconds that took. Others
+/// that want this processor have it in between, which does not count.
+fn turn_until(since: Instant, limit: Duration, mut ready: impl FnMut() -> bool) -> (bool, u64) {
+    let mut others = Duration::ZERO;
     loop {
-        if turn(TURNS, &mut ready) {
-            return true;
+        let hit = turn(TURNS, &mut ready);
+        let before = since.elapsed();
+        let own = before.saturating_sub(others);
+        if hit || own >= limit {
+            return (hit, u64::try_from(own.as_nanos()).unwrap_or(u64::MAX));
         }
-        if since.elapsed() >= limit {
-            return false;
+        rustix::thread::sched_yield();
+        let away = since.elapsed().saturating_sub(before);
+        if away >= SWITCH {
+            others += away;
         }
     }
 }

@@ -151,7 +151,7 @@ pub struct Courtesy {
 }
 
 /// How much longer than a loss it is until the next may be risked.
-pub const PENANCE: u64 = 16;
+pub const PENANCE: u64 = 8;
 
 /// Having waited longer than this, in nanoseconds, counts as a loss even where what was waited for
 /// was there in the end: being woken would not have taken as long.

@@ -140,6 +140,8 @@ struct Portolan {
     policy: WaitPolicy,
     bootstrap: Option<(Bootstrap, ServiceName)>,
     idle: Vec<SendRight>,
+    /// Where answers come through rights that are sent along.
+    answers: ReceiveRight,
     batches: bool,
     bytes: Vec<u8>,
 }
@@ -147,28 +149,29 @@ struct Portolan {
 pub(super) fn connect(cell: &Cell) -> anyhow::Result<Box<dyn Client>> {
     if cell.task.action == Action::Find {
         let (bootstrap, name) = (Bootstrap::connect(&cell.directory)?, name()?);
-        let mut client = Portolan::with(bootstrap.look_up(&name)?, policy(cell));
+        let mut client = Portolan::with(bootstrap.look_up(&name)?, policy(cell))?;
         client.bootstrap = Some((bootstrap, name));
         return Ok(Box::new(client));
     }
     let socket = dial::<Seqpacket>(&cell.directory)?;
     let right = SendRight::from_socket(socket)?;
-    let mut client = Portolan::with(right, policy(cell));
+    let mut client = Portolan::with(right, policy(cell))?;
     client.batches = cell.task.batches;
     Ok(Box::new(client))
 }
 
 impl Portolan {
-    fn with(right: SendRight, policy: WaitPolicy) -> Self {
+    fn with(right: SendRight, policy: WaitPolicy) -> anyhow::Result<Self> {
         right.set_wait_policy(policy);
-        Self {
+        Ok(Self {
+            answers: ReceiveRight::new()?,
             right,
             policy,
             bootstrap: None,
             idle: Vec::new(),
             batches: false,
             bytes: Vec::new(),
-        }
+        })
     }
 }
 
@@ -201,17 +204,17 @@ impl Client for Portolan {
     }
 
     fn pass_right(&mut self, source: &mut Source, length: usize) -> anyhow::Result<u64> {
-        let port = ReceiveRight::new()?;
         let message = Message::new(1)
             .with_bytes(source.vector(length))
-            .with_right(port.make_send()?);
+            .with_right(self.answers.make_send_once()?);
         self.right.send(message, Timeout::NEVER)?;
-        Ok(sum(port.receive(Timeout::NEVER)?.bytes()))
+        Ok(sum(self.answers.receive(Timeout::NEVER)?.bytes()))
     }
 
     fn find(&self) -> anyhow::Result<Box<dyn Client>> {
         let (bootstrap, name) = self.bootstrap.as_ref().context("no bootstrap server")?;
-        Ok(Box::new(Self::with(bootstrap.look_up(name)?, self.policy)))
+        let right = bootstrap.look_up(name)?;
+        Ok(Box::new(Self::with(right, self.policy)?))
     }
 
     fn open_idle(&mut self, count: usize, used: bool) -> anyhow::Result<()> {
