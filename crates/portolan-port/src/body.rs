@@ -6,7 +6,7 @@ use crate::payload::Payload;
 
 /// So many bytes of memory that is the sender's are copied at a time: few enough to stay in the
 /// processor's first cache while they are worked on.
-const PIECE_BYTES: usize = 32 << 10;
+const PIECE_BYTES: usize = 8 << 10;
 
 /// The bytes of a message, to be read once from the front: see
 /// [`Message::take_body`](crate::Message::take_body).

@@ -105,9 +105,10 @@ impl Lender {
 }
 
 impl Pool {
-    /// The smallest free memory that is large enough.
+    /// The smallest free memory that is large enough. Of several, the one that came back last, which
+    /// is most likely to be in a cache.
     fn reuse(&mut self, len: usize) -> io::Result<Option<OwnMemory>> {
-        let fitting = self.free.iter().enumerate();
+        let fitting = self.free.iter().enumerate().rev();
         let fitting = fitting.filter(|(_, memory)| memory.len() >= len);
         let smallest = fitting.min_by_key(|(_, memory)| memory.len());
         match smallest.map(|(at, _)| at) {

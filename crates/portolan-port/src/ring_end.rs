@@ -239,7 +239,7 @@ impl RingEnd {
     fn check_peer(&self, outgoing: &Producer, socket: BorrowedFd<'_>) -> Result<(), Refusal> {
         let sent = self.sent.load(Ordering::Relaxed).wrapping_add(1);
         self.sent.store(sent, Ordering::Relaxed);
-        if sent % ASK_EVERY != 0 && !outgoing.consumer_sleeps() {
+        if !sent.is_multiple_of(ASK_EVERY) && !outgoing.consumer_sleeps() {
             return Ok(());
         }
         let now = self.made.elapsed().as_micros() as u64;
