@@ -21,6 +21,9 @@ const MAX_KEPT_BYTES: usize = 16 << 20;
 /// What a right in an answer counts as beside its bytes, so that at most 256 are kept.
 const BYTES_PER_KEPT_RIGHT: usize = 64 << 10;
 
+/// What a word without bytes counts as, so that some hundred thousand are kept.
+const BYTES_PER_KEPT_WORD: usize = size_of::<Kept>();
+
 /// Slots that are owed an answer, and answers that there was no room for.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
@@ -128,7 +131,7 @@ impl Kept {
             Self::Answer(_, message) => {
                 message.bytes().len() + message.rights().len() * BYTES_PER_KEPT_RIGHT
             }
-            Self::NoReply(_) | Self::Returned(_) => 0,
+            Self::NoReply(_) | Self::Returned(_) => BYTES_PER_KEPT_WORD,
             Self::Redirect(..) => BYTES_PER_KEPT_RIGHT,
         }
     }
