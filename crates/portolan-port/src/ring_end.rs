@@ -4,7 +4,7 @@
 //! an empty record keeps their place; so the order of a channel's packets is the order of its
 //! records.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
@@ -14,8 +14,8 @@ use portolan_ring::{
 };
 use portolan_wire::packet::{self, Flags, HEADER_BYTES, RecordKind, RightDescriptor};
 use rustix::event::PollFlags;
-use rustix::io::{Errno, ReadWriteFlags};
-use rustix::pipe::PipeFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::channel::lock;
 use crate::mapping::{Position, Reader, Rings};
@@ -36,11 +36,7 @@ pub(crate) struct RingEnd {
     asked: AtomicU64,
     /// Messages sent so far, changed under the lock of what goes out.
     sent: AtomicU32,
-    heard: AtomicU64,
 }
-
-/// Rings that are heard before the bell is emptied.
-const EMPTY_AFTER: u64 = 256;
 
 /// How often the kernel is asked whether the other side is still there.
 const ASK_AFTER_MICROS: u64 = 1000;
@@ -61,8 +57,6 @@ impl RingEnd {
     /// Fresh memory and bells, for the holder.
     pub(crate) fn create() -> io::Result<Self> {
         let (own, peer) = (Bell::new()?, Bell::new()?);
-        // A kernel that cannot write to a pipe without waiting cannot do this safely.
-        own.ring()?;
         Ok(Self::new(Rings::create()?, own, peer))
     }
 
@@ -87,7 +81,7 @@ impl RingEnd {
 
     fn new(rings: Rings, own_bell: Bell, peer_bell: Bell) -> Self {
         let inline_max = lock(&rings.outgoing).max_payload() as usize;
-        let (made, asked, heard) = (Instant::now(), AtomicU64::new(0), AtomicU64::new(0));
+        let (made, asked) = (Instant::now(), AtomicU64::new(0));
         let sent = AtomicU32::new(0);
         Self {
             rings,
@@ -97,7 +91,6 @@ impl RingEnd {
             made,
             asked,
             sent,
-            heard,
         }
     }
 
@@ -124,12 +117,9 @@ impl RingEnd {
         self.own_bell.out.as_fd()
     }
 
-    /// Notes that the bell was heard. One that nobody empties falls silent when it is full, which
-    /// takes some ten thousand rings.
+    /// Notes that the bell was heard, by who is about to look at everything that it can stand for.
     pub(crate) fn hear(&self) {
-        if self.heard.fetch_add(1, Ordering::Relaxed) % EMPTY_AFTER == EMPTY_AFTER - 1 {
-            self.own_bell.hear();
-        }
+        self.own_bell.hear();
     }
 
     /// How far this side has come when it is about to be somewhere else. The space of what was
@@ -255,13 +245,12 @@ impl RingEnd {
     }
 
     fn ring(&self) {
-        // What cannot be rung is not heard, and harms who made the bell.
-        self.peer_bell.ring().ok();
+        self.peer_bell.ring();
     }
 
     /// Rings the bell of this side, so that whoever waits for it looks again.
     pub(crate) fn ring_own(&self) {
-        self.own_bell.ring().ok();
+        self.own_bell.ring();
     }
 
     /// Publishes a packet that is only a header and can wait until the other side is awake. False if
@@ -387,23 +376,22 @@ fn broken(_: Corrupt) -> Nothing {
     Nothing::Violation
 }
 
-/// A pipe, whose bytes mean nothing.
+/// A pair of stream sockets, whose bytes mean nothing: ringing writes to one end and the other becomes
+/// readable.
 ///
-/// The other side has it too and may do with it what it likes, so nothing here relies on the
-/// flags of the pipe, or on its being one: every call says itself that it does not wait. An eventfd
-/// has no such call; its owner could fill it up and make the other side wait for ever.
+/// The other side has both ends too and may do with them what it likes. Sending with `MSG_DONTWAIT`
+/// takes no lock that a reader holds while it copies, so nobody can make who rings wait; nor can a
+/// descriptor that is no socket at all, which is not rung then and harms who offered it.
 #[derive(Debug)]
 struct Bell {
     out: OwnedFd,
     into: OwnedFd,
 }
 
-/// The position of a pipe, which has none (preadv2(2)).
-const NOWHERE: u64 = u64::MAX;
-
 impl Bell {
     fn new() -> io::Result<Self> {
-        let (out, into) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
+        let (out, into) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None)?;
         Ok(Self { out, into })
     }
 
@@ -411,20 +399,16 @@ impl Bell {
         Self { out, into }
     }
 
-    fn ring(&self) -> io::Result<()> {
-        let byte = [IoSlice::new(b"!")];
-        match rustix::io::pwritev2(&self.into, &byte, NOWHERE, ReadWriteFlags::NOWAIT) {
-            // Full of rings that were not heard, so it is readable.
-            Ok(_) | Err(Errno::AGAIN) => Ok(()),
-            Err(other) => Err(other.into()),
-        }
+    fn ring(&self) {
+        // Full of rings that were not heard, it is readable; else it harms who made it.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::send(&self.into, b"!", flags).ok();
     }
 
+    /// Takes the rings that have come.
     fn hear(&self) {
-        let mut bytes = [0; 4096];
-        let mut into = [IoSliceMut::new(&mut bytes)];
-        // Nothing there, or no pipe: both are no matter.
-        rustix::io::preadv2(&self.out, &mut into, NOWHERE, ReadWriteFlags::NOWAIT).ok();
+        // Nothing there, or no socket: both are no matter.
+        rustix::net::recv(&self.out, &mut [0; 512], RecvFlags::DONTWAIT).ok();
     }
 }
 

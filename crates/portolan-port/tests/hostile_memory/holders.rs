@@ -1,7 +1,7 @@
 //! Holders that keep to no rules, before an honest port.
 
 use std::fs::File;
-use std::io::{Write, pipe};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -15,7 +15,7 @@ use portolan_wire::port_id::PortId;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::net::SocketType;
+use rustix::net::{SendFlags, SocketType};
 
 use crate::PATIENCE;
 use crate::nonsense::{A_WHILE, Random, beside_a_scribbler, control, scribble, wrong_packets};
@@ -56,8 +56,8 @@ fn memory(len: usize, flags: MemfdFlags, seals: SealFlags) -> OwnedFd {
 }
 
 fn bells() -> [OwnedFd; 4] {
-    let [(a, b), (c, d)] = [pipe(), pipe()].map(|ends| ends.expect("pipe"));
-    [a.into(), b.into(), c.into(), d.into()]
+    let [(a, b), (c, d)] = [(); 2].map(|()| pair(SocketType::STREAM));
+    [a, b, c, d]
 }
 
 const ACCEPTED: u64 = (RecordKind::Accept.tag() as u64) << 32;
@@ -298,22 +298,28 @@ fn strange_bells() -> Vec<(&'static str, [OwnedFd; 4])> {
     stream.set_nonblocking(true).expect("non-blocking");
     while (&stream).write(&[0; 4096]).is_ok() {}
     stream.set_nonblocking(false).expect("blocking");
-    let full_pipes = bells();
-    for bell in [&full_pipes[1], &full_pipes[3]] {
-        let flags = rustix::io::ReadWriteFlags::NOWAIT;
-        let page = [0; 4096];
-        let page = [std::io::IoSlice::new(&page)];
-        while rustix::io::pwritev2(bell, &page, u64::MAX, flags).is_ok() {}
+    let full_bells = bells();
+    for bell in [&full_bells[1], &full_bells[3]] {
+        while rustix::net::send(bell, &[0; 4096], SendFlags::DONTWAIT).is_ok() {}
     }
+    let (out, into) = std::io::pipe().expect("pipe");
+    let [out, into]: [OwnedFd; 2] = [out.into(), into.into()];
+    let pipes = [&out, &into, &out, &into].map(|end| end.try_clone().expect("duplicate"));
     let [a, b, c, d] = bells();
     let [_, to_nobody, _, to_nobody_too] = bells();
+    let shut = bells();
+    for bell in &shut {
+        rustix::net::shutdown(bell, rustix::net::Shutdown::Both).expect("shutdown");
+    }
     let mut strange = vec![
         ("full eventfds", all(full)),
         ("a full stream", all(stream)),
-        ("full pipes", full_pipes),
-        ("pipes the wrong way round", [b, a, d, c]),
+        ("full bells", full_bells),
+        ("bells the wrong way round", [b, a, d, c]),
+        ("bells that were shut down", shut),
+        ("pipes", pipes),
         (
-            "only writable ends",
+            "ends whose other ends are closed",
             [
                 to_nobody.try_clone().expect("duplicate"),
                 to_nobody,
@@ -638,8 +644,6 @@ fn sleep_words_are_the_peers_own_affair() {
 fn a_peer_that_says_again_and_again_that_it_sleeps_is_rung_without_waiting() {
     let stage = Stage::new();
     let holder = Holder::promoted(&stage);
-    let [_, _, _, bell] = &holder.offer.bells;
-    rustix::pipe::fcntl_setpipe_size(bell, 4096).expect("F_SETPIPE_SZ");
     // More than the bell has room for.
     for slot in 1..6000 {
         holder.message(slot, b"");
@@ -784,7 +788,8 @@ fn a_flood_through_memory_leaves_the_honest_client_served() {
                         - holder.requests().get(Word::Released);
                     if queued < RING_BYTES as u64 / 4 {
                         holder.message(0, b"x");
-                        write(&holder.socket, &control(Kind::Hello), &[]).ok();
+                        let message = packet(header(Kind::Message, 0), &[], b"");
+                        write(&holder.socket, &message, &[]).ok();
                         holder.record(RecordKind::InSocket.tag(), &[]);
                     }
                 }

@@ -6,15 +6,14 @@
 //! seen as atomics only, so whatever the other side does to it conflicts with no reference.
 #![allow(unsafe_code, reason = "mmap, and a slice of what it mapped")]
 
-use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use portolan_ring::HEADER_BYTES;
-use rustix::io::ReadWriteFlags;
 use rustix::mm::{MapFlags, ProtFlags};
+use rustix::net::SendFlags;
 
 /// Bytes of records in each direction.
 pub(crate) const RING_BYTES: usize = 512 << 10;
@@ -125,7 +124,7 @@ impl RawRing<'_> {
 
 /// Rings a bell that may be full, or none.
 pub(crate) fn ring(bell: &OwnedFd) {
-    let byte = [IoSlice::new(b"!")];
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     // Full is as good as rung.
-    rustix::io::pwritev2(bell, &byte, u64::MAX, ReadWriteFlags::NOWAIT).ok();
+    rustix::net::send(bell, b"!", flags).ok();
 }
