@@ -13,6 +13,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use portolan_wire::packet::MAX_MESSAGE_BYTES;
+
 use crate::channel::{Channel, lock};
 use crate::mapping::{OwnMemory, PeerMemory};
 
@@ -24,6 +26,13 @@ const MAX_KEPT_BYTES: usize = 32 << 20;
 
 /// Memory is made in multiples of this, so that messages of similar lengths share it.
 const STEP_BYTES: usize = 256 << 10;
+
+/// The most bytes of one piece of memory.
+const LONGEST: usize = MAX_MESSAGE_BYTES.next_multiple_of(STEP_BYTES);
+
+/// The most bytes that one right has lent at a time. With more of its memory kept by a receiver, it
+/// makes memory for each message that is the receiver's to free.
+const MAX_LENT_BYTES: usize = 128 << 20;
 
 /// The memory that one right lends.
 #[derive(Debug, Default)]
@@ -95,6 +104,13 @@ impl Lender {
         }
     }
 
+    /// Nobody will return anything any more.
+    pub(crate) fn port_died(&self) {
+        let mut pool = lock(&self.pool);
+        pool.free.clear();
+        pool.lent.clear();
+    }
+
     fn stayed(&self, number: u32) {
         lock(&self.pool).lent.remove(&number);
     }
@@ -113,9 +129,17 @@ impl Pool {
         let smallest = fitting.min_by_key(|(_, memory)| memory.len());
         match smallest.map(|(at, _)| at) {
             Some(at) => Ok(Some(self.free.swap_remove(at))),
-            None if self.lent.len() >= MAX_LENT => Err(io::ErrorKind::WouldBlock.into()),
+            None if self.has_lent_too_much() => Err(io::ErrorKind::WouldBlock.into()),
             None => Ok(None),
         }
+    }
+
+    fn has_lent_too_much(&self) -> bool {
+        let bytes = self.lent.values().map(|lent| match lent {
+            Lent::Out(memory) => memory.len(),
+            Lent::Going | Lent::Back => 0,
+        });
+        self.lent.len() >= MAX_LENT || bytes.sum::<usize>() >= MAX_LENT_BYTES
     }
 
     fn keep(&mut self, memory: OwnMemory) {
@@ -221,8 +245,10 @@ impl DerefMut for Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        if let Store::Memory(memory, lender) = std::mem::replace(&mut self.store, Store::Spent) {
-            lender.keep(memory);
+        match std::mem::replace(&mut self.store, Store::Spent) {
+            // A thread of the parent may have held the lock when this child was forked.
+            Store::Memory(memory, lender) if !memory.is_foreign() => lender.keep(memory),
+            _ => {}
         }
     }
 }
@@ -248,7 +274,7 @@ impl Borrowed {
         if let Some(known) = self.0.iter().find(|memory| memory.is(identity)) {
             return Ok(Arc::clone(known));
         }
-        let memory = Arc::new(PeerMemory::map(file)?);
+        let memory = Arc::new(PeerMemory::map(file, LONGEST)?);
         if self.0.len() >= MAX_MAPPED {
             self.0.remove(0);
         }

@@ -139,6 +139,11 @@ impl OwnMemory {
         Ok(memory)
     }
 
+    /// In a forked child the mapping does not exist, and something else may be there.
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.epoch != portolan_sys::fork::epoch()
+    }
+
     /// The file, for lending it.
     pub(crate) fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
@@ -149,6 +154,9 @@ impl Deref for OwnMemory {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
+        if self.is_foreign() {
+            return &[];
+        }
         // SAFETY: `start` is the beginning of a live mapping of `len` bytes, which no other process
         // can write (test `lent_memory_can_be_written_by_its_owner_alone`), and this one writes only
         // through `deref_mut`.
@@ -158,6 +166,9 @@ impl Deref for OwnMemory {
 
 impl DerefMut for OwnMemory {
     fn deref_mut(&mut self) -> &mut [u8] {
+        if self.is_foreign() {
+            return &mut [];
+        }
         // SAFETY: as in `deref`, and the borrow of `self` is exclusive. That others may read
         // meanwhile is no matter of this process's.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
@@ -166,8 +177,7 @@ impl DerefMut for OwnMemory {
 
 impl Drop for OwnMemory {
     fn drop(&mut self) {
-        // In a forked child the mapping does not exist, and something else may be there.
-        if self.epoch == portolan_sys::fork::epoch() {
+        if !self.is_foreign() {
             // SAFETY: unmaps just what `create` mapped, once, and no borrow of it is left.
             let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
             debug_assert!(result.is_ok(), "munmap of an own mapping cannot fail");
@@ -202,13 +212,16 @@ impl PeerMemory {
         Ok((stat.st_dev, stat.st_ino))
     }
 
-    /// Maps all of `file`, which must be sealed and without holes.
+    /// Maps all of `file`, which must be sealed, without holes and not longer than `longest`.
     ///
     /// # Errors
     ///
-    /// `InvalidData` when seals or contents are not as required; otherwise what the kernel says.
-    pub(crate) fn map(file: &OwnedFd) -> io::Result<Self> {
+    /// `InvalidData` when seals, contents or length are not as required; otherwise what the kernel says.
+    pub(crate) fn map(file: &OwnedFd, longest: usize) -> io::Result<Self> {
         let len = sealed_length(file, Self::seals())?;
+        if len > longest {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         let flags = MapFlags::SHARED | MapFlags::POPULATE;
         // SAFETY: a mapping at an address of the kernel's choice replaces no other.
         let start =
@@ -477,7 +490,7 @@ mod tests {
     #[test]
     fn lent_memory_can_be_written_by_its_owner_alone() {
         let mut own = OwnMemory::create(8192).expect("create");
-        let peer = PeerMemory::map(&own.file).expect("map");
+        let peer = PeerMemory::map(&own.file, 8192).expect("map");
         own[8191] = 7;
         assert_eq!(peer.window().to_vec(8192)[8191], 7);
         let write = rustix::io::pwrite(&own.file, b"x", 0);
@@ -503,15 +516,17 @@ mod tests {
         for missing in PeerMemory::seals().iter() {
             let file = memory(b"abc", PeerMemory::seals() - missing);
             assert!(
-                PeerMemory::map(&file).is_err(),
+                PeerMemory::map(&file, 8192).is_err(),
                 "accepted without {missing:?}"
             );
         }
-        assert!(PeerMemory::map(&memory(b"", PeerMemory::seals())).is_err());
+        assert!(PeerMemory::map(&memory(b"", PeerMemory::seals()), 8192).is_err());
+        assert!(PeerMemory::map(&memory(b"abc", PeerMemory::seals()), 3).is_ok());
+        assert!(PeerMemory::map(&memory(b"abc", PeerMemory::seals()), 2).is_err());
         let holes = memory(b"", SealFlags::empty());
         rustix::fs::ftruncate(&holes, 8192).expect("truncate");
         rustix::fs::fcntl_add_seals(&holes, PeerMemory::seals()).expect("seal");
-        assert!(PeerMemory::map(&holes).is_err());
+        assert!(PeerMemory::map(&holes, 8192).is_err());
     }
 
     #[test]
