@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use portolan_sys::ancillary::Credentials;
 use portolan_wire::moved::{MovedChannel, MovedMemory};
 use portolan_wire::packet::{Header, Kind, RecordKind};
 use portolan_wire::port_id::PortId;
@@ -32,6 +33,11 @@ pub(crate) struct Channel {
     badge: u64,
     /// Good for one message.
     once: bool,
+    /// Nobody but the holder can know the memory that is offered here, as far as this process trusts
+    /// those who had this end before.
+    is_private: bool,
+    /// The holder has been asked who it is.
+    asked: AtomicBool,
     epoch: u64,
     socket: OwnedFd,
     /// Memory that the holder offered and that was accepted.
@@ -116,6 +122,8 @@ impl Channel {
         Self {
             badge,
             once,
+            is_private: true,
+            asked: AtomicBool::new(false),
             epoch: portolan_sys::fork::epoch(),
             socket,
             ring: OnceLock::new(),
@@ -126,6 +134,15 @@ impl Channel {
             hung_up: AtomicBool::new(false),
             watch: OnceLock::new(),
         }
+    }
+
+    /// The same, whose end for the receiver came from another process. It may have kept a duplicate,
+    /// which shows it the descriptors of the memory on their way, and then it can write there in the
+    /// holder's name. Root and this user's own processes could do as much by other means.
+    pub(crate) fn had_by(mut self, maker: Option<Credentials>) -> Self {
+        let own = rustix::process::geteuid().as_raw();
+        self.is_private = maker.is_some_and(|maker| maker.uid == 0 || maker.uid == own);
+        self
     }
 
     /// A channel of a receive right that has just moved here, with its descriptors.
@@ -200,7 +217,10 @@ impl Channel {
         if let Some(ring) = self.ring() {
             // What came before has rung for somebody else, or not at all.
             ring.ring_own();
-            ring.announce(RecordKind::WhoAreYou);
+            if self.is_private {
+                self.asked.store(true, Ordering::Relaxed);
+                ring.announce(RecordKind::WhoAreYou);
+            }
         }
         Ok(())
     }
@@ -370,13 +390,16 @@ impl Channel {
                     return Ok(Read::Other);
                 }
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;
-                add(Self::new(socket, self.badge, false));
+                let maker = incoming.credentials;
+                add(Self::new(socket, self.badge, false).had_by(maker));
                 Ok(Read::Other)
             }
             // Once: a bell that nobody knows any more would stay in the epoll instance.
             Kind::Promote if !self.once && self.ring.get().is_none() => {
                 self.identify(&mut incoming, reading)?;
-                self.consider(incoming);
+                if self.is_private {
+                    self.consider(incoming);
+                }
                 Ok(Read::Other)
             }
             Kind::Switch => {
@@ -384,9 +407,12 @@ impl Channel {
                 self.identify(&mut incoming, reading)?;
                 self.switch()
             }
-            Kind::Hello => {
-                reading.sender = None;
-                self.identify(&mut incoming, reading)?;
+            Kind::Hello if incoming.credentials.is_some() => {
+                // One may still come that a former owner asked for.
+                if self.asked.swap(false, Ordering::Relaxed) {
+                    reading.sender = None;
+                    self.identify(&mut incoming, reading)?;
+                }
                 Ok(Read::Other)
             }
             _ => Err(Nothing::Violation),
@@ -399,9 +425,10 @@ impl Channel {
         reading: &mut Reading,
         port: PortId,
     ) -> Result<Read, Nothing> {
-        // What comes through memory has no credentials of its own. The memory is known only to
-        // who offered it, and that the kernel has said.
-        if self.ring().is_none() || incoming.credentials.is_some() {
+        // What comes through memory has no credentials of its own. The memory is known only to who
+        // offered it, and that the kernel has said; if somebody else may know it, nobody is named.
+        let is_named = self.ring().is_none() || (incoming.credentials.is_some() && self.is_private);
+        if is_named {
             self.identify(&mut incoming, reading)?;
         }
         let slot = incoming.header.slot;
@@ -698,7 +725,7 @@ impl Drop for Channel {
 }
 
 fn add_bell(watch: &Watch, ring: &RingEnd) -> Result<(), Errno> {
-    // Each ring is an event of its own, so the bell is never read.
+    // Each ring is an event of its own, so no ring is lost if another thread takes it first.
     let flags = EventFlags::IN | EventFlags::ET;
     epoll::add(
         &*watch.epoll,

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use portolan_sys::ancillary::MAX_DESCRIPTORS;
+use portolan_sys::ancillary::{Credentials, MAX_DESCRIPTORS};
 use portolan_wire::moved::{self, MovedChannel};
 use portolan_wire::packet::{
     Flags, Header, Kind, LENT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, MAX_RIGHT_FDS,
@@ -458,6 +458,7 @@ pub(crate) fn receive(incoming: Incoming) -> Result<Message, Nothing> {
         payload,
         lent,
         mut fds,
+        credentials,
         ..
     } = incoming;
     // Whoever can return memory has taken it.
@@ -467,7 +468,9 @@ pub(crate) fn receive(incoming: Incoming) -> Result<Message, Nothing> {
     let mut message = Message::new(header.id);
     message.payload = payload;
     for descriptor in rights {
-        message.rights.push(unpack(descriptor, &mut fds)?);
+        message
+            .rights
+            .push(unpack(descriptor, &mut fds, credentials)?);
     }
     if header.flags.contains(Flags::REPLY_RIGHT) {
         match message.rights.pop() {
@@ -478,7 +481,11 @@ pub(crate) fn receive(incoming: Incoming) -> Result<Message, Nothing> {
     Ok(message)
 }
 
-fn unpack(right: RightDescriptor, fds: &mut VecDeque<OwnedFd>) -> Result<Right, Nothing> {
+fn unpack(
+    right: RightDescriptor,
+    fds: &mut VecDeque<OwnedFd>,
+    mover: Option<Credentials>,
+) -> Result<Right, Nothing> {
     let mut own = fds.drain(..usize::from(right.fds).min(fds.len()));
     let unpacked = match (right.kind, own.next()) {
         (RightKind::Send, Some(socket)) if socket::is_channel_end(&socket) => {
@@ -488,7 +495,8 @@ fn unpack(right: RightDescriptor, fds: &mut VecDeque<OwnedFd>) -> Result<Right, 
             Right::SendOnce(SendOnceRight::from_end(socket, right.port))
         }
         (RightKind::Receive, first) => {
-            let channels = unload_vans(first.into_iter().chain(own))?;
+            let channels = unload_vans(first.into_iter().chain(own))?.into_iter();
+            let channels = channels.map(|channel| channel.had_by(mover)).collect();
             let receive = ReceiveRight::arrived(right.port, channels);
             Right::Receive(receive.map_err(|_| Nothing::Violation)?)
         }
