@@ -458,7 +458,7 @@ impl Port {
 
     /// From now on, the descriptor is readable whenever there may be something.
     pub(crate) fn poll_from_outside(&self) {
-        if !self.polled.swap(true, Ordering::Relaxed) {
+        if self.check_process().is_ok() && !self.polled.swap(true, Ordering::Relaxed) {
             self.settle();
         }
     }
@@ -617,7 +617,7 @@ impl Port {
         let Some((token, channel)) = hot.channels.get(at).cloned() else {
             return Step::Other;
         };
-        let read = self.read(&channel);
+        let read = self.read(&channel, &mut hot);
         if matches!(read, Read::Closed) {
             hot.channels.remove(at);
         }
@@ -698,7 +698,7 @@ impl Port {
             channel.flush_socket();
         }
         if channel.ring().is_none() {
-            let read = self.read(&channel);
+            let read = self.read(&channel, &mut lock(&self.hot));
             return Ok(self.take(token, &channel, read));
         }
         if flags.contains(EventFlags::HUP) {
@@ -726,17 +726,21 @@ impl Port {
         }
     }
 
-    fn read(&self, channel: &Arc<Channel>) -> Read {
+    /// Reads from a channel, and numbers what came before another thread can take what follows.
+    fn read(&self, channel: &Arc<Channel>, hot: &mut Hot) -> Read {
         // Without descriptors for another sender, the new right is dead from the start.
-        channel.read(self.id, |minted| {
+        let mut read = channel.read(self.id, |minted| {
             self.add(minted).ok();
-        })
+        });
+        if let Read::Message(message) = &mut read {
+            message.sequence = hot.next_sequence();
+        }
+        read
     }
 
     fn take(&self, token: u64, channel: &Arc<Channel>, read: Read) -> Step {
         match read {
-            Read::Message(mut message) => {
-                message.sequence = self.next_sequence();
+            Read::Message(message) => {
                 if channel.is_once() {
                     self.remove(token);
                 }
@@ -835,6 +839,8 @@ impl Port {
                 rustix::io::read(bell, &mut [0_u8; 8]).ok();
             }
         }
+        // Whoever numbers a message may wait for this.
+        drop(state);
         let mut message = Message::new(notification.id());
         message.sequence = self.next_sequence();
         message.origin = Some(Arc::new(Origin {
