@@ -49,7 +49,9 @@ pub struct SendRight {
     replies: Mutex<Replies>,
     progress: Condvar,
     memory: Box<Memory>,
+    /// For answers, and for room.
     spinner: Box<Spinner>,
+    room_spinner: Box<Spinner>,
     /// Of answers that come through memory.
     origin: OnceLock<Arc<Origin>>,
     lender: Arc<Lender>,
@@ -153,6 +155,7 @@ impl SendRight {
             progress: Condvar::new(),
             memory: Box::default(),
             spinner: Box::default(),
+            room_spinner: Box::default(),
             origin: OnceLock::new(),
             lender: Arc::default(),
         }
@@ -264,10 +267,17 @@ impl SendRight {
             return Ok(());
         };
         let head = PlainMessage::head(id, 0, bytes.len());
+        // The clock is looked at only if it has to be.
+        let mut deadline = None;
         loop {
             match ring.publish(self.socket(), &head, &[], bytes) {
                 Ok(()) => return Ok(()),
-                Err(Refusal::Full(full)) if self.wait_for_room(full, timeout.deadline())? => {}
+                Err(Refusal::Full(full)) => {
+                    let deadline = *deadline.get_or_insert_with(|| timeout.deadline());
+                    if !self.wait_for_room(full, deadline)? {
+                        return Err(SendErrorKind::TimedOut);
+                    }
+                }
                 Err(refusal) => return Err(transfer::send_error(refusal)),
             }
         }
@@ -447,6 +457,9 @@ impl SendRight {
             self.memory.advance(self.socket());
             Some(self.memory.stay())
         };
+        if message.payload.len() > self.link().inline_max(false) {
+            self.look_for_returned();
+        }
         let wait = &mut |full| self.wait_for_room(full, deadline);
         transfer::send(self.link(), (Kind::Message, slot), message, deadline, wait)
     }
@@ -473,18 +486,41 @@ impl SendRight {
         let (Full::Ring { len }, Some(ring)) = (full, self.memory.ring()) else {
             return socket::wait(self.socket(), PollFlags::OUT, deadline);
         };
-        if !matches!(deadline, Deadline::Passed) {
-            let spun = self.spinner.spin(ring.meet(), || ring.has_room(len));
-            if spun == Spun::Hit {
-                return Ok(true);
+        let mut spun_since = None;
+        while !deadline.has_passed() {
+            match self.room_spinner.spin(ring.meet(), || ring.has_room(len)) {
+                Spun::Hit => return Ok(true),
+                Spun::Again if !self.dead.load(Ordering::Relaxed) => self.look_at_news(),
+                Spun::Again => break,
+                Spun::Sleep { since } => {
+                    spun_since = since;
+                    break;
+                }
             }
         }
+        let there_is = self.sleep_until_room(ring, len, deadline);
+        if let Some(since) = spun_since {
+            self.room_spinner.slept(since);
+        }
+        there_is
+    }
+
+    fn sleep_until_room(
+        &self,
+        ring: &RingEnd,
+        len: u32,
+        deadline: Deadline,
+    ) -> Result<bool, Errno> {
         let mut replies = lock(&self.replies);
         loop {
             if self.dead.load(Ordering::Relaxed) {
                 return Err(Errno::PIPE);
             }
             if !ring.prepare_to_send(len) {
+                // There is one word for all that wait: who waits for more has to say so again.
+                if replies.reading {
+                    ring.ring_own();
+                }
                 self.ring_if_polled(ring);
                 return Ok(true);
             }
@@ -535,11 +571,16 @@ impl SendRight {
     /// Chooses how [`request`](Self::request) waits for a port that shares memory with this right.
     pub fn set_wait_policy(&self, policy: WaitPolicy) {
         self.spinner.set_policy(policy);
+        self.room_spinner.set_policy(policy);
     }
 
     /// Makes the port dead for this right alone: everything that waits on it fails with
     /// `DeadName`, and so does everything later.
+    /// In a forked child this does nothing.
     pub fn hang_up(&self) {
+        if self.check_process().is_err() {
+            return;
+        }
         // Fails only if the port has gone already.
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).ok();
         self.dead.store(true, Ordering::Relaxed);
@@ -608,8 +649,13 @@ impl SendRight {
         replies: MutexGuard<'a, Replies>,
         deadline: Deadline,
     ) -> Result<MutexGuard<'a, Replies>, Errno> {
-        let ring = self.memory.ring();
-        if ring.is_some_and(|ring| !ring.prepare_to_receive()) {
+        if let Some(ring) = self.memory.ring()
+            && !ring.prepare_to_receive()
+        {
+            // Who sleeps for all is not rung for now, and may wait for something that is taken here.
+            if replies.reading {
+                ring.ring_own();
+            }
             return Ok(self.read_all(replies, Depth::Memory));
         }
         self.wait_for_bell(replies, deadline)
@@ -767,8 +813,9 @@ impl SendRight {
         mut replies: MutexGuard<'a, Replies>,
         depth: Depth,
     ) -> MutexGuard<'a, Replies> {
-        // A peer that keeps sending gets a share of the time only.
-        for _ in 0..MAX_OWED {
+        // A peer that keeps sending gets a share of the time only, which is more than all that an
+        // honest one can have sent.
+        for _ in 0..2 * MAX_OWED {
             let result = match self.next(depth) {
                 Ok(News::Packet(incoming)) => self.dispatch(incoming, &mut replies),
                 Ok(News::WhoAreYou) => {
@@ -953,6 +1000,7 @@ impl SendRight {
     /// The port is dead. The slots in `owed` (little-endian `u32`s) may still be answered.
     fn die(&self, replies: &mut Replies, owed: &[u8]) {
         self.dead.store(true, Ordering::Relaxed);
+        self.lender.port_died();
         let owed = |slot: &u32| owed.as_chunks::<4>().0.contains(&slot.to_le_bytes());
         replies
             .slots
