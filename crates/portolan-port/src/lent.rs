@@ -153,6 +153,9 @@ impl Pool {
 /// Bytes to be written in place and then sent with
 /// [`Message::with_loan`](crate::Message::with_loan), see
 /// [`SendRight::lend`](crate::SendRight::lend).
+///
+/// The receiver sees all of the memory behind it, which is longer than the loan and still has in it
+/// what was written there for earlier messages of the same right. In a forked child it is empty.
 pub struct Loan {
     store: Store,
     len: usize,

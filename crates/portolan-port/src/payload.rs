@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use crate::lent::{Borrowing, Lender, Loan};
 use crate::mapping::Mapping;
 
-/// Longest payload that is copied through the socket; longer ones travel as a sealed memfd.
+/// Longest payload that is copied through the socket; longer ones travel in lent memory.
 ///
 /// Copying wins at every length that fits (docs/design/002-inline-threshold.md), so this is what
 /// fits: the default socket buffer limits a packet to 212,960 bytes, and the header and the most

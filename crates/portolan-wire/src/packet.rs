@@ -5,8 +5,8 @@
 //! | Header | r × RightDescriptor | payload, unless it travels out of line |
 //! ```
 //!
-//! Everything is little-endian. A packet's descriptors are, in this order: the sealed memfd with
-//! the payload if [`Flags::OUT_OF_LINE`] is set, then for each right descriptor as many as its
+//! Everything is little-endian. A packet's descriptors are, in this order: the memory with the payload
+//! if [`Flags::OUT_OF_LINE`] or [`Flags::LENT`] is set, then for each right descriptor as many as its
 //! `fds` says.
 
 use thiserror::Error;

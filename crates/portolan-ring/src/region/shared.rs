@@ -6,7 +6,7 @@
 //! [`copy`](crate::copy), which acts as byte-wise relaxed atomic accesses. Bounds follow from two
 //! facts: the contract of [`Region::new`] gives `HEADER_BYTES + capacity` bytes, and [`Cut`] never
 //! yields a run that leaves the `capacity` bytes behind the header. The pieces of a wrapped run are
-//! covered by the model test at each offset (tests/model.rs).
+//! covered by the model test at each offset (tests/ring.rs).
 #![allow(
     unsafe_code,
     reason = "this file is the only door to the mapped memory"
