@@ -33,13 +33,21 @@ pub(crate) const LISTENING: &str = "listening";
 /// What a client says when it waits for an order.
 pub(crate) const WAITING: &str = "waiting";
 
+/// What a connection that goes through memory takes at most.
+const DESCRIPTORS_IN_USE: u64 = 8;
+
 /// Most descriptors that a process needs beside those of idle channels.
 const SPARE_DESCRIPTORS: u64 = 256;
 
 pub(crate) fn play(role: Role, cell: &str) -> anyhow::Result<()> {
     place::die_with_parent()?;
     let cell: Cell = serde_json::from_str(cell).context("no cell")?;
-    place::raise_descriptor_limit(cell.task.idle as u64 + SPARE_DESCRIPTORS)?;
+    let each = if is_idle_used(&cell) {
+        DESCRIPTORS_IN_USE
+    } else {
+        1
+    };
+    place::raise_descriptor_limit(cell.task.idle as u64 * each + SPARE_DESCRIPTORS)?;
     match (cell.cpus, role) {
         (Some((client, _)), Role::Client) => place::pin(client)?,
         (Some((_, server)), Role::Server) => place::pin(server)?,
