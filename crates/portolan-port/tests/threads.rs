@@ -3,16 +3,17 @@
 mod flavour;
 
 use std::cell::RefCell;
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use flavour::port;
 use portolan_port::{
-    Message, PortSet, ReceiveError, ReceiveRight, ReplyError, RequestError, Right, SendErrorKind,
-    SendRight, Timeout,
+    Message, Notification, PortSet, ReceiveError, ReceiveRight, ReplyError, RequestError, Right,
+    SendError, SendErrorKind, SendRight, Timeout, WaitPolicy,
 };
 use portolan_testkit::flavour::Flavour;
 use portolan_testkit::{in_both_flavours, soak};
@@ -378,6 +379,152 @@ fn a_thread_that_sleeps_is_woken_while_another_keeps_its_message() {
             }
         }
     });
+}
+
+/// A thread that sends a message for which there is no room yet.
+struct Sending<'scope> {
+    thread: u32,
+    sent: ScopedJoinHandle<'scope, Result<(), SendError>>,
+}
+
+impl<'scope> Sending<'scope> {
+    fn begin<'env>(
+        scope: &'scope Scope<'scope, 'env>,
+        right: &'scope SendRight,
+        (id, len): (i32, usize),
+    ) -> Self {
+        let (started, go) = mpsc::channel();
+        let sent = scope.spawn(move || {
+            let own = rustix::thread::gettid().as_raw_nonzero().get();
+            started.send(own.unsigned_abs()).expect("the test waits");
+            let message = Message::new(id).with_bytes(vec![1; len]);
+            right.send(message, PATIENCE)
+        });
+        let thread = go.recv().expect("the thread runs");
+        let sending = Self { thread, sent };
+        sending.settle();
+        sending
+    }
+
+    /// Waits until the thread sleeps or has ended.
+    fn settle(&self) {
+        let stat = format!("/proc/self/task/{}/stat", self.thread);
+        while !self.sent.is_finished() {
+            // Gone when it has just ended. Behind the name in brackets there is the state.
+            let text = fs::read_to_string(&stat).unwrap_or_default();
+            if text
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .starts_with(" S")
+            {
+                return;
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_small_message_leaves_the_wake_up_for_room_to_a_large_one() {
+    const SMALL: (i32, usize) = (1, 8);
+    const LARGE: (i32, usize) = (2, 200_000);
+    for order in [[LARGE, SMALL], [SMALL, LARGE]] {
+        let (port, right) = port(Flavour::Ring);
+        right.set_wait_policy(WaitPolicy::Block);
+        for len in [16_000, 8] {
+            let filler = || Message::new(0).with_bytes(vec![1; len]);
+            while right.send(filler(), Timeout::POLL).is_ok() {}
+        }
+        thread::scope(|scope| {
+            let both = order.map(|one| Sending::begin(scope, &right, one));
+            let mut came = Vec::new();
+            // As little room as the small one needs, and then all.
+            let small = usize::from(order[0] == LARGE);
+            while !both[small].sent.is_finished() {
+                came.push(port.receive(PATIENCE).expect("a message").id());
+                both.iter().for_each(Sending::settle);
+            }
+            while came.iter().filter(|id| **id != 0).count() < 2 {
+                // Sooner than the sender looks again because it gives up.
+                let next = port.receive(LONG / 2);
+                came.push(next.expect("the message that waits for room").id());
+            }
+            for sending in both {
+                sending.sent.join().expect("no panic").expect("sent");
+            }
+        });
+    }
+}
+
+#[test]
+fn notifications_are_taken_while_senders_are_added() {
+    const ROUNDS: usize = 20_000;
+    const AT_A_TIME: usize = 50;
+    const END: i32 = -1;
+    let (port, right) = port(Flavour::Ring);
+    let (port, right) = (Arc::new(port), Arc::new(right));
+    let (to_test, came) = mpsc::channel();
+    let (add, adds) = mpsc::channel::<()>();
+    let (notify, notifies) = mpsc::channel::<()>();
+    // Not scoped: threads that wait for each other are left behind.
+    let receivers = [(); 2].map(|()| {
+        let (port, to_test) = (Arc::clone(&port), to_test.clone());
+        thread::spawn(move || {
+            loop {
+                let message = port.receive(PATIENCE).expect("receive");
+                if message.id() == END {
+                    return;
+                }
+                to_test.send(message.notification()).expect("the test runs");
+            }
+        })
+    });
+    let adder = {
+        let right = Arc::clone(&right);
+        thread::spawn(move || {
+            for () in adds {
+                drop(right.copy(PATIENCE).expect("copy"));
+                right.send(Message::new(1), PATIENCE).expect("send");
+            }
+        })
+    };
+    let notifier = {
+        let port = Arc::clone(&port);
+        thread::spawn(move || {
+            for () in notifies {
+                drop(port.make_send_once().expect("send-once right"));
+            }
+        })
+    };
+    for _ in 0..AT_A_TIME {
+        add.send(()).expect("it waits");
+        notify.send(()).expect("it waits");
+    }
+    let (mut added, mut notified) = (0, 0);
+    while added < ROUNDS || notified < ROUNDS {
+        let next = match came.recv_timeout(LONG) {
+            Ok(Some(Notification::SendOnce)) => {
+                notified += 1;
+                &notify
+            }
+            Ok(None) => {
+                added += 1;
+                &add
+            }
+            other => panic!("{other:?} after {added} and {notified}"),
+        };
+        next.send(()).expect("it waits");
+    }
+    drop((add, notify));
+    adder.join().expect("adder");
+    notifier.join().expect("notifier");
+    for _ in &receivers {
+        right.send(Message::new(END), PATIENCE).expect("send");
+    }
+    for receiver in receivers {
+        receiver.join().expect("receiver");
+    }
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn bells() -> [OwnedFd; 4] {
 const ACCEPTED: u64 = (RecordKind::Accept.tag() as u64) << 32;
 
 /// A hostile holder of a right to the port of a stage.
-struct Holder {
+pub(crate) struct Holder {
     socket: OwnedFd,
     offer: Offer,
     memory: RawMemory,
@@ -88,11 +88,15 @@ impl Holder {
     }
 
     /// Everything goes through memory.
-    fn promoted(stage: &Stage) -> Self {
+    pub(crate) fn promoted(stage: &Stage) -> Self {
         let holder = Self::accepted(stage);
         write(&holder.socket, &control(Kind::Switch), &[]).expect("write");
         assert!(stage.drain().is_empty());
         holder
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
     fn is_accepted(&self) -> bool {
@@ -115,7 +119,7 @@ impl Holder {
     }
 
     /// Publishes a record as it should be.
-    fn record(&self, tag: u32, payload: &[u8]) {
+    pub(crate) fn record(&self, tag: u32, payload: &[u8]) {
         self.lie((tag, payload.len() as u32), payload);
     }
 
@@ -129,7 +133,7 @@ impl Holder {
         self.ring();
     }
 
-    fn message(&self, slot: u32, bytes: &[u8]) {
+    pub(crate) fn message(&self, slot: u32, bytes: &[u8]) {
         let packet = packet(header(Kind::Message, slot), &[], bytes);
         self.record(RecordKind::Packet.tag(), &packet);
     }
