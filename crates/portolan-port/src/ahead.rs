@@ -18,12 +18,12 @@ const SHARED_RUN_BYTES: usize = 1 << 10;
 /// Records of one sender, and how far they have been received. What has not been can be put back.
 #[derive(Default)]
 pub(crate) struct Ahead {
-    from: Option<From>,
+    source: Option<Source>,
     bytes: Vec<u8>,
     at: usize,
 }
 
-struct From {
+struct Source {
     token: u64,
     channel: Arc<Channel>,
     origin: Arc<Origin>,
@@ -42,17 +42,17 @@ impl Ahead {
         self.bytes.clear();
         self.at = 0;
         let taken = channel.take_run(&mut self.bytes, limit);
-        self.from = taken.map(|(origin, position)| From {
+        self.source = taken.map(|(origin, position)| Source {
             token,
             channel: Arc::clone(channel),
             origin,
             position,
         });
-        self.from.is_some()
+        self.source.is_some()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.from.is_none()
+        self.source.is_none()
     }
 
     /// Makes `message`, which is empty, the next message. False at the end, and before anything that is
@@ -62,7 +62,9 @@ impl Ahead {
     /// was made costs more than everything else here.
     #[inline]
     pub(crate) fn pop(&mut self, message: &mut Message) -> bool {
-        let Some(from) = &self.from else { return false };
+        let Some(source) = &self.source else {
+            return false;
+        };
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let Some((record, payload, behind)) = split_record(rest) else {
             self.put_back();
@@ -73,7 +75,7 @@ impl Ahead {
             return false;
         };
         if plain.slot != 0 {
-            let Ok(reply) = from.channel.owe(plain.slot, from.origin.port) else {
+            let Ok(reply) = source.channel.owe(plain.slot, source.origin.port) else {
                 self.put_back();
                 return false;
             };
@@ -81,27 +83,31 @@ impl Ahead {
         }
         message.id = plain.id;
         message.payload = Payload::Heap(plain.bytes.to_vec());
-        message.origin = Some(Arc::clone(&from.origin));
+        message.origin = Some(Arc::clone(&source.origin));
         let left = behind.len();
         self.at = self.bytes.len() - left;
         if left == 0 {
-            self.from = None;
+            self.source = None;
         }
         true
     }
 
     /// Has what was not received be where it was before.
     pub(crate) fn put_back(&mut self) {
-        if let Some(from) = self.from.take() {
-            let position = from.position.wrapping_add(self.at as u64);
-            from.channel.put_back(position);
+        if let Some(source) = self.source.take() {
+            let position = source.position.wrapping_add(self.at as u64);
+            source.channel.put_back(position);
         }
     }
 
     /// Destroys what was not received, if it came on this channel.
     pub(crate) fn discard(&mut self, token: u64) {
-        if self.from.as_ref().is_some_and(|from| from.token == token) {
-            self.from = None;
+        if self
+            .source
+            .as_ref()
+            .is_some_and(|source| source.token == token)
+        {
+            self.source = None;
         }
     }
 }

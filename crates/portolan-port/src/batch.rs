@@ -18,6 +18,8 @@ use crate::timeout::Timeout;
 const PUBLISH_BYTES: usize = 8 << 10;
 
 /// Messages of bytes that are published together, see [`SendRight::batch`].
+///
+/// Dropping it publishes what is left, and waits for room as long as the batch's time-out says.
 #[must_use = "dropping it sends what was pushed, and does not tell whether that worked"]
 pub struct SendBatch<'a> {
     right: &'a SendRight,

@@ -198,17 +198,8 @@ impl Channel {
     /// Has the port wait for this channel.
     pub(crate) fn start_watching(&self, watch: Watch) -> Result<(), Errno> {
         let token = watch.token;
-        let flags = if self.ring().is_some() {
-            EventFlags::empty()
-        } else {
-            EventFlags::IN
-        };
-        epoll::add(
-            &*watch.epoll,
-            self.socket(),
-            Event::Socket(token).data(),
-            flags,
-        )?;
+        let (data, flags) = (Event::Socket(token).data(), self.socket_events());
+        epoll::add(&*watch.epoll, self.socket(), data, flags)?;
         // A channel has one port, and pauses only on its way to another.
         let watch = self.watch.get_or_init(|| watch);
         if let Some(ring) = self.ring.get() {
@@ -235,6 +226,14 @@ impl Channel {
         epoll::delete(&*watch.epoll, self.socket()).ok();
         if let Some(ring) = self.ring.get() {
             epoll::delete(&*watch.epoll, ring.bell()).ok();
+        }
+    }
+
+    /// What the socket is waited for; hang-up is reported in any case.
+    fn socket_events(&self) -> EventFlags {
+        match self.ring() {
+            Some(_) => EventFlags::empty(),
+            None => EventFlags::IN,
         }
     }
 
@@ -352,20 +351,22 @@ impl Channel {
     }
 
     fn next_record(&self, ring: &RingEnd) -> Result<Incoming, Nothing> {
-        match ring.next() {
-            Ok(Next::Packet(incoming)) => Ok(incoming),
+        let next = match ring.next() {
+            // Published after that look and before the end.
+            Err(Nothing::Empty) if self.has_hung_up() => match ring.next() {
+                Err(Nothing::Empty) => return Err(Nothing::Closed),
+                next => next,
+            },
+            next => next,
+        };
+        match next? {
+            Next::Packet(incoming) => Ok(incoming),
             // It was sent before it was announced.
-            Ok(Next::InSocket) => match socket::try_receive(self.socket()) {
+            Next::InSocket => match socket::try_receive(self.socket()) {
                 Err(Nothing::Empty) => Err(Nothing::Violation),
                 other => other,
             },
-            Ok(Next::Control(_)) => Err(Nothing::Violation),
-            Err(Nothing::Empty) if self.has_hung_up() => match ring.is_ready() {
-                // Published after the look above and before the end.
-                true => self.next_record(ring),
-                false => Err(Nothing::Closed),
-            },
-            Err(other) => Err(other),
+            Next::Control(_) => Err(Nothing::Violation),
         }
     }
 
@@ -614,11 +615,6 @@ impl Channel {
         self.flush_kept(&mut lock(&self.answers));
     }
 
-    /// The port waits for this channel again.
-    pub(crate) fn resumed(&self) {
-        self.flush();
-    }
-
     /// Sends what was kept, and has the port told when there is room for the rest.
     fn flush_kept(&self, answers: &mut Answers) {
         if answers.are_too_many() {
@@ -639,13 +635,8 @@ impl Channel {
     fn wait_for_room(&self, full: Full) -> bool {
         match (full, self.ring()) {
             (Full::Ring { len }, Some(ring)) => ring.prepare_to_send(len),
-            (_, ring) => {
-                let reading = if ring.is_some() {
-                    EventFlags::empty()
-                } else {
-                    EventFlags::IN
-                };
-                self.set_socket_events(reading | EventFlags::OUT);
+            _ => {
+                self.set_socket_events(self.socket_events() | EventFlags::OUT);
                 true
             }
         }
@@ -653,12 +644,7 @@ impl Channel {
 
     /// There is room in the socket.
     pub(crate) fn flush_socket(&self) {
-        let reading = if self.ring().is_some() {
-            EventFlags::empty()
-        } else {
-            EventFlags::IN
-        };
-        self.set_socket_events(reading);
+        self.set_socket_events(self.socket_events());
         self.flush();
     }
 

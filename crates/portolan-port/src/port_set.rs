@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use crate::channel::lock;
 use crate::error::{CreateError, ReceiveError};
 use crate::message::Message;
-use crate::receive_right::{Port, ReceiveRight, Step};
+use crate::receive_right::{MAX_STEPS_WHEN_LATE, Port, ReceiveRight, Step};
 use crate::timeout::{Deadline, Timeout};
 
 /// A set of ports that is received from as one.
@@ -148,9 +148,6 @@ impl PortSet {
         Ok(port)
     }
 }
-
-/// As for a single port.
-const MAX_STEPS_WHEN_LATE: u32 = 1024;
 
 impl AsFd for PortSet {
     fn as_fd(&self) -> BorrowedFd<'_> {

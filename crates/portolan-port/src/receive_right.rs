@@ -304,7 +304,7 @@ impl ReceiveRight {
     pub(crate) fn resume(&self) {
         let paused = self.watch_paused();
         // Answers may have been put aside before and meanwhile.
-        paused.iter().for_each(|channel| channel.resumed());
+        paused.iter().for_each(|channel| channel.flush());
     }
 
     fn watch_paused(&self) -> Vec<Arc<Channel>> {
@@ -374,7 +374,7 @@ impl fmt::Debug for ReceiveRight {
 
 /// Once a deadline has passed, packets that are not messages are still taken, but not for ever:
 /// a peer could keep them coming.
-const MAX_STEPS_WHEN_LATE: u32 = 1024;
+pub(crate) const MAX_STEPS_WHEN_LATE: u32 = 1024;
 
 /// Channels whose memory is looked at without being told to.
 const MAX_HOT: usize = 16;
