@@ -5,7 +5,7 @@ use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use portolan_wire::moved::MovedChannel;
@@ -528,7 +528,10 @@ impl Port {
         if !self.may_take_from_memory()? {
             return Ok(false);
         }
-        let mut hot = lock(&self.hot);
+        // Another thread may hold this while it waits, which one that polls does not.
+        let Some(mut hot) = try_lock(&self.hot) else {
+            return Ok(false);
+        };
         if hot.ahead.is_empty() {
             self.let_gather(&hot);
         }
@@ -579,7 +582,13 @@ impl Port {
 
     fn look_at_memory(&self, deadline: Deadline) -> Look {
         let _staying = self.moving.read().unwrap_or_else(PoisonError::into_inner);
-        let mut hot = self.hot();
+        let mut hot = match (deadline, try_lock(&self.hot)) {
+            (_, Some(hot)) => hot,
+            // What is in memory is received by who has it.
+            (Deadline::Passed, None) => return Look::Wait { since: None },
+            (_, None) => lock(&self.hot),
+        };
+        hot.ahead.put_back();
         if hot.channels.is_empty() {
             return Look::Wait { since: None };
         }
@@ -945,6 +954,15 @@ impl Hot {
                 .get(*at)
                 .is_some_and(|(_, channel)| channel.is_ready())
         })
+    }
+}
+
+/// `None` if another thread has it.
+fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }
 
