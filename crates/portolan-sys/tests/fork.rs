@@ -1,8 +1,15 @@
-//! Rights in a forked child.
+//! Rights in a forked child, also in one that signals end or that is another user's.
 //!
 //! Here because forking needs `unsafe`, which this crate may use and `portolan-port` may not.
 
-#![allow(unsafe_code, reason = "fork, waitpid and _exit")]
+#![allow(unsafe_code, reason = "fork, waitpid, _exit, signal and setresuid")]
+
+#[path = "fork/bells.rs"]
+mod bells;
+#[path = "fork/memory.rs"]
+mod memory;
+#[path = "fork/users.rs"]
+mod users;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -15,9 +22,11 @@ use portolan_port::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
-const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
+const PATIENCE: Timeout = Timeout::after(LONG);
+const LONG: Duration = Duration::from_secs(20);
 
 /// A forked child, to be waited for.
 #[must_use]
@@ -26,8 +35,8 @@ struct Child(libc::pid_t);
 /// `None` in the child.
 fn fork() -> Option<Child> {
     // SAFETY: the child runs the code of one test and ends in `end`. It takes no lock that another
-    // thread of the parent could have held: it writes to descriptors and not to `std`'s handles,
-    // and glibc makes the allocator usable after fork(2).
+    // thread of the parent could have held, unless the test is about that: it writes to descriptors
+    // and not to `std`'s handles, and glibc makes the allocator usable after fork(2).
     match unsafe { libc::fork() } {
         0 => None,
         -1 => panic!("fork: {}", std::io::Error::last_os_error()),
@@ -48,11 +57,38 @@ fn end(part: impl FnOnce()) -> ! {
 
 impl Child {
     fn finish(self) {
+        assert_eq!(self.status(), 0, "the child failed");
+    }
+
+    /// How it ended, after waitpid(2). One that does not end is killed.
+    fn status(self) -> libc::c_int {
+        let pid = Pid::from_raw(self.0).expect("a child");
+        let process = pidfd_open(pid, PidfdFlags::empty()).expect("not yet waited for");
+        let time = Timespec::try_from(LONG).expect("short");
+        let mut ended = [PollFd::new(&process, PollFlags::IN)];
+        if poll(&mut ended, Some(&time)).expect("poll") == 0 {
+            kill_process(pid, Signal::KILL).expect("not yet waited for");
+        }
         let mut status = -1;
         // SAFETY: `status` is a valid place for the result.
         let waited = unsafe { libc::waitpid(self.0, &raw mut status, 0) };
-        assert_eq!((waited, status), (self.0, 0), "the child failed");
+        assert_eq!(waited, self.0);
+        status
     }
+}
+
+/// From now on, writing to what nobody reads ends this process, as it does with most programs that
+/// are not written in Rust.
+fn end_by_broken_pipes() {
+    // SAFETY: the default action calls no code of this process.
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    assert_ne!(before, libc::SIG_ERR);
+}
+
+/// Makes this process, which must be root's, another user's for good.
+fn become_user(uid: u32) {
+    // SAFETY: takes no pointers.
+    assert_eq!(unsafe { libc::setresuid(uid, uid, uid) }, 0, "setresuid");
 }
 
 fn port() -> (ReceiveRight, SendRight) {
@@ -74,9 +110,12 @@ fn refuses_receive(result: Result<Message, ReceiveError>) -> bool {
 }
 
 fn socket() -> OwnedFd {
-    let kind = SocketType::SEQPACKET;
+    pair(SocketType::SEQPACKET).0
+}
+
+fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
     let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
-    pair.expect("socketpair").0
+    pair.expect("socketpair")
 }
 
 /// One of everything.
