@@ -9,4 +9,4 @@ mod memory;
 #[allow(dead_code, reason = "each target uses a part")]
 mod ops;
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| ops::model(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| ops::model::check(input));
