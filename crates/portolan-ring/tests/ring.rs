@@ -27,6 +27,13 @@ proptest! {
     ) {
         ops::hostile::check(&input);
     }
+
+    #[test]
+    fn a_peer_that_scribbles_meanwhile_breaks_no_ring_but_its_own(
+        input in proptest::collection::vec(any::<u8>(), 0..600)
+    ) {
+        ops::race::check(&input);
+    }
 }
 
 #[test]

@@ -3,8 +3,11 @@
 
 pub(crate) mod hostile;
 pub(crate) mod model;
+mod pair;
+pub(crate) mod race;
 
 /// The bytes of an op list; zeros once they are used up, but no further operation.
+#[derive(Clone)]
 struct Input<'a>(&'a [u8]);
 
 impl Input<'_> {
@@ -20,6 +23,15 @@ impl Input<'_> {
 
     fn word(&mut self) -> u64 {
         (0..8).fold(0, |word, _| word << 8 | u64::from(self.byte()))
+    }
+
+    /// Any word of a small memory.
+    fn place(&mut self) -> usize {
+        usize::from(self.byte()) << 8 | usize::from(self.byte())
+    }
+
+    fn capacity(&mut self) -> usize {
+        64 << (self.byte() % 5)
     }
 
     /// Up to 543 bytes that depend on the first two of the input, all different from their

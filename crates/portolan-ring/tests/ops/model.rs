@@ -13,7 +13,7 @@ use crate::memory::Memory;
 /// that may sleep has nothing to do, and is rung for when that changes.
 pub(crate) fn check(input: &[u8]) {
     let mut input = Input(input);
-    let capacity = 64usize << (input.byte() % 5);
+    let capacity = input.capacity();
     let memory = Memory::new(capacity);
     let mut model = Model {
         producer: Producer::new(memory.region()),
@@ -51,14 +51,15 @@ struct Model {
 
 impl Model {
     fn step(&mut self, op: u8, input: &mut Input<'_>) {
-        match op % 10 {
+        match op % 11 {
             0..3 => self.push(u32::from(input.byte()), &input.payload()),
             3 => self.publish(),
-            4 => self.pop(usize::from(op / 10)),
+            4 => self.pop(usize::from(op / 11)),
             5 => self.release(),
             6 => self.consumer_sleep(),
-            7 => self.run(usize::from(input.byte()) * 4, usize::from(op / 10)),
-            8 => self.push_run(usize::from(op / 10), input),
+            7 => self.run(usize::from(input.byte()) * 4, usize::from(op / 11)),
+            8 => self.push_run(usize::from(op / 11), input),
+            9 => self.publish_quietly(),
             _ => self.producer_sleep(u32::from(input.byte())),
         }
         let ready = self.consumer.ready();
@@ -120,6 +121,11 @@ impl Model {
         let wakes = self.consumer_sleeps && !self.pushed.is_empty();
         let bell = self.producer.publish();
         self.published(bell, wakes);
+    }
+
+    fn publish_quietly(&mut self) {
+        self.producer.publish_quietly();
+        self.published.append(&mut self.pushed);
     }
 
     fn published(&mut self, bell: Bell, wakes: bool) {
