@@ -188,6 +188,19 @@ fn a_length_that_changes_after_the_check_is_not_looked_at_again() {
     assert_eq!(consumer.pop(&mut bytes).unwrap().unwrap().tag, 2);
 }
 
+#[test]
+#[should_panic(expected = "back <= ")]
+fn a_record_whose_space_was_given_back_is_not_put_back() {
+    let memory = Memory::new(64);
+    let mut producer = Producer::new(memory.region());
+    let mut consumer = Consumer::new(memory.region());
+    producer.push(1, &[]).unwrap();
+    assert_eq!(producer.publish(), Bell::Quiet);
+    assert_eq!(consumer.take_run(&mut Vec::new(), 64), Ok(8));
+    assert_eq!(consumer.release(), Bell::Quiet);
+    consumer.rewind(0);
+}
+
 /// A peer on another processor writes random words all over the region while both halves work.
 /// Whatever they read, they return, with lengths within the limits.
 #[test]

@@ -217,7 +217,7 @@ impl Pair {
         }
         self.note_release();
         match self.producer.free() {
-            Ok(free) => assert!(free <= self.capacity()),
+            Ok(free) => assert!(free <= self.capacity() && free.is_multiple_of(8)),
             Err(corrupt) => self.refuses(0, corrupt),
         }
     }
