@@ -2,7 +2,16 @@
 #![cfg(loom)]
 
 use loom::{model, thread};
-use portolan_ring::{Bell, Consumer, Producer, PushError, Record, Region};
+use portolan_ring::{
+    Bell, Consumer, Producer, PushError, Record, Region, Run, record_bytes, split_record,
+};
+
+/// As `model`, with at most four preemptions: these bodies take an hour without a bound.
+fn bounded(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(4);
+    builder.check(body);
+}
 
 fn halves(capacity: usize) -> (Producer, Consumer) {
     let region = Region::heap(capacity).expect("a capacity");
@@ -121,6 +130,84 @@ fn loom_a_full_ring_is_not_written_over() {
         });
         let mut next = 0;
         for _ in 0..3 {
+            expect(&mut consumer, &mut next);
+            assert_eq!(consumer.release(), Bell::Quiet);
+        }
+        let pushed = writer.join().expect("honest");
+        while expect(&mut consumer, &mut next) {}
+        assert_eq!(next, pushed);
+    });
+}
+
+/// What was put back is read again, and its space is not given to the producer before it is
+/// released.
+#[test]
+fn loom_a_record_that_was_put_back_is_not_written_over() {
+    bounded(|| {
+        let (mut producer, mut consumer) = halves(64);
+        push(&mut producer, 0).expect("honest");
+        push(&mut producer, 1).expect("honest");
+        assert_eq!(producer.publish(), Bell::Quiet);
+        let writer = thread::spawn(move || {
+            let mut next = 2;
+            for _ in 0..2 {
+                next += u8::from(push(&mut producer, next).is_ok());
+                assert_eq!(producer.publish(), Bell::Quiet);
+            }
+            next
+        });
+        let mut next = 0;
+        for _ in 0..2 {
+            keep_one_of_a_run(&mut consumer, &mut next);
+            assert_eq!(consumer.release(), Bell::Quiet);
+        }
+        let pushed = writer.join().expect("honest");
+        while expect(&mut consumer, &mut next) {}
+        assert_eq!(next, pushed);
+    });
+}
+
+/// Takes all there is, and puts back all but the first record.
+fn keep_one_of_a_run(consumer: &mut Consumer, next: &mut u8) {
+    let (start, mut run) = (consumer.position(), Vec::new());
+    let taken = consumer.take_run(&mut run, 64).expect("honest");
+    let (mut rest, mut number) = (run.as_slice(), *next);
+    while let Some((record, payload, behind)) = split_record(rest) {
+        assert_eq!(
+            (record.tag, payload),
+            (number.into(), [number; 12].as_slice())
+        );
+        (rest, number) = (behind, number + 1);
+    }
+    if taken != 0 {
+        consumer.rewind(start + record_bytes(12));
+        *next += 1;
+    }
+}
+
+/// A run goes into a full ring record by record, as the consumer releases.
+#[test]
+fn loom_a_run_waits_for_space_record_by_record() {
+    bounded(|| {
+        let (mut producer, mut consumer) = halves(64);
+        push(&mut producer, 0).expect("honest");
+        push(&mut producer, 1).expect("honest");
+        assert_eq!(producer.publish(), Bell::Quiet);
+        let writer = thread::spawn(move || {
+            let mut run = Run::default();
+            for number in 2..4u8 {
+                let max = producer.max_payload();
+                let pushed = run.push(number.into(), &[&[number; 12]], max);
+                assert_eq!(pushed, Ok(()));
+            }
+            for _ in 0..2 {
+                assert_eq!(producer.push_run(&mut run), Ok(()));
+                assert_eq!(producer.publish(), Bell::Quiet);
+            }
+            4 - (run.len() as u64 / record_bytes(12)) as u8
+        });
+        let mut next = 0;
+        for _ in 0..2 {
             expect(&mut consumer, &mut next);
             assert_eq!(consumer.release(), Bell::Quiet);
         }

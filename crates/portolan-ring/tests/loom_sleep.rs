@@ -114,6 +114,27 @@ fn loom_one_bell_wakes_for_a_batch() {
     });
 }
 
+/// A quiet publication wakes nobody, and the loud one behind it does not take the sleeper for awake.
+#[test]
+fn loom_a_quiet_record_is_found_with_the_next_loud_one() {
+    model(|| {
+        let Channel {
+            mut producer,
+            mut consumer,
+            bells,
+        } = channel();
+        let ours = bells.clone();
+        let writer = thread::spawn(move || {
+            push(&mut producer, &ours, 0, 1);
+            producer.publish_quietly();
+            push(&mut producer, &ours, 1, 1);
+            ours.consumer.ring_if(producer.publish());
+        });
+        take(&mut consumer, &bells, 2);
+        writer.join().expect("honest");
+    });
+}
+
 /// The publisher has seen the sleeper's word and is about to take it off. Meanwhile the sleeper
 /// wakes by itself (its wait timed out), takes the record, and goes to sleep again. Taking the word
 /// off now must ring, or the sleeper is lost: the next publication finds no word.
