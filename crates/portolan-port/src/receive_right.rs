@@ -40,7 +40,7 @@ pub struct ReceiveRight {
 }
 
 /// Numbers of a port, after `mach_port_status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PortStatus {
     /// Send rights made by the receiver since the right was made or moved.
@@ -256,9 +256,12 @@ impl ReceiveRight {
         }
     }
 
-    /// Numbers of this port.
+    /// Numbers of this port; in a forked child, whose port it is not, all are 0.
     #[must_use]
     pub fn status(&self) -> PortStatus {
+        if self.port.check_process().is_err() {
+            return PortStatus::default();
+        }
         let sequence = lock(&self.port.hot).sequence;
         let state = lock(&self.port.state);
         PortStatus {
