@@ -121,6 +121,10 @@ fn exhaust_descriptors() -> Vec<File> {
 
 #[test]
 fn a_holder_that_never_hears_that_its_requests_are_lost_is_cut_off() {
-    let (socket, _other) = pair(SocketType::SEQPACKET);
+    // It has a port of its own; this one is for the tests to take turns.
+    let stage = Stage::new();
+    let (socket, other) = pair(SocketType::SEQPACKET);
     play("lose every descriptor", socket).finish();
+    drop(other);
+    stage.unharmed("a process that has no descriptors");
 }
