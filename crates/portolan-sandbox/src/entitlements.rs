@@ -1,6 +1,5 @@
 //! What a program's author asks for, read from a file.
 
-mod property_list;
 mod read;
 
 use std::fmt;
@@ -10,9 +9,12 @@ use std::path::{Path, PathBuf};
 
 use portolan_wire::bootstrap::MAX_ENTITLEMENT_BYTES;
 use portolan_wire::group::{GroupError, GroupId};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use thiserror::Error;
 
 use crate::check::{Filter, Operation};
+use crate::document::{Document, DocumentError, Item, Position, Source};
+use crate::key;
 
 /// The entitlements of a program.
 ///
@@ -79,7 +81,17 @@ impl Entitlements {
     ///
     /// [`EntitlementsError`]
     pub fn parse(bytes: &[u8]) -> Result<Self, EntitlementsError> {
-        read::parse(bytes)
+        let document = Document::parse(bytes)?;
+        Self::from_items(document.items, &document.source)
+    }
+
+    /// Takes entitlements from a table that stands in a document of something else.
+    ///
+    /// # Errors
+    ///
+    /// [`EntitlementsError`]
+    pub fn from_items(items: Vec<Item>, source: &Source) -> Result<Self, EntitlementsError> {
+        read::collect(items, source)
     }
 
     pub(crate) fn exceptions(&self, operation: Operation, filter: Filter) -> &[String] {
@@ -89,6 +101,21 @@ impl Entitlements {
             (Operation::MachRegister, Filter::GlobalName) => &self.register_global,
             (Operation::MachRegister, Filter::LocalName) => &self.register_local,
         }
+    }
+}
+
+/// With the keys of a file, so that it can be read again.
+impl Serialize for Entitlements {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let groups = self.application_groups.iter().map(GroupId::as_str);
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry(key::APP_SANDBOX, &self.app_sandbox)?;
+        map.serialize_entry(key::APPLICATION_GROUPS, &groups.collect::<Vec<_>>())?;
+        map.serialize_entry(key::LOOKUP_GLOBAL, &self.lookup_global)?;
+        map.serialize_entry(key::LOOKUP_LOCAL, &self.lookup_local)?;
+        map.serialize_entry(key::REGISTER_GLOBAL, &self.register_global)?;
+        map.serialize_entry(key::REGISTER_LOCAL, &self.register_local)?;
+        map.end()
     }
 }
 
@@ -103,59 +130,13 @@ fn read_some(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A place in a text, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// Line.
-    pub line: usize,
-    /// Column, in characters.
-    pub column: usize,
-}
-
-impl Position {
-    fn of(text: &str, offset: usize) -> Self {
-        let before = text.get(..offset).unwrap_or(text);
-        let start = before.rfind('\n').map_or(0, |at| at + 1);
-        let column = before.get(start..).map_or(0, |line| line.chars().count()) + 1;
-        Self {
-            line: before.matches('\n').count() + 1,
-            column,
-        }
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.line, self.column)
-    }
-}
-
 /// Why bytes are not entitlements.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum EntitlementsError {
-    /// Not TOML.
-    #[error("{}", .source.message())]
-    Toml {
-        /// Where.
-        at: Option<Position>,
-        /// What the parser says.
-        source: toml::de::Error,
-    },
-    /// Not a property list, or one that nests deeper or stands for more than entitlements do.
-    #[error("not a property list of entitlements")]
-    PropertyList {
-        /// Where.
-        at: Option<Position>,
-        /// What the parser says.
-        source: plist::Error,
-    },
-    /// Neither a table nor a dictionary.
-    #[error("a property list of entitlements is a dictionary")]
-    NotATable,
-    /// Neither binary nor UTF-8.
-    #[error("not UTF-8")]
-    NotUtf8(#[from] std::str::Utf8Error),
+    /// Not a document at all.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
     /// There is no such key.
     #[error("unknown key {key:?}{}", DidYouMean(*nearest))]
     UnknownKey {
@@ -201,13 +182,11 @@ impl EntitlementsError {
     #[must_use]
     pub fn position(&self) -> Option<Position> {
         match self {
-            Self::Toml { at, .. }
-            | Self::PropertyList { at, .. }
-            | Self::UnknownKey { at, .. }
+            Self::Document(error) => error.position(),
+            Self::UnknownKey { at, .. }
             | Self::Repeated { at, .. }
             | Self::WrongType { at, .. }
             | Self::Group { at, .. } => *at,
-            Self::NotATable | Self::NotUtf8(_) => None,
         }
     }
 }

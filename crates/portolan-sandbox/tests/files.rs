@@ -1,5 +1,6 @@
 //! Entitlement files in their three formats, right and wrong.
 
+use portolan_sandbox::document::DocumentError;
 use portolan_sandbox::{Entitlements, EntitlementsError, Position};
 
 const TOML: &str = r#"
@@ -161,7 +162,10 @@ fn a_small_property_list_cannot_stand_for_a_huge_one() {
     for levels in [3, 7] {
         let error = Entitlements::parse(&bomb(levels)).expect_err("too much");
         assert!(
-            matches!(error, EntitlementsError::PropertyList { .. }),
+            matches!(
+                error,
+                EntitlementsError::Document(DocumentError::PropertyList { .. })
+            ),
             "{error}"
         );
     }
@@ -173,7 +177,10 @@ fn deep_nesting_is_refused() {
     let (open, close) = ("<array>".repeat(depth), "</array>".repeat(depth));
     let error = fails(&format!("<plist>{open}{close}</plist>"));
     assert!(
-        matches!(error, EntitlementsError::PropertyList { .. }),
+        matches!(
+            error,
+            EntitlementsError::Document(DocumentError::PropertyList { .. })
+        ),
         "{error}"
     );
 }
@@ -209,14 +216,20 @@ fn groups_that_are_none_are_refused() {
 fn broken_files_are_refused_with_what_is_known() {
     assert_eq!(fails("a = 1\nb = [").position().map(|at| at.line), Some(2));
     let unclosed = fails("<plist><dict>\n<key>a</key></plist>");
-    assert!(matches!(unclosed, EntitlementsError::PropertyList { .. }));
+    assert!(matches!(
+        unclosed,
+        EntitlementsError::Document(DocumentError::PropertyList { .. })
+    ));
     assert_eq!(unclosed.position().map(|at| at.line), Some(2));
     assert!(matches!(
         fails("<plist><array/></plist>"),
-        EntitlementsError::NotATable
+        EntitlementsError::Document(DocumentError::NotATable)
     ));
     let error = Entitlements::parse(b"a = '\xff'").expect_err("not UTF-8");
-    assert!(matches!(error, EntitlementsError::NotUtf8(_)));
+    assert!(matches!(
+        error,
+        EntitlementsError::Document(DocumentError::NotUtf8(_))
+    ));
     assert!(Entitlements::parse(b"bplist00garbage").is_err());
 }
 

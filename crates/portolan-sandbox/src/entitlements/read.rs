@@ -1,46 +1,25 @@
-//! TOML and property lists into the same values.
+//! Entitlements from the keys and values of a document.
 
 use std::collections::BTreeSet;
 
 use portolan_wire::group::GroupId;
-use toml::de::{DeTable, DeValue};
 
-use super::{Entitlements, EntitlementsError, Position, property_list};
+use super::{Entitlements, EntitlementsError};
+use crate::document::{Format, Item, Position, Source, Value};
 use crate::key::{self, Shape};
 
-/// A key with its value, from whatever format, and where the key is in the text.
-struct Item {
-    key: String,
-    offset: Option<usize>,
-    value: Value,
-}
-
-pub(super) enum Value {
-    Boolean(bool),
-    String(String),
-    Array(Vec<Value>),
-    Dictionary(Vec<(String, Value)>),
-    Other,
-}
-
-pub(super) fn parse(bytes: &[u8]) -> Result<Entitlements, EntitlementsError> {
-    if bytes.starts_with(b"bplist") {
-        return collect("", binary_property_list(bytes)?);
-    }
-    let text = std::str::from_utf8(bytes)?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim_start().starts_with('<') {
-        collect(text, xml_property_list(text)?)
-    } else {
-        collect(text, toml_table(text)?)
-    }
-}
-
-fn collect(text: &str, items: Vec<Item>) -> Result<Entitlements, EntitlementsError> {
+pub(super) fn collect(
+    items: Vec<Item>,
+    source: &Source,
+) -> Result<Entitlements, EntitlementsError> {
+    let items = match source.format {
+        Format::Toml => flattened(items),
+        Format::Xml | Format::Binary => items,
+    };
     let mut entitlements = Entitlements::default();
     let mut seen = BTreeSet::new();
     for Item { key, offset, value } in items {
-        let at = || offset.map(|offset| Position::of(text, offset));
+        let at = || offset.map(|offset| source.position(offset));
         if !seen.insert(key.clone()) {
             return Err(EntitlementsError::Repeated { key, at: at() });
         }
@@ -49,119 +28,24 @@ fn collect(text: &str, items: Vec<Item>) -> Result<Entitlements, EntitlementsErr
     Ok(entitlements)
 }
 
-fn toml_table(text: &str) -> Result<Vec<Item>, EntitlementsError> {
-    let table = DeTable::parse(text).map_err(|source| {
-        let at = source.span().map(|span| Position::of(text, span.start));
-        EntitlementsError::Toml { at, source }
-    })?;
-    let mut items = Vec::new();
-    flatten("", table.get_ref(), &mut items);
-    items.sort_by_key(|item| item.offset);
-    Ok(items)
+fn flattened(items: Vec<Item>) -> Vec<Item> {
+    let mut flat = Vec::new();
+    flatten("", items, &mut flat);
+    flat.sort_by_key(|item| item.offset);
+    flat
 }
 
 /// A key may be written with quotes, or as TOML's dotted key, which makes tables of its parts.
-fn flatten(prefix: &str, table: &DeTable<'_>, items: &mut Vec<Item>) {
-    for (key, value) in table {
-        let offset = Some(key.span().start);
-        let key = format!("{prefix}{}", key.get_ref());
-        match value.get_ref() {
-            DeValue::Table(inner) if key::shape(&key).is_none() => {
-                flatten(&format!("{key}."), inner, items);
+fn flatten(prefix: &str, items: Vec<Item>, flat: &mut Vec<Item>) {
+    for Item { key, offset, value } in items {
+        let key = format!("{prefix}{key}");
+        match value {
+            Value::Dictionary(inner) if key::shape(&key).is_none() => {
+                flatten(&format!("{key}."), inner, flat);
             }
-            value => {
-                let value = toml_value(value);
-                items.push(Item { key, offset, value });
-            }
+            value => flat.push(Item { key, offset, value }),
         }
     }
-}
-
-fn toml_value(value: &DeValue<'_>) -> Value {
-    match value {
-        DeValue::Boolean(value) => Value::Boolean(*value),
-        DeValue::String(value) => Value::String(value.to_string()),
-        DeValue::Array(values) => {
-            let values = values.iter().map(|value| toml_value(value.get_ref()));
-            Value::Array(values.collect())
-        }
-        DeValue::Table(table) => {
-            let items = table
-                .iter()
-                .map(|(key, value)| (key.get_ref().to_string(), toml_value(value.get_ref())));
-            Value::Dictionary(items.collect())
-        }
-        _ => Value::Other,
-    }
-}
-
-fn binary_property_list(bytes: &[u8]) -> Result<Vec<Item>, EntitlementsError> {
-    let list = property_list::parse(bytes)
-        .map_err(|source| EntitlementsError::PropertyList { at: None, source })?;
-    let offset = None;
-    let items = dictionary(list)?.into_iter();
-    Ok(items
-        .map(|(key, value)| Item { key, offset, value })
-        .collect())
-}
-
-/// The parser does not keep positions, so that the keys are looked for in the text.
-fn xml_property_list(text: &str) -> Result<Vec<Item>, EntitlementsError> {
-    let list = property_list::parse(text.as_bytes()).map_err(|source| {
-        let at = offset_in(&source).map(|offset| Position::of(text, offset));
-        EntitlementsError::PropertyList { at, source }
-    })?;
-    let mut places = xml_keys(text);
-    let items = dictionary(list)?.into_iter().map(|(key, value)| {
-        let offset = places
-            .find(|(found, _)| *found == key)
-            .map(|(_, offset)| offset);
-        Item { key, offset, value }
-    });
-    Ok(items.collect())
-}
-
-fn dictionary(list: Value) -> Result<Vec<(String, Value)>, EntitlementsError> {
-    match list {
-        Value::Dictionary(items) => Ok(items),
-        _ => Err(EntitlementsError::NotATable),
-    }
-}
-
-/// All keys outside comments, with where they begin. Both these and the keys of a dictionary come
-/// in the order of the text.
-fn xml_keys(text: &str) -> impl Iterator<Item = (String, usize)> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        loop {
-            let start = text.len() - rest.len() + rest.find('<')?;
-            let tag = text.get(start..)?;
-            if tag.starts_with("<!--") {
-                (_, rest) = tag.split_once("-->")?;
-            } else if let Some(key) = tag.strip_prefix("<key>") {
-                let (key, after) = key.split_once("</key>")?;
-                rest = after;
-                return Some((unescaped(key), start));
-            } else {
-                rest = tag.get(1..)?;
-            }
-        }
-    })
-}
-
-fn unescaped(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&apos;", "'")
-        .replace("&amp;", "&")
-}
-
-/// The parser tells where it stopped in the text of its error only.
-fn offset_in(error: &plist::Error) -> Option<usize> {
-    let text = error.to_string();
-    let (_, offset) = text.rsplit_once("(offset ")?;
-    offset.strip_suffix(')')?.parse().ok()
 }
 
 fn apply(

@@ -5,15 +5,22 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IgnoredAny, MapAccess,
+    SeqAccess, VariantAccess as _, Visitor,
+};
 
-use super::read::Value;
+use super::{Item, Value};
 
 /// The most that a property list may stand for: bytes of text and of data, and one for each value.
 const MAX_CONTENTS: usize = 256 << 10;
 
-/// How deep values may nest. The deepest entitlement is a dictionary of arrays.
+/// How deep values may nest. The deepest of a job is a dictionary of arrays of dictionaries.
 const MAX_DEPTH: usize = 8;
+
+/// By this name of `plist::Value`, its reader gives dates and UIDs as such; else as a text and as a
+/// number.
+const PLIST_VALUE: &str = "PLIST-VALUE";
 
 /// XML or binary, as it begins.
 pub(super) fn parse(bytes: &[u8]) -> Result<Value, plist::Error> {
@@ -60,7 +67,7 @@ impl<'de> DeserializeSeed<'de> for Bounded<'_> {
 
     fn deserialize<D: Deserializer<'de>>(mut self, deserializer: D) -> Result<Value, D::Error> {
         self.spend(1)?;
-        deserializer.deserialize_any(self)
+        deserializer.deserialize_newtype_struct(PLIST_VALUE, self)
     }
 }
 
@@ -85,15 +92,26 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         Ok(Value::Other)
     }
 
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Integer(value.into()))
     }
 
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Value, E> {
-        Ok(Value::Other)
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Integer(value.into()))
     }
 
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Value, E> {
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Real(value))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
+        inner.deserialize_any(self)
+    }
+
+    /// A date or a UID.
+    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<Value, A::Error> {
+        let (_, contents) = access.variant::<IgnoredAny>()?;
+        contents.newtype_variant::<IgnoredAny>()?;
         Ok(Value::Other)
     }
 
@@ -109,7 +127,11 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         let mut items = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
             self.spend(key.len())?;
-            items.push((key, map.next_value_seed(self.below()?)?));
+            items.push(Item {
+                key,
+                offset: None,
+                value: map.next_value_seed(self.below()?)?,
+            });
         }
         Ok(Value::Dictionary(items))
     }
