@@ -4,10 +4,12 @@
 //! * [`server`] drives it: an event loop over ports, connections, and the ends of processes and
 //!   ports. It can run inside any process, see [`server::private`].
 //! * [`daemon`] is the server as a process of its own, with a directory and a socket.
+//! * [`job`] reads job files, without the server, which does not start jobs yet.
 //!
 //! The server is never on the way of a message: it hands out rights, and when it is gone, every
 //! conversation goes on.
 
 pub mod daemon;
+pub mod job;
 pub mod registry;
 pub mod server;
