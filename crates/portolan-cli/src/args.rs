@@ -36,6 +36,9 @@ pub(crate) enum Command {
     Status(Status),
     /// Run a program that is known by its entitlements.
     Run(Run),
+    /// Check and convert job files. The server does not start jobs yet.
+    #[command(subcommand)]
+    Job(Job),
     /// Run the bootstrap server of this user in the foreground.
     Bootstrap(Bootstrap),
     /// End the bootstrap server of this user.
@@ -156,6 +159,51 @@ pub(crate) struct Run {
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     pub(crate) program: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Job {
+    /// Check job files and print each error and warning with its place.
+    ///
+    /// A job file says how a program is to be started, in launchd's keys, as TOML or as a property
+    /// list in XML or binary. Each line is `FILE:LINE:COLUMN: error|warning: KEY: what, and what to
+    /// do`; binary files have no lines. With warnings only, the exit code is 0. The server does not
+    /// start jobs yet.
+    Lint(Lint),
+    /// Write a job file in another format to standard output.
+    ///
+    /// All keys and values are kept, also those without a meaning on Linux; comments are not. A
+    /// file that has errors, or says what the other format cannot, is refused.
+    Convert(Convert),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Lint {
+    /// Print JSON, with each job as it was read.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The job files.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// The format to write.
+    #[arg(long)]
+    pub(crate) to: JobFormat,
+    /// The job file.
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum JobFormat {
+    /// TOML.
+    Toml,
+    /// A property list in XML.
+    Xml,
+    /// A binary property list.
+    Binary,
 }
 
 #[derive(Debug, Args)]

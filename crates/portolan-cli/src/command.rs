@@ -1,6 +1,7 @@
 //! The commands, one module each where they are more than a few lines.
 
 mod demo;
+mod job;
 mod message;
 mod names;
 mod run;
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Lookup(options) => names::lookup(&options),
         Command::Status(options) => names::status(&options),
         Command::Run(options) => run::run(&options),
+        Command::Job(command) => job::run(&command),
         Command::Bootstrap(options) => serve_names(&options),
         Command::Shutdown => shutdown(),
         Command::Completions { shell } => {

@@ -16,7 +16,7 @@ Exit codes:
     7  no bootstrap server is there and none could be started
     8  the message is larger than 64 MiB
     9  the name is in use by this program (1103)
-   78  the entitlement file is missing or wrong
+   78  an entitlement or job file is missing or wrong
   126  the program cannot be executed
   127  the program does not exist";
 
@@ -38,7 +38,7 @@ impl std::fmt::Display for Coded {
 
 impl std::error::Error for Coded {}
 
-/// The entitlement file is missing or wrong (`EX_CONFIG`).
+/// An entitlement or job file is missing or wrong (`EX_CONFIG`).
 pub(crate) fn configuration(error: impl Into<anyhow::Error>) -> anyhow::Error {
     Coded {
         code: 78,

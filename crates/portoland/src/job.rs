@@ -1,8 +1,8 @@
 //! Job files: how a program is to be started, in launchd's keys.
 //!
-//! A file is TOML, an XML property list or a binary one; all three are read into a [`Job`]. Files
-//! that were written for launchd load unchanged: a key that means nothing here is a warning. A key
-//! that does not exist is an error, with its place and the key that was probably meant.
+//! A file is TOML, an XML property list or a binary one; all three are read into a [`Job`]. A file
+//! for launchd is read as it is: one of launchd's keys that has no effect here is a warning. Any
+//! other key is an error, with its place and the key that was probably meant.
 //!
 //! The server does not start jobs yet: so far job files can be checked and converted, with
 //! `portolan job`.
@@ -52,7 +52,7 @@ pub struct Reading {
     pub document: Option<Document>,
     /// The job, if there is no error.
     pub job: Option<Job>,
-    /// What must be changed, in the order of the file; no more than [`MAX_FINDINGS`].
+    /// What must be changed, in the order of the text; no more than [`MAX_FINDINGS`].
     pub errors: Vec<Finding<JobError>>,
     /// What has another effect than it would have under launchd; no more than [`MAX_FINDINGS`].
     pub warnings: Vec<Finding<Warning>>,

@@ -4,6 +4,7 @@
 mod bad_input;
 mod confined;
 mod demo;
+mod jobs;
 mod load;
 mod names;
 mod pages;
