@@ -7,6 +7,7 @@ mod distance;
 mod property_list;
 mod read;
 mod write;
+mod xml;
 
 use std::fmt;
 
@@ -187,6 +188,12 @@ pub enum DocumentError {
         /// What the parser says.
         source: plist::Error,
     },
+    /// An entity in XML that is none of XML's own.
+    #[error("an entity that XML does not have, write & as &amp;")]
+    UnknownEntity {
+        /// Where.
+        at: Position,
+    },
     /// A property list that is no dictionary.
     #[error("the property list is not a dictionary")]
     NotATable,
@@ -201,6 +208,7 @@ impl DocumentError {
     pub fn position(&self) -> Option<Position> {
         match self {
             Self::Toml { at, .. } | Self::PropertyList { at, .. } => *at,
+            Self::UnknownEntity { at } => Some(*at),
             Self::NotATable | Self::NotUtf8(_) => None,
         }
     }

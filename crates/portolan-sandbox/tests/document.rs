@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use portolan_sandbox::document::{Document, Format, Item, Value, WriteError};
+use portolan_sandbox::document::{Document, DocumentError, Format, Item, Value, WriteError};
 use proptest::prelude::*;
 
 const FORMATS: [Format; 3] = [Format::Toml, Format::Xml, Format::Binary];
@@ -55,6 +55,46 @@ fn keys_at_every_depth_have_places() {
     assert_eq!(places(&xml), "B 2:22\nA 4:7\nA 6:2\na&b 8:1\n");
     let binary = Document::parse(&xml.write(Format::Binary).expect("binary")).expect("document");
     assert_eq!(places(&binary), "B -\nA -\nA -\na&b -\n");
+}
+
+#[test]
+fn keys_that_are_written_in_other_ways() {
+    let xml = parse(
+        "<plist><dict>\n<key >A</key><true/>\n<k:key>B</k:key><true/>\n<key>&#67;</key><true/>\n\
+         <key>D</key ><true/></dict></plist>",
+    );
+    assert_eq!(places(&xml), "A 2:1\nB -\nC -\nD 5:1\n");
+}
+
+#[test]
+fn character_data_is_text() {
+    let xml = parse(
+        "<plist><dict><!-- <![CDATA[ --><key>A</key><string>a<![CDATA[ <b> & &amp; <!-- ]]>c\
+         <![CDATA[]]></string>\n<key>B</key><true/></dict></plist>",
+    );
+    let text = Value::String("a <b> & &amp; <!-- c".to_owned());
+    let expected = [item("A", text), item("B", Value::Boolean(true))];
+    assert_eq!(xml.items, expected);
+    assert_eq!(places(&xml), "A 1:32\nB 2:1\n");
+    let error = Document::parse(b"<plist><dict><key>A</key><string><![CDATA[\n</string>");
+    assert!(error.is_err(), "it does not end");
+}
+
+#[test]
+fn an_entity_that_xml_does_not_have_is_refused() {
+    let text = |value: &str| {
+        format!("<plist><dict>\n<!-- &x; --><key>A</key><string>{value}</string></dict></plist>")
+    };
+    let known = parse(&text("&amp;&lt;&gt;&quot;&apos;&#65;&#x42;<![CDATA[&x;]]>"));
+    let expected = Value::String("&<>\"'AB&x;".to_owned());
+    assert_eq!(known.items, [item("A", expected)]);
+    for (value, column) in [("a&nbsp;", 34), ("a & b", 35), ("&", 33)] {
+        let error = Document::parse(text(value).as_bytes()).expect_err(value);
+        let DocumentError::UnknownEntity { at } = error else {
+            panic!("{value}: {error:?}");
+        };
+        assert_eq!((at.line, at.column), (2, column));
+    }
 }
 
 #[test]
@@ -169,6 +209,17 @@ proptest! {
             );
         }
         prop_assert!(document.write(Format::Binary).is_ok());
+    }
+
+    #[test]
+    fn xml_never_panics(parts in prop::collection::vec(prop::sample::select(&[
+        "<!--", "-->", "<![CDATA[", "]]>", "<key>", "</key>", "<key", ">", "&", "amp;", "é", "<dict>",
+        "</dict>", "<string>", "</string>", "<!", "<plist>",
+    ]), 0..30)) {
+        let text = format!("<plist><dict>{}", parts.concat());
+        if let Ok(document) = Document::parse(text.as_bytes()) {
+            places(&document);
+        }
     }
 
     #[test]

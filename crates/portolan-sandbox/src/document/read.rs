@@ -2,7 +2,7 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Document, DocumentError, Format, Item, Position, Source, Value, property_list};
+use super::{Document, DocumentError, Format, Item, Position, Source, Value, property_list, xml};
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Document, DocumentError> {
     if bytes.starts_with(b"bplist") {
@@ -64,14 +64,18 @@ fn binary_property_list(bytes: &[u8]) -> Result<Vec<Item>, DocumentError> {
     dictionary(list.map_err(|source| DocumentError::PropertyList { at: None, source })?)
 }
 
-/// The parser does not keep positions, so that the keys are looked for in the text.
 fn xml_property_list(text: &str) -> Result<Vec<Item>, DocumentError> {
-    let list = property_list::parse(text.as_bytes()).map_err(|source| {
-        let at = offset_in(&source).map(|offset| Position::of(text, offset));
+    if let Some(offset) = xml::unknown_entity(text) {
+        let at = Position::of(text, offset);
+        return Err(DocumentError::UnknownEntity { at });
+    }
+    let plain = xml::without_character_data(text);
+    let list = property_list::parse(plain.as_bytes()).map_err(|source| {
+        let at = offset_in(&source).map(|offset| Position::of(&plain, offset));
         DocumentError::PropertyList { at, source }
     })?;
     let mut items = dictionary(list)?;
-    locate(&mut items, &mut xml_keys(text));
+    locate(&mut items, &mut xml::keys(text));
     Ok(items)
 }
 
@@ -82,17 +86,22 @@ fn dictionary(list: Value) -> Result<Vec<Item>, DocumentError> {
     }
 }
 
-/// Both the keys of the text and those of a dictionary come in the order of the text.
-fn locate(items: &mut [Item], places: &mut impl Iterator<Item = (String, usize)>) {
+/// How many keys of a text are looked at to find one.
+const NEAR: usize = 16;
+
+/// Both the keys of the text and those of a dictionary come in the order of the text. One that is
+/// written in a way that is not known here has no place.
+fn locate<I: Iterator<Item = (String, usize)> + Clone>(items: &mut [Item], places: &mut I) {
     for item in items {
-        item.offset = places
-            .find(|(found, _)| *found == item.key)
-            .map(|(_, offset)| offset);
+        let mut near = places.clone().take(NEAR);
+        if let Some(index) = near.position(|(key, _)| key == item.key) {
+            item.offset = places.nth(index).map(|(_, offset)| offset);
+        }
         locate_below(&mut item.value, places);
     }
 }
 
-fn locate_below(value: &mut Value, places: &mut impl Iterator<Item = (String, usize)>) {
+fn locate_below<I: Iterator<Item = (String, usize)> + Clone>(value: &mut Value, places: &mut I) {
     match value {
         Value::Dictionary(items) => locate(items, places),
         Value::Array(values) => {
@@ -102,36 +111,6 @@ fn locate_below(value: &mut Value, places: &mut impl Iterator<Item = (String, us
         }
         _ => {}
     }
-}
-
-/// All keys outside comments, with where they begin.
-fn xml_keys(text: &str) -> impl Iterator<Item = (String, usize)> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        loop {
-            let start = text.len() - rest.len() + rest.find('<')?;
-            let tag = text.get(start..)?;
-            if tag.starts_with("<!--") {
-                (_, rest) = tag.split_once("-->")?;
-            } else if tag.starts_with("<![CDATA[") {
-                (_, rest) = tag.split_once("]]>")?;
-            } else if let Some(key) = tag.strip_prefix("<key>") {
-                let (key, after) = key.split_once("</key>")?;
-                rest = after;
-                return Some((unescaped(key), start));
-            } else {
-                rest = tag.get(1..)?;
-            }
-        }
-    })
-}
-
-fn unescaped(text: &str) -> String {
-    text.replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&quot;", "\"")
-        .replace("&apos;", "'")
-        .replace("&amp;", "&")
 }
 
 /// The parser tells where it stopped in the text of its error only.
