@@ -6,13 +6,6 @@ use portolan_ring::{
     Bell, Consumer, Producer, PushError, Record, Region, Run, record_bytes, split_record,
 };
 
-/// As `model`, with at most four preemptions: these bodies take an hour without a bound.
-fn bounded(body: impl Fn() + Sync + Send + 'static) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
-    builder.check(body);
-}
-
 fn halves(capacity: usize) -> (Producer, Consumer) {
     let region = Region::heap(capacity).expect("a capacity");
     (Producer::new(region.clone()), Consumer::new(region))
@@ -143,7 +136,7 @@ fn loom_a_full_ring_is_not_written_over() {
 /// released.
 #[test]
 fn loom_a_record_that_was_put_back_is_not_written_over() {
-    bounded(|| {
+    model(|| {
         let (mut producer, mut consumer) = halves(64);
         push(&mut producer, 0).expect("honest");
         push(&mut producer, 1).expect("honest");
@@ -188,7 +181,7 @@ fn keep_one_of_a_run(consumer: &mut Consumer, next: &mut u8) {
 /// A run goes into a full ring record by record, as the consumer releases.
 #[test]
 fn loom_a_run_waits_for_space_record_by_record() {
-    bounded(|| {
+    model(|| {
         let (mut producer, mut consumer) = halves(64);
         push(&mut producer, 0).expect("honest");
         push(&mut producer, 1).expect("honest");
