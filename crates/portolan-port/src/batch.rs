@@ -152,8 +152,8 @@ impl ReceiveBatch {
         whole.chain(plain)
     }
 
-    /// The message, if it is one that has more in it than bytes or is a large one: with its rights,
-    /// and the right to answer.
+    /// The message with its rights and the right to answer, if it came by itself, as all do that have
+    /// more in them than bytes, that are large, or that do not come through memory.
     pub fn take_message(&mut self) -> Option<Message> {
         self.whole.take()
     }

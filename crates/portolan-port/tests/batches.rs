@@ -1,28 +1,24 @@
 //! Several messages sent or received at once.
 
+mod flavour;
+
 use std::thread;
 use std::time::Duration;
 
+use flavour::port;
 use portolan_port::{
     Message, ReceiveBatch, ReceiveError, ReceiveRight, Right, SendErrorKind, SendRight, Timeout,
 };
+use portolan_testkit::flavour::Flavour;
+use portolan_testkit::in_both_flavours;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
 
-fn port() -> (ReceiveRight, SendRight) {
+/// A port and a right that may go over to memory when it is used.
+fn fresh() -> (ReceiveRight, SendRight) {
     let port = ReceiveRight::new().expect("port");
     let right = port.make_send().expect("send right");
-    (port, right)
-}
-
-/// A port and a right that have gone over to memory.
-fn promoted() -> (ReceiveRight, SendRight) {
-    let (port, right) = port();
-    for _ in 0..10 {
-        right.send(Message::new(0), PATIENCE).expect("send");
-        port.receive(PATIENCE).expect("receive");
-    }
     (port, right)
 }
 
@@ -71,19 +67,20 @@ fn ids_arrive_in_order((port, right): (ReceiveRight, SendRight)) {
     assert_eq!(port.receive(Timeout::POLL).map(drop).ok(), None);
 }
 
-#[test]
-fn what_is_sent_in_batches_and_alone_arrives_in_order() {
-    ids_arrive_in_order(promoted());
+in_both_flavours!(what_is_sent_in_batches_and_alone_arrives_in_order);
+
+fn what_is_sent_in_batches_and_alone_arrives_in_order(flavour: Flavour) {
+    ids_arrive_in_order(port(flavour));
 }
 
 #[test]
 fn a_batch_begun_on_the_socket_arrives_in_order_too() {
-    ids_arrive_in_order(port());
+    ids_arrive_in_order(fresh());
 }
 
 #[test]
 fn nothing_is_published_before_its_time_and_everything_at_the_end() {
-    let (port, right) = promoted();
+    let (port, right) = port(Flavour::Ring);
     let mut batch = right.batch(PATIENCE);
     batch.push(1, b"a").expect("push");
     assert!(matches!(
@@ -94,9 +91,10 @@ fn nothing_is_published_before_its_time_and_everything_at_the_end() {
     assert_eq!(port.receive(Timeout::POLL).expect("receive").id(), 1);
 }
 
-#[test]
-fn messages_with_more_than_bytes_come_alone_and_in_their_turn() {
-    let (port, right) = promoted();
+in_both_flavours!(messages_with_more_than_bytes_come_alone_and_in_their_turn);
+
+fn messages_with_more_than_bytes_come_alone_and_in_their_turn(flavour: Flavour) {
+    let (port, right) = port(flavour);
     let mut pending = Vec::new();
     for id in 0..30 {
         match id % 10 {
@@ -112,12 +110,14 @@ fn messages_with_more_than_bytes_come_alone_and_in_their_turn() {
             _ => right.send(Message::new(id), PATIENCE).expect("send"),
         }
     }
+    let first = port.status().sequence;
     let (mut batch, mut next) = (ReceiveBatch::new(), 0);
     while next < 30 {
         port.receive_batch(&mut batch, PATIENCE).expect("receive");
         for message in batch.messages() {
             assert_eq!(message.id(), next);
-            assert_eq!(message.sequence(), 10 + next.unsigned_abs() as u64);
+            let received = first.wrapping_add(u64::from(next.unsigned_abs()));
+            assert_eq!(message.sequence(), received);
             next += 1;
         }
         if let Some(mut whole) = batch.take_message() {
@@ -127,7 +127,7 @@ fn messages_with_more_than_bytes_come_alone_and_in_their_turn() {
                     let reply = whole.take_reply().expect("reply right");
                     reply.send(Message::new(whole.id() * 2)).expect("answer");
                 }
-                other => panic!("{other} is nothing but bytes"),
+                _ => assert_eq!(flavour, Flavour::Socket, "nothing but bytes"),
             }
         }
     }
@@ -160,7 +160,7 @@ fn a_batch_says_who_sent_it_and_through_which_right() {
 
 #[test]
 fn a_full_queue_leaves_in_the_batch_what_was_not_sent() {
-    let (port, right) = promoted();
+    let (port, right) = port(Flavour::Ring);
     let mut batch = right.batch(Timeout::POLL);
     let bytes = [7; 1000];
     let mut pushed = 0;
@@ -192,20 +192,21 @@ fn a_full_queue_leaves_in_the_batch_what_was_not_sent() {
     ));
 }
 
-#[test]
-fn a_batch_to_a_dead_port_fails() {
-    for (port, right) in [port(), promoted()] {
-        drop(port);
-        let mut batch = right.batch(PATIENCE);
-        let result = batch.push(1, b"late").and_then(|()| batch.publish());
-        assert!(matches!(result, Err(SendErrorKind::DeadName)), "{result:?}");
-    }
+in_both_flavours!(a_batch_to_a_dead_port_fails);
+
+fn a_batch_to_a_dead_port_fails(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    drop(port);
+    let mut batch = right.batch(PATIENCE);
+    let result = batch.push(1, b"late").and_then(|()| batch.publish());
+    assert!(matches!(result, Err(SendErrorKind::DeadName)), "{result:?}");
 }
 
-#[test]
-fn batches_of_several_threads_do_not_mix_their_order() {
+in_both_flavours!(batches_of_several_threads_do_not_mix_their_order);
+
+fn batches_of_several_threads_do_not_mix_their_order(flavour: Flavour) {
     const EACH: i32 = 5000;
-    let (port, right) = promoted();
+    let (port, right) = port(flavour);
     thread::scope(|scope| {
         for sender in 0..3 {
             let right = &right;
