@@ -310,7 +310,10 @@ impl Channel {
                 read
             }
             Err(Nothing::Empty) => Read::Empty,
-            Err(Nothing::Lost(header)) => {
+            Err(Nothing::Lost(header, lent)) => {
+                if let Some(number) = lent {
+                    self.give_back(number);
+                }
                 // The client is to know that no answer will come. A right that was to be made here
                 // is dead from the start.
                 if header.kind == Kind::Message && header.slot != 0 {

@@ -825,7 +825,7 @@ impl SendRight {
                 Ok(News::Closed) => Err(Nothing::Closed),
                 Ok(News::Other) => Ok(()),
                 Err(Nothing::Empty) => break,
-                Err(Nothing::Lost(header)) => self.lose(header, &mut replies),
+                Err(Nothing::Lost(header, _)) => self.lose(header, &mut replies),
                 Err(other) => Err(other),
             };
             if result.is_err() {
@@ -1029,7 +1029,7 @@ impl SendRight {
                 Ok(incoming) if incoming.header.kind == Kind::Message => {
                     return self.answer(incoming).map_err(|_| ReplyError::NoReply);
                 }
-                Ok(_) | Err(Nothing::Closed | Nothing::Violation | Nothing::Lost(_)) => {
+                Ok(_) | Err(Nothing::Closed | Nothing::Violation | Nothing::Lost(..)) => {
                     return Err(ReplyError::NoReply);
                 }
                 Err(Nothing::Empty) => {}

@@ -142,8 +142,9 @@ pub(crate) enum Nothing {
     /// The other end broke the protocol.
     Violation,
     /// This process has no descriptors left, and so lost those of the packet, and the packet with
-    /// them. Nothing is wrong with the channel.
-    Lost(Header),
+    /// them. Nothing is wrong with the channel. If the payload was lent, there is the number under
+    /// which it is returned.
+    Lost(Header, Option<u32>),
 }
 
 /// Receives a packet without waiting.
@@ -192,19 +193,18 @@ pub(crate) fn receive_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<R
 
 fn take_apart(bytes: &[u8], received: Received) -> Result<Incoming, Nothing> {
     let packet = packet::decode(bytes).map_err(|_| Nothing::Violation)?;
+    let is_lent = packet.header.flags.contains(Flags::LENT);
+    let number = packet.inline.first_chunk().filter(|_| is_lent);
+    let number = number.map(|number| u32::from_le_bytes(*number));
     if received.descriptors_lost && packet.descriptors() > received.descriptors.len() {
-        return Err(Nothing::Lost(packet.header));
+        return Err(Nothing::Lost(packet.header, number));
     }
     if packet.descriptors() != received.descriptors.len() {
         return Err(Nothing::Violation);
     }
     let mut fds = VecDeque::from(received.descriptors);
-    let is_lent = packet.header.flags.contains(Flags::LENT);
-    let lent = match packet.inline.first_chunk().filter(|_| is_lent) {
-        Some(number) => {
-            let file = fds.pop_front().ok_or(Nothing::Violation)?;
-            Some((file, u32::from_le_bytes(*number)))
-        }
+    let lent = match number {
+        Some(number) => Some((fds.pop_front().ok_or(Nothing::Violation)?, number)),
         None => None,
     };
     let payload = if packet.header.flags.contains(Flags::OUT_OF_LINE) {
