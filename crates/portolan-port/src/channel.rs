@@ -141,7 +141,7 @@ impl Channel {
     /// holder's name. Root and this user's own processes could do as much by other means.
     pub(crate) fn had_by(mut self, maker: Option<Credentials>) -> Self {
         let own = rustix::process::geteuid().as_raw();
-        self.is_private = maker.is_some_and(|maker| maker.uid == 0 || maker.uid == own);
+        self.is_private &= maker.is_some_and(|maker| maker.uid == 0 || maker.uid == own);
         self
     }
 
@@ -152,7 +152,8 @@ impl Channel {
             .next()
             .filter(socket::is_channel_end)
             .ok_or(Nothing::Violation)?;
-        let channel = Self::new(socket, record.badge, record.once);
+        let mut channel = Self::new(socket, record.badge, record.once);
+        channel.is_private = !record.is_known;
         if let Some(memory) = record.memory {
             let MovedMemory {
                 taken,
@@ -266,6 +267,7 @@ impl Channel {
         MovedChannel {
             badge: self.badge,
             once: self.once,
+            is_known: !self.is_private,
             memory,
         }
     }
@@ -409,6 +411,9 @@ impl Channel {
             Kind::Switch => {
                 // From here on, the kernel does not say any more who speaks.
                 self.identify(&mut incoming, reading)?;
+                if !self.is_private {
+                    (reading.sender, reading.origin) = (None, None);
+                }
                 self.switch()
             }
             Kind::Hello if incoming.credentials.is_some() => {

@@ -524,6 +524,7 @@ fn record() -> [u8; 32] {
     MovedChannel {
         badge,
         once: false,
+        is_known: false,
         memory: None,
     }
     .encode()

@@ -13,6 +13,8 @@ pub struct MovedChannel {
     pub badge: u64,
     /// Byte 8, bit 0: the channel belongs to a send-once right. Bytes 9 to 15 are zero.
     pub once: bool,
+    /// Byte 8, bit 3: a process that an owner did not trust may know the memory of this channel.
+    pub is_known: bool,
     /// Byte 8, bit 1: the channel shares memory; five descriptors more belong to it, the memory
     /// and the two ends of the receiver's bell and of the holder's. Zeros in the last 16 bytes if not.
     pub memory: Option<MovedMemory>,
@@ -49,7 +51,7 @@ impl MovedChannel {
     pub fn encode(&self) -> [u8; RECORD_BYTES] {
         let mut out = [0; RECORD_BYTES];
         out[..8].copy_from_slice(&self.badge.to_le_bytes());
-        out[8] = u8::from(self.once);
+        out[8] = u8::from(self.once) | (u8::from(self.is_known) << 3);
         if let Some(memory) = self.memory {
             let MovedMemory {
                 taken,
@@ -99,12 +101,13 @@ fn decode_one(record: &[u8; RECORD_BYTES]) -> Result<MovedChannel, MovedError> {
         (false, false, 0, 0) => None,
         (false, ..) => return Err(MovedError),
     };
-    if flags > 7 {
+    if flags > 15 {
         return Err(MovedError);
     }
     Ok(MovedChannel {
         badge,
         once: flags & 1 != 0,
+        is_known: flags & 8 != 0,
         memory,
     })
 }
@@ -124,6 +127,7 @@ mod tests {
             |(badge, once, memory)| MovedChannel {
                 badge,
                 once,
+                is_known: once,
                 memory,
             },
         );
@@ -137,11 +141,12 @@ mod tests {
         let bytes = MovedChannel {
             badge: 1,
             once: false,
+            is_known: false,
             memory: None,
         }
         .encode();
         assert_eq!(decode(&bytes[..31]), Err(MovedError));
-        for (at, value) in [(8, 4), (8, 8), (15, 1), (16, 1), (31, 1)] {
+        for (at, value) in [(8, 4), (8, 16), (15, 1), (16, 1), (31, 1)] {
             let mut bad = bytes;
             bad[at] = value;
             assert_eq!(decode(&bad), Err(MovedError));

@@ -88,6 +88,7 @@ fn moved() -> impl Strategy<Value = Vec<u8>> {
         let channel = MovedChannel {
             badge,
             once,
+            is_known: false,
             memory,
         };
         channel.encode().to_vec()

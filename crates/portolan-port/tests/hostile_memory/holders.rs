@@ -850,6 +850,7 @@ fn moved_port(memory: MovedMemory, fds: &[BorrowedFd<'_>]) -> OwnedFd {
     let record = MovedChannel {
         badge: 3,
         once: false,
+        is_known: false,
         memory: Some(memory),
     };
     let (front, rear) = pair(SocketType::SEQPACKET);
