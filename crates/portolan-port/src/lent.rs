@@ -187,7 +187,9 @@ impl Loan {
             Store::Heap(bytes) => bytes,
             Store::Memory(memory, lender) => {
                 let bytes = memory.get(..self.len).unwrap_or_default().to_vec();
-                lender.keep(memory);
+                if !memory.is_foreign() {
+                    lender.keep(memory);
+                }
                 bytes
             }
             Store::Spent => Vec::new(),

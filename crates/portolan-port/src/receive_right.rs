@@ -710,7 +710,7 @@ impl Port {
             channel.flush_socket();
         }
         if channel.ring().is_none() {
-            let read = self.read(&channel, &mut lock(&self.hot));
+            let read = self.read(&channel, &mut self.hot());
             return Ok(self.take(token, &channel, read));
         }
         if flags.contains(EventFlags::HUP) {

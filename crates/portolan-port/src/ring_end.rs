@@ -15,6 +15,7 @@ use portolan_ring::{
 use portolan_wire::packet::{self, Flags, HEADER_BYTES, RecordKind, RightDescriptor};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
+use rustix::net::sockopt::{socket_domain, socket_type};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 use crate::channel::lock;
@@ -65,8 +66,8 @@ impl RingEnd {
     pub(crate) fn accept([memory, own @ .., out, into]: [OwnedFd; 5]) -> io::Result<Self> {
         Ok(Self::new(
             Rings::accept(memory)?,
-            Bell::of(own),
-            Bell::of([out, into]),
+            Bell::of(own)?,
+            Bell::of([out, into])?,
         ))
     }
 
@@ -76,7 +77,7 @@ impl RingEnd {
         position: Position,
     ) -> io::Result<Self> {
         let rings = Rings::resume(memory, position)?;
-        Ok(Self::new(rings, Bell::of(own), Bell::of([out, into])))
+        Ok(Self::new(rings, Bell::of(own)?, Bell::of([out, into])?))
     }
 
     fn new(rings: Rings, own_bell: Bell, peer_bell: Bell) -> Self {
@@ -380,8 +381,7 @@ fn broken(_: Corrupt) -> Nothing {
 /// readable.
 ///
 /// The other side has both ends too and may do with them what it likes. Sending with `MSG_DONTWAIT`
-/// takes no lock that a reader holds while it copies, so nobody can make who rings wait; nor can a
-/// descriptor that is no socket at all, which is not rung then and harms who offered it.
+/// takes no lock that a reader holds while it copies, so nobody can make who rings wait.
 #[derive(Debug)]
 struct Bell {
     out: OwnedFd,
@@ -395,8 +395,16 @@ impl Bell {
         Ok(Self { out, into })
     }
 
-    fn of([out, into]: [OwnedFd; 2]) -> Self {
-        Self { out, into }
+    /// A bell from a peer, which must be of the kind that keeps nobody waiting.
+    fn of([out, into]: [OwnedFd; 2]) -> io::Result<Self> {
+        let is_stream = |end: &OwnedFd| {
+            socket_type(end) == Ok(SocketType::STREAM)
+                && socket_domain(end) == Ok(AddressFamily::UNIX)
+        };
+        match is_stream(&out) && is_stream(&into) {
+            true => Ok(Self { out, into }),
+            false => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 
     fn ring(&self) {

@@ -270,11 +270,12 @@ impl SendRight {
 
     fn look_for_returned(&self) {
         let replies = lock(&self.replies);
-        if !replies.reading {
-            let depth = match self.memory.ring() {
-                Some(_) => Depth::Memory,
-                None => Depth::Everything,
-            };
+        let depth = match self.memory.ring() {
+            Some(_) => Depth::Memory,
+            None => Depth::Everything,
+        };
+        // An answer that is taken off the socket here would not be seen by who polls it.
+        if !replies.reading && (depth == Depth::Memory || replies.slots.is_empty()) {
             drop(self.read_all(replies, depth));
         }
     }
@@ -407,8 +408,14 @@ impl SendRight {
         while !deadline.has_passed() {
             match self.room_spinner.spin(ring.meet(), || ring.has_room(len)) {
                 Spun::Hit => return Ok(true),
-                Spun::Again if !self.dead.load(Ordering::Relaxed) => self.look_at_news(),
-                Spun::Again => break,
+                Spun::Again => {
+                    self.look_at_news();
+                    // One that was killed says nothing.
+                    let hung_up = socket::wait(self.socket(), PollFlags::empty(), Deadline::Passed);
+                    if self.dead.load(Ordering::Relaxed) || hung_up != Ok(false) {
+                        break;
+                    }
+                }
                 Spun::Sleep { since } => {
                     spun_since = since;
                     break;

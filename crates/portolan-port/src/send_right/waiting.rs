@@ -213,7 +213,10 @@ impl SendRight {
                 self.memory.ring().into_iter().for_each(RingEnd::hear);
                 self.read_all(replies, Depth::Memory)
             }
-            Woken::BySocket => self.read_all(replies, Depth::Everything),
+            Woken::BySocket => {
+                self.memory.ring().into_iter().for_each(RingEnd::hear);
+                self.read_all(replies, Depth::Everything)
+            }
             Woken::TooLate => replies,
         })
     }
@@ -313,6 +316,7 @@ impl SendRight {
         if !replies.reading {
             // Looked at below, and what comes later is told anew.
             events.wait(Deadline::Passed).ok();
+            self.memory.ring().into_iter().for_each(RingEnd::hear);
             let replies = self.read_all(replies, Depth::Everything);
             self.arm(&replies);
         }
@@ -348,6 +352,7 @@ impl SendRight {
         let replies = lock(&self.replies);
         if !replies.reading {
             events.wait(Deadline::Passed).ok();
+            self.memory.ring().into_iter().for_each(RingEnd::hear);
             self.arm(&replies);
         }
     }
@@ -431,7 +436,9 @@ impl SendRight {
     /// The port is dead. The slots in `owed` (little-endian `u32`s) may still be answered.
     pub(super) fn die(&self, replies: &mut Replies, owed: &[u8]) {
         self.dead.store(true, Ordering::Relaxed);
-        self.lender.port_died();
+        if owed.is_empty() {
+            self.lender.port_died();
+        }
         let owed = |slot: &u32| owed.as_chunks::<4>().0.contains(&slot.to_le_bytes());
         replies
             .slots
