@@ -208,3 +208,18 @@ fn large_messages_move_with_their_port_and_are_returned_from_there(flavour: Flav
     let message = moved.receive(PATIENCE).expect("receive");
     assert!(message.bytes() == pattern(LARGE, 9));
 }
+
+in_both_flavours!(memory_that_comes_back_from_a_dead_port_costs_no_answer);
+
+fn memory_that_comes_back_from_a_dead_port_costs_no_answer(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let request = Message::new(1).with_loan(loan(&right, LARGE, 3));
+    let pending = right.begin_request(request, PATIENCE).expect("ask");
+    let mut request = port.receive(PATIENCE).expect("receive");
+    let reply = request.take_reply().expect("reply right");
+    drop(port);
+    assert!(right.is_dead());
+    assert!(request.into_bytes() == pattern(LARGE, 3));
+    reply.send(Message::new(2)).expect("answer");
+    assert_eq!(pending.wait(PATIENCE).expect("answer").id(), 2);
+}

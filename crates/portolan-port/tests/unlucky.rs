@@ -286,3 +286,27 @@ fn the_port_itself_as_an_answer_without_room_does_not_lock_up() {
     assert!(matches!(rights[..], [Right::Receive(_)]));
     drop(pending);
 }
+
+in_both_flavours!(a_descriptor_tells_of_every_answer_however_many_there_are);
+
+/// More answers than a bell has room for that nobody empties.
+fn a_descriptor_tells_of_every_answer_however_many_there_are(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    for id in 0..2000 {
+        let mut pending = right
+            .begin_request(Message::new(id), PATIENCE)
+            .expect("ask");
+        // Whoever waits for the descriptor has it before the answer comes.
+        let descriptor = right.as_fd();
+        let mut request = port.receive(PATIENCE).expect("receive");
+        let reply = request.take_reply().expect("reply right");
+        reply.send(Message::new(id)).expect("answer");
+        let mut fds = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+        let patience = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(poll(&mut fds, Some(&patience)), Ok(1), "answer {id}");
+        assert_eq!(pending.poll().expect("answer").id(), id);
+    }
+}
