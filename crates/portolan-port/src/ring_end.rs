@@ -43,7 +43,7 @@ pub(crate) struct RingEnd {
 const ASK_AFTER_MICROS: u64 = 1000;
 
 /// With which of the messages to a side that is awake.
-const ASK_EVERY: u32 = 4;
+const ASK_EVERY: u32 = 16;
 
 /// What a record brought.
 #[derive(Debug)]
@@ -225,7 +225,7 @@ impl RingEnd {
     }
 
     /// A side that was killed says nothing, so the kernel is asked, but not every time: not twice in a
-    /// millisecond, and of a side that is awake with every fourth message only. Afterwards it is too
+    /// millisecond, and of a side that is awake with every sixteenth message only. Afterwards it is too
     /// late: what was published may have been received.
     fn check_peer(&self, outgoing: &Producer, socket: BorrowedFd<'_>) -> Result<(), Refusal> {
         let sent = self.sent.load(Ordering::Relaxed).wrapping_add(1);

@@ -415,7 +415,7 @@ fn a_server_that_was_killed_at_work_cannot_be_sent_to(flavour: Flavour) {
     // The kernel is not asked twice in a millisecond.
     let killed = Instant::now();
     while killed.elapsed() < Duration::from_millis(2) {}
-    let error = (0..4).find_map(|id| right.send(Message::new(id), PATIENCE).err());
+    let error = (0..16).find_map(|id| right.send(Message::new(id), PATIENCE).err());
     let error = error.expect("it is dead");
     assert!(matches!(error.kind(), SendErrorKind::DeadName), "{error}");
 }
