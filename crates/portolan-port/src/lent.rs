@@ -164,7 +164,7 @@ pub struct Loan {
 enum Store {
     Heap(Vec<u8>),
     Memory(OwnMemory, Arc<Lender>),
-    /// It has been sent, or made into a vector.
+    /// It has been sent.
     Spent,
 }
 
@@ -183,16 +183,9 @@ impl Loan {
 
     /// The bytes, copied if they are not on the heap.
     pub(crate) fn into_vec(mut self) -> Vec<u8> {
-        match std::mem::replace(&mut self.store, Store::Spent) {
-            Store::Heap(bytes) => bytes,
-            Store::Memory(memory, lender) => {
-                let bytes = memory.get(..self.len).unwrap_or_default().to_vec();
-                if !memory.is_foreign() {
-                    lender.keep(memory);
-                }
-                bytes
-            }
-            Store::Spent => Vec::new(),
+        match &mut self.store {
+            Store::Heap(bytes) => std::mem::take(bytes),
+            Store::Memory(..) | Store::Spent => self.to_vec(),
         }
     }
 

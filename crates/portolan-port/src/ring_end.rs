@@ -415,7 +415,7 @@ impl Bell {
 
     /// Takes the rings that have come.
     fn hear(&self) {
-        // Nothing there, or no socket: both are no matter.
+        // Fails if nothing is there, or if who made it broke it.
         rustix::net::recv(&self.out, &mut [0; 512], RecvFlags::DONTWAIT).ok();
     }
 }

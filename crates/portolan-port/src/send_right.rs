@@ -184,10 +184,19 @@ impl SendRight {
             return Ok(());
         };
         let head = PlainMessage::head(id, 0, bytes.len());
+        self.publish(timeout, || ring.publish(self.socket(), &head, &[], bytes))
+    }
+
+    /// Tries to publish until it can be done or there was no room for the whole time-out.
+    fn publish(
+        &self,
+        timeout: Timeout,
+        mut publish: impl FnMut() -> Result<(), Refusal>,
+    ) -> Result<(), SendErrorKind> {
         // The clock is looked at only if it has to be.
         let mut deadline = None;
         loop {
-            match ring.publish(self.socket(), &head, &[], bytes) {
+            match publish() {
                 Ok(()) => return Ok(()),
                 Err(Refusal::Full(full)) => {
                     let deadline = *deadline.get_or_insert_with(|| timeout.deadline());
@@ -329,14 +338,7 @@ impl SendRight {
         let Some(ring) = self.open_memory()? else {
             return Ok(());
         };
-        let deadline = timeout.deadline();
-        loop {
-            match ring.publish_run(self.socket(), run) {
-                Ok(()) => return Ok(()),
-                Err(Refusal::Full(full)) if self.wait_for_room(full, deadline)? => {}
-                Err(refusal) => return Err(transfer::send_error(refusal)),
-            }
-        }
+        self.publish(timeout, || ring.publish_run(self.socket(), run))
     }
 
     #[inline]

@@ -9,7 +9,7 @@ use portolan_sys::ancillary::{Credentials, MAX_DESCRIPTORS};
 use portolan_wire::moved::{self, MovedChannel};
 use portolan_wire::packet::{
     Flags, Header, Kind, LENT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, MAX_RIGHT_FDS,
-    PlainMessage, RightDescriptor, RightKind,
+    RightDescriptor, RightKind,
 };
 use portolan_wire::port_id::PortId;
 use rustix::io::Errno;
@@ -59,19 +59,12 @@ fn send_plain(
     if !is_plain || bytes.len() > link.inline_max(false) {
         return None;
     }
-    let head = match kind {
-        Kind::Message => PlainMessage::head(message.id, slot, bytes.len()),
-        _ => {
-            let (id, length) = (message.id, bytes.len() as u64);
-            let control = Header::control(kind, slot);
-            Header {
-                id,
-                length,
-                ..control
-            }
-            .encode()
-        }
+    let header = Header {
+        id: message.id,
+        length: bytes.len() as u64,
+        ..Header::control(kind, slot)
     };
+    let head = header.encode();
     loop {
         match ring.publish(link.socket, &head, &[], bytes) {
             Ok(()) => return Some(Ok(())),
@@ -178,8 +171,7 @@ fn pack_and_send(
     lent: Option<u32>,
     wait: &mut dyn FnMut(Full) -> Result<bool, Errno>,
 ) -> Result<(), SendErrorKind> {
-    let mut luggage = Luggage::pack(message)?;
-    luggage.lent = lent.unwrap_or(0).to_le_bytes();
+    let luggage = Luggage::pack(message, lent)?;
     let fds = luggage.fds(message);
     if fds.len() > MAX_DESCRIPTORS {
         return Err(SendErrorKind::TooManyRights { count: fds.len() });
@@ -252,9 +244,9 @@ struct Luggage {
 }
 
 impl Luggage {
-    fn pack(message: &Message) -> Result<Self, SendErrorKind> {
+    fn pack(message: &Message, lent: Option<u32>) -> Result<Self, SendErrorKind> {
         let mut luggage = Self {
-            lent: [0; LENT_BYTES],
+            lent: lent.unwrap_or(0).to_le_bytes(),
             descriptors: Vec::new(),
             vans: Vec::new(),
         };
