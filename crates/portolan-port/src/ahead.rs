@@ -29,6 +29,8 @@ struct Source {
     origin: Arc<Origin>,
     /// Where the first of the bytes is in the sender's ring.
     position: u64,
+    /// A successor has to know how far messages were received.
+    is_kept: bool,
 }
 
 impl Ahead {
@@ -47,6 +49,7 @@ impl Ahead {
             channel: Arc::clone(channel),
             origin,
             position,
+            is_kept: channel.is_kept(),
         });
         self.source.is_some()
     }
@@ -75,7 +78,7 @@ impl Ahead {
             return false;
         };
         if plain.slot != 0 {
-            let Ok(reply) = source.channel.owe(plain.slot, source.origin.port) else {
+            let Ok(reply) = source.channel.owe(plain.slot, source.origin.port, None) else {
                 self.put_back();
                 return false;
             };
@@ -86,6 +89,10 @@ impl Ahead {
         message.origin = Some(Arc::clone(&source.origin));
         let left = behind.len();
         self.at = self.bytes.len() - left;
+        if source.is_kept {
+            let position = source.position.wrapping_add(self.at as u64);
+            source.channel.keep(position);
+        }
         if left == 0 {
             self.source = None;
         }

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use portolan_wire::packet::Kind;
 
 use crate::error::SendErrorKind;
+use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::message::Message;
 use crate::socket::{Full, Outgoing, Refusal};
@@ -28,10 +30,20 @@ const BYTES_PER_KEPT_WORD: usize = size_of::<Kept>();
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     /// Slots that a reply right or an answer that is kept exists for. Most often there is one.
-    owed: Vec<u32>,
+    owed: Vec<Owed>,
+    /// Where they are written down, if they are.
+    ledger: Option<Arc<Ledger>>,
     /// Oldest first.
     kept: VecDeque<Kept>,
     kept_bytes: usize,
+}
+
+/// A slot that is owed an answer.
+#[derive(Debug)]
+struct Owed {
+    slot: u32,
+    /// Where that is written down.
+    entry: Option<u32>,
 }
 
 /// Something that a client is to be told.
@@ -39,6 +51,8 @@ pub(crate) struct Answers {
 pub(crate) enum Kept {
     Answer(u32, Message),
     NoReply(u32),
+    /// The request will not be served, for a reason that this side has put into bytes.
+    Failed(u32, Arc<[u8]>),
     /// Lent memory with this number is not used any more.
     Returned(u32),
     /// The answer comes on another channel, of which this is the client's end.
@@ -57,18 +71,30 @@ pub(crate) enum Flushed {
 
 impl Answers {
     /// Notes that a reply right for this slot exists. False if there is one or there are too many.
-    pub(crate) fn owe(&mut self, slot: u32) -> bool {
-        let admitted = self.owed.len() < MAX_OWED && !self.owed.contains(&slot);
+    ///
+    /// `entry` is where that is written down.
+    pub(crate) fn owe(&mut self, slot: u32, entry: Option<u32>) -> bool {
+        let is_known = self.owed.iter().any(|owed| owed.slot == slot);
+        let admitted = self.owed.len() < MAX_OWED && !is_known;
         if admitted {
-            self.owed.push(slot);
+            self.owed.push(Owed { slot, entry });
         }
         admitted
     }
 
+    /// Has what is owed crossed out in this ledger once it is settled.
+    pub(crate) fn write_down_in(&mut self, ledger: Option<Arc<Ledger>>) {
+        self.ledger = ledger;
+    }
+
     /// Notes that the slot has its answer.
     pub(crate) fn settle(&mut self, slot: u32) {
-        if let Some(at) = self.owed.iter().position(|owed| *owed == slot) {
-            self.owed.swap_remove(at);
+        let Some(at) = self.owed.iter().position(|owed| owed.slot == slot) else {
+            return;
+        };
+        let entry = self.owed.swap_remove(at).entry;
+        if let (Some(ledger), Some(entry)) = (&self.ledger, entry) {
+            ledger.cross_out(entry);
         }
     }
 
@@ -76,7 +102,7 @@ impl Answers {
     pub(crate) fn owed(&self) -> Vec<u8> {
         self.owed
             .iter()
-            .flat_map(|slot| slot.to_le_bytes())
+            .flat_map(|owed| owed.slot.to_le_bytes())
             .collect()
     }
 
@@ -120,7 +146,10 @@ impl Answers {
 impl Kept {
     fn slot(&self) -> u32 {
         match self {
-            Self::Answer(slot, _) | Self::NoReply(slot) | Self::Redirect(slot, _) => *slot,
+            Self::Answer(slot, _)
+            | Self::NoReply(slot)
+            | Self::Failed(slot, _)
+            | Self::Redirect(slot, _) => *slot,
             Self::Returned(_) => 0,
         }
     }
@@ -132,6 +161,7 @@ impl Kept {
                 message.bytes().len() + message.rights().len() * BYTES_PER_KEPT_RIGHT
             }
             Self::NoReply(_) | Self::Returned(_) => BYTES_PER_KEPT_WORD,
+            Self::Failed(_, reason) => BYTES_PER_KEPT_WORD + reason.len(),
             Self::Redirect(..) => BYTES_PER_KEPT_RIGHT,
         }
     }
@@ -141,6 +171,7 @@ impl Kept {
             Self::Answer(slot, message) => deliver(link, *slot, message, full),
             Self::Returned(number) => tell(link, &Outgoing::control(Kind::Returned, *number), full),
             Self::NoReply(slot) => tell(link, &Outgoing::control(Kind::NoReply, *slot), full),
+            Self::Failed(slot, reason) => tell(link, &Outgoing::no_reply(*slot, reason), full),
             Self::Redirect(slot, end) => {
                 let fds = [end.as_fd()];
                 let packet = Outgoing {

@@ -1,5 +1,6 @@
 //! The receiver's side of a channel.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,15 +12,19 @@ use portolan_wire::port_id::PortId;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
+use rustix::net::sockopt::socket_cookie;
 
-use crate::answers::{self, Answers, Flushed, Kept};
+use crate::answers::{self, Answers, Flushed, Kept as Word};
 use crate::error::SendErrorKind;
+use crate::kept::{Keep, Revived};
+use crate::ledger::Cookie;
 use crate::lent::{Borrowed, Borrowing};
 use crate::link::Link;
 use crate::mapping::Position;
 use crate::message::{Message, Origin};
 use crate::payload::Payload;
-use crate::ring_end::{Next, RingEnd};
+use crate::receive_right::digest;
+use crate::ring_end::{Next, Peeked, RingEnd};
 use crate::send_once::SendOnceRight;
 use crate::sender::Sender;
 use crate::socket::{self, Full, Incoming, Nothing, Outgoing};
@@ -50,6 +55,9 @@ pub(crate) struct Channel {
     /// The holder is gone, but memory may hold what it published before.
     hung_up: AtomicBool,
     watch: OnceLock<Watch>,
+    /// Requests that were refused before anybody received them.
+    voids: Mutex<HashSet<u32>>,
+    has_voids: AtomicBool,
 }
 
 /// What is known from the packets that came.
@@ -61,6 +69,8 @@ struct Reading {
     /// The one message of a send-once right has come.
     spent: bool,
     borrowed: Borrowed,
+    /// The slot of the next packet and where it was written down, before it is taken.
+    foreseen: Option<(u32, u32)>,
 }
 
 /// Everything comes through the socket, whether memory is there or not.
@@ -77,6 +87,14 @@ const MOVED: u8 = 2;
 pub(crate) struct Watch {
     pub(crate) epoll: Arc<OwnedFd>,
     pub(crate) token: u64,
+    pub(crate) kept: Option<Kept>,
+}
+
+/// What makes a channel outlive its receiver.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    pub(crate) keep: Arc<Keep>,
+    pub(crate) cookie: Cookie,
 }
 
 /// What the port's epoll instance tells of, packed into the number that it keeps.
@@ -84,6 +102,8 @@ pub(crate) struct Watch {
 pub(crate) enum Event {
     /// There are notifications.
     Notification,
+    /// The keeper of the port has something to say.
+    Guard,
     Socket(u64),
     Bell(u64),
 }
@@ -92,6 +112,7 @@ impl Event {
     pub(crate) fn data(self) -> EventData {
         EventData::new_u64(match self {
             Self::Notification => 0,
+            Self::Guard => 1,
             Self::Socket(token) => token << 1,
             Self::Bell(token) => (token << 1) | 1,
         })
@@ -100,6 +121,7 @@ impl Event {
     pub(crate) fn from_data(data: EventData) -> Self {
         match data.u64() {
             0 => Self::Notification,
+            1 => Self::Guard,
             bell if bell & 1 == 1 => Self::Bell(bell >> 1),
             socket => Self::Socket(socket >> 1),
         }
@@ -133,6 +155,8 @@ impl Channel {
             closed: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),
             watch: OnceLock::new(),
+            voids: Mutex::default(),
+            has_voids: AtomicBool::new(false),
         }
     }
 
@@ -171,6 +195,90 @@ impl Channel {
         Ok(channel)
     }
 
+    /// A channel whose receiver is gone, of which only what the kernel and the memory know is left.
+    pub(crate) fn revive(record: MovedChannel, fds: Vec<OwnedFd>) -> Result<Revived, Nothing> {
+        let mut fds = fds.into_iter();
+        let socket = fds.next().ok_or(Nothing::Violation)?;
+        let queued = socket::peek_all(socket.as_fd());
+        let mut channel = Self::new(socket, record.badge, record.once);
+        channel.is_private = !record.is_known;
+        let mut unread: HashSet<_> = queued.iter().filter_map(request_slot).collect();
+        let fds: Vec<_> = fds.collect();
+        if let Ok(fds) = fds.try_into() {
+            let (ring, has_gone_over) = RingEnd::revive(fds).map_err(|_| Nothing::Violation)?;
+            let will_go_over = queued.iter().any(|header| header.kind == Kind::Switch);
+            if has_gone_over && !will_go_over {
+                unread.extend(ring.peek_all().iter().filter_map(request_slot));
+                channel.flavour.store(RING, Ordering::Relaxed);
+            }
+            channel.ring.set(ring).ok();
+        }
+        Ok(Revived { channel, unread })
+    }
+
+    /// Says that a request is not to be served: its sender has been told.
+    pub(crate) fn make_void(&self, slot: u32) {
+        lock(&self.voids).insert(slot);
+        self.has_voids.store(true, Ordering::Release);
+    }
+
+    /// The requests that are not to be served.
+    pub(crate) fn voids(&self) -> Vec<u32> {
+        lock(&self.voids).iter().copied().collect()
+    }
+
+    /// Whether a request is not to be served. It is taken now, so this is asked once.
+    fn was_void(&self, slot: u32) -> bool {
+        if !self.has_voids.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut voids = lock(&self.voids);
+        let was_void = voids.remove(&slot);
+        self.has_voids.store(!voids.is_empty(), Ordering::Release);
+        was_void
+    }
+
+    /// Whether a request that is queued is not to be served.
+    pub(crate) fn is_void_now(&self, slot: u32) -> bool {
+        self.has_voids.load(Ordering::Acquire) && lock(&self.voids).contains(&slot)
+    }
+
+    /// What tells the next message from others.
+    pub(crate) fn digest(&self) -> u64 {
+        let mut start = [0; DIGESTED_BYTES];
+        let len = match self.ring().map(|ring| ring.peek_bytes(&mut start)) {
+            Some(Some(len)) => len,
+            _ => socket::peek_bytes(self.socket(), &mut start).unwrap_or(0),
+        };
+        let cookie = socket_cookie(self.socket()).unwrap_or(0);
+        digest(cookie, start.get(..len).unwrap_or_default())
+    }
+
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept().is_some()
+    }
+
+    pub(crate) fn kept(&self) -> Option<&Kept> {
+        self.watch.get()?.kept.as_ref()
+    }
+
+    /// Notes for a successor that what came through memory before this position is dealt with.
+    pub(crate) fn keep(&self, position: u64) {
+        if let Some(ring) = self.ring() {
+            ring.keep(position);
+        }
+    }
+
+    /// What there is of the channel for a keeper to know.
+    pub(crate) fn at_rest(&self) -> MovedChannel {
+        MovedChannel {
+            badge: self.badge,
+            once: self.once,
+            is_known: !self.is_private,
+            memory: self.ring.get().map(|_| MovedMemory::default()),
+        }
+    }
+
     pub(crate) fn is_once(&self) -> bool {
         self.once
     }
@@ -203,6 +311,9 @@ impl Channel {
         epoll::add(&*watch.epoll, self.socket(), data, flags)?;
         // A channel has one port, and pauses only on its way to another.
         let watch = self.watch.get_or_init(|| watch);
+        if let Some(kept) = &watch.kept {
+            lock(&self.answers).write_down_in(kept.keep.ledger().cloned());
+        }
         if let Some(ring) = self.ring.get() {
             add_bell(watch, ring)?;
         }
@@ -260,6 +371,7 @@ impl Channel {
             }
         });
         if in_use {
+            self.ring.get().into_iter().for_each(RingEnd::keep_taken);
             self.flavour.store(MOVED, Ordering::Release);
             self.flush_kept(&mut answers);
         }
@@ -303,10 +415,24 @@ impl Channel {
             return Read::Empty;
         }
         let incoming = match self.ring() {
-            Some(ring) => self.next_record(ring),
-            None => socket::try_receive(self.socket()),
+            Some(ring) => self.next_record(ring, &mut reading),
+            None => self.next_packet(&mut reading),
         };
-        match incoming.and_then(|incoming| self.admit(incoming, &mut reading, port, add)) {
+        let read = self.heed(incoming, &mut reading, port, add);
+        if let Some(ring) = self.ring().filter(|_| self.is_kept()) {
+            ring.keep_taken();
+        }
+        read
+    }
+
+    fn heed(
+        self: &Arc<Self>,
+        incoming: Result<Incoming, Nothing>,
+        reading: &mut Reading,
+        port: PortId,
+        add: impl FnOnce(Self),
+    ) -> Read {
+        match incoming.and_then(|incoming| self.admit(incoming, reading, port, add)) {
             Ok(read) => {
                 reading.spent = self.once;
                 read
@@ -321,6 +447,7 @@ impl Channel {
                 if header.kind == Kind::Message && header.slot != 0 {
                     self.refuse(header.slot);
                 }
+                self.cross_out(reading.foreseen.take().map(|(_, entry)| entry));
                 Read::Other
             }
             Err(Nothing::Closed | Nothing::Violation) => {
@@ -334,7 +461,8 @@ impl Channel {
     /// Takes a run of records out of memory, and says whose they are and where the run began.
     /// `None` if [`read`](Self::read) has to look at what comes next, if anything does.
     pub(crate) fn take_run(&self, into: &mut Vec<u8>, limit: usize) -> Option<(Arc<Origin>, u64)> {
-        if self.once || self.closed.load(Ordering::Relaxed) {
+        let needs_a_look = self.once || self.has_voids.load(Ordering::Relaxed);
+        if needs_a_look || self.closed.load(Ordering::Relaxed) {
             return None;
         }
         let reading = lock(&self.reading);
@@ -355,7 +483,56 @@ impl Channel {
         self.ring().is_none_or(RingEnd::is_ready) || self.has_hung_up()
     }
 
-    fn next_record(&self, ring: &RingEnd) -> Result<Incoming, Nothing> {
+    fn next_packet(&self, reading: &mut Reading) -> Result<Incoming, Nothing> {
+        self.foresee(reading);
+        socket::try_receive(self.socket())
+    }
+
+    /// Writes down for a successor what the next packet in the socket will change, before it is gone
+    /// from there.
+    fn foresee(&self, reading: &mut Reading) {
+        let Some(kept) = self.kept() else { return };
+        let Some(header) = socket::peek(self.socket()) else {
+            return;
+        };
+        match (request_slot(&header), kept.keep.ledger()) {
+            (Some(slot), Some(ledger)) if reading.foreseen.is_none() => {
+                let entry = ledger.enter(kept.cookie, slot);
+                reading.foreseen = entry.map(|entry| (slot, entry));
+            }
+            _ if header.kind == Kind::Switch => {
+                self.ring.get().into_iter().for_each(RingEnd::keep_taken);
+            }
+            _ => {}
+        }
+    }
+
+    fn cross_out(&self, entry: Option<u32>) {
+        let ledger = self.kept().and_then(|kept| kept.keep.ledger());
+        if let (Some(ledger), Some(entry)) = (ledger, entry) {
+            ledger.cross_out(entry);
+        }
+    }
+
+    /// The header of what comes next, which stays where it is.
+    pub(crate) fn peek(&self) -> Option<Header> {
+        match self.ring() {
+            None => socket::peek(self.socket()),
+            Some(ring) => match ring.peek().ok()? {
+                Peeked::Packet(header) => Some(header),
+                Peeked::InSocket => socket::peek(self.socket()),
+            },
+        }
+    }
+
+    /// The headers of all that was sent and not received.
+    pub(crate) fn peek_all(&self) -> Vec<Header> {
+        let mut headers = socket::peek_all(self.socket());
+        headers.extend(self.ring().map(RingEnd::peek_all).unwrap_or_default());
+        headers
+    }
+
+    fn next_record(&self, ring: &RingEnd, reading: &mut Reading) -> Result<Incoming, Nothing> {
         let next = match ring.next() {
             // Published after that look and before the end.
             Err(Nothing::Empty) if self.has_hung_up() => match ring.next() {
@@ -367,7 +544,9 @@ impl Channel {
         match next? {
             Next::Packet(incoming) => Ok(incoming),
             // It was sent before it was announced.
-            Next::InSocket => match socket::try_receive(self.socket()) {
+            Next::InSocket => match self.next_packet(reading) {
+                // A former receiver was killed when it had the packet and not the record.
+                Err(Nothing::Empty) if self.is_kept() => Err(Nothing::Empty),
                 Err(Nothing::Empty) => Err(Nothing::Violation),
                 other => other,
             },
@@ -441,6 +620,7 @@ impl Channel {
             self.identify(&mut incoming, reading)?;
         }
         let slot = incoming.header.slot;
+        let foreseen = reading.foreseen.take().filter(|(known, _)| *known == slot);
         let borrowing = self.borrow(&mut incoming, &mut reading.borrowed)?;
         let mut message = transfer::receive(incoming)?;
         if let Some(borrowing) = borrowing {
@@ -450,7 +630,12 @@ impl Channel {
             if message.reply.is_some() {
                 return Err(Nothing::Violation);
             }
-            message.reply = Some(self.owe(slot, port)?);
+            let entry = foreseen.map(|(_, entry)| entry);
+            if self.was_void(slot) {
+                self.cross_out(entry);
+                return Ok(Read::Other);
+            }
+            message.reply = Some(self.owe(slot, port, entry)?);
         }
         let origin = reading.origin.get_or_insert_with(|| {
             Arc::new(Origin {
@@ -495,7 +680,7 @@ impl Channel {
         {
             return;
         }
-        answers.keep(Kept::Returned(number));
+        answers.keep(Word::Returned(number));
         self.flush_kept(&mut answers);
     }
 
@@ -535,11 +720,23 @@ impl Channel {
         let (Some(watch), Ok(ring)) = (self.watch.get(), RingEnd::accept(fds)) else {
             return;
         };
-        if add_bell(watch, &ring).is_err() {
+        if !self.is_kept_with(&ring) || add_bell(watch, &ring).is_err() {
             return;
         }
         let ring = self.ring.get_or_init(|| ring);
         ring.announce(RecordKind::Accept);
+    }
+
+    /// Has the keeper, if there is one, keep the memory too. False if it cannot.
+    fn is_kept_with(&self, ring: &RingEnd) -> bool {
+        let Some(kept) = self.kept() else { return true };
+        let record = MovedChannel {
+            memory: Some(MovedMemory::default()),
+            ..self.at_rest()
+        };
+        let mut fds = vec![self.socket()];
+        fds.extend(ring.fds());
+        kept.keep.tell_changed(kept.cookie, &record, &fds)
     }
 
     fn switch(&self) -> Result<Read, Nothing> {
@@ -557,8 +754,19 @@ impl Channel {
     }
 
     /// Makes the right to answer in a slot.
-    pub(crate) fn owe(self: &Arc<Self>, slot: u32, port: PortId) -> Result<SendOnceRight, Nothing> {
-        if !lock(&self.answers).owe(slot) {
+    ///
+    /// `entry` is where it was written down for a successor, if it was.
+    pub(crate) fn owe(
+        self: &Arc<Self>,
+        slot: u32,
+        port: PortId,
+        entry: Option<u32>,
+    ) -> Result<SendOnceRight, Nothing> {
+        let entry = entry.or_else(|| {
+            let kept = self.kept()?;
+            kept.keep.ledger()?.enter(kept.cookie, slot)
+        });
+        if !lock(&self.answers).owe(slot, entry) {
             return Err(Nothing::Violation);
         }
         Ok(SendOnceRight::for_slot(Arc::clone(self), slot, port))
@@ -593,7 +801,7 @@ impl Channel {
             Ok(()) => answers.settle(slot),
             Err(SendErrorKind::TimedOut) if !transfer::moves_a_port(message) => {
                 let kept = std::mem::replace(message, Message::new(0));
-                answers.keep(Kept::Answer(slot, kept));
+                answers.keep(Word::Answer(slot, kept));
                 self.flush_kept(&mut answers);
             }
             Err(other) => return Err(other),
@@ -603,16 +811,21 @@ impl Channel {
 
     /// Tells the client that a slot will not be answered.
     pub(crate) fn refuse(&self, slot: u32) {
-        self.tell(Kept::NoReply(slot));
+        self.tell(Word::NoReply(slot));
+    }
+
+    /// Tells the client that a slot will not be answered, and why.
+    pub(crate) fn fail(&self, slot: u32, reason: Arc<[u8]>) {
+        self.tell(Word::Failed(slot, reason));
     }
 
     /// Tells the client that the answer for a slot comes on another channel. If it is gone, so is
     /// the other end of that channel.
     pub(crate) fn redirect(&self, slot: u32, end: OwnedFd) {
-        self.tell(Kept::Redirect(slot, end));
+        self.tell(Word::Redirect(slot, end));
     }
 
-    fn tell(&self, what: Kept) {
+    fn tell(&self, what: Word) {
         let mut answers = lock(&self.answers);
         answers.keep(what);
         self.flush_kept(&mut answers);
@@ -716,6 +929,14 @@ impl Drop for Channel {
             self.close();
         }
     }
+}
+
+/// How much of a message is looked at to tell it from others.
+const DIGESTED_BYTES: usize = 1024;
+
+/// The slot of a packet that is a request.
+fn request_slot(header: &Header) -> Option<u32> {
+    (header.kind == Kind::Message && header.slot != 0).then_some(header.slot)
 }
 
 fn add_bell(watch: &Watch, ring: &RingEnd) -> Result<(), Errno> {

@@ -186,6 +186,13 @@ pub enum ReplyError {
     /// The reply right was dropped unused (Mach's send-once notification).
     #[error("the server dropped the request without an answer")]
     NoReply,
+    /// The request was refused by who keeps the port while no process receives from it, for a reason
+    /// that `portolan` can read.
+    #[error("the service could not be started or did not serve the request")]
+    Failed {
+        /// The reason, encoded.
+        reason: Vec<u8>,
+    },
     /// The port died before it answered (`MIG_SERVER_DIED`).
     #[error("the server died before it answered")]
     DeadName,

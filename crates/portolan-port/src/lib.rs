@@ -40,6 +40,8 @@ mod batch;
 mod body;
 mod channel;
 mod error;
+mod kept;
+mod ledger;
 mod lent;
 mod link;
 mod mapping;
@@ -62,10 +64,11 @@ pub use body::Body;
 pub use error::{
     CreateError, MintError, ReceiveError, ReplyError, RequestError, SendError, SendErrorKind,
 };
+pub use kept::{ChannelId, ChannelParts, Custody, Debts, PortParts, Presence, Witness};
 pub use lent::Loan;
 pub use message::{Message, Notification, Right};
 pub use port_set::PortSet;
-pub use receive_right::{PortStatus, ReceiveRight};
+pub use receive_right::{Head, PortStatus, ReceiveRight};
 pub use send_once::SendOnceRight;
 pub use send_right::{PendingReply, SendRight};
 pub use sender::Sender;

@@ -259,6 +259,100 @@ unsafe impl Send for PeerMemory {}
 // SAFETY: as above.
 unsafe impl Sync for PeerMemory {}
 
+/// Words that two processes that trust each other share, each an atomic of its own.
+#[derive(Debug)]
+pub(crate) struct SharedWords {
+    start: NonNull<u64>,
+    count: usize,
+    file: OwnedFd,
+    epoch: u64,
+}
+
+impl SharedWords {
+    fn seals() -> SealFlags {
+        SealFlags::SHRINK | SealFlags::GROW
+    }
+
+    /// Makes `count` words, all 0.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn create(count: usize) -> io::Result<Self> {
+        let file = crate::payload::create_memory()?;
+        rustix::fs::ftruncate(&file, (count * size_of::<u64>()) as u64)?;
+        rustix::fs::fcntl_add_seals(&file, Self::seals() | SealFlags::SEAL)?;
+        Self::map(file, count)
+    }
+
+    /// Maps words that another process made.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` unless the file has exactly `count` words and cannot shrink; otherwise what the
+    /// kernel says.
+    pub(crate) fn open(file: OwnedFd, count: usize) -> io::Result<Self> {
+        let seals = rustix::fs::fcntl_get_seals(&file)?;
+        let size = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+        if !seals.contains(Self::seals()) || size != (count * size_of::<u64>()) as u64 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        Self::map(file, count)
+    }
+
+    fn map(file: OwnedFd, count: usize) -> io::Result<Self> {
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        let len = count * size_of::<u64>();
+        // SAFETY: a mapping at an address of the kernel's choice replaces no other.
+        let start = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, flags, &file, 0) }?;
+        // SAFETY: the mapping just made, whole. A child has no use for it.
+        let result = unsafe { rustix::mm::madvise(start, len, Advice::LinuxDontFork) };
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let words = Self {
+            start,
+            count,
+            file,
+            epoch: portolan_sys::fork::epoch(),
+        };
+        result?;
+        Ok(words)
+    }
+
+    /// The word at `index`. `None` behind the end, and in a forked child, which has no mapping.
+    pub(crate) fn word(&self, index: usize) -> Option<&AtomicU64> {
+        if index >= self.count || self.epoch != portolan_sys::fork::epoch() {
+            return None;
+        }
+        // SAFETY: `index` is below the number of words, so the pointer stays in the mapping.
+        let word = unsafe { self.start.add(index) };
+        // SAFETY: the mapping is alive and cannot shrink, it begins at a page, and no reference that is
+        // not to an atomic is ever made to it (test `words_are_shared_and_bounded`).
+        Some(unsafe { AtomicU64::from_ptr(word.as_ptr()) })
+    }
+
+    /// The file, for sharing it.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        if self.epoch != portolan_sys::fork::epoch() {
+            return;
+        }
+        let len = self.count * size_of::<u64>();
+        // SAFETY: unmaps just what `map` mapped, once, and no borrow of it is left.
+        let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), len) };
+        debug_assert!(result.is_ok(), "munmap of an own mapping cannot fail");
+    }
+}
+
+// SAFETY: the memory is reached through atomics only.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
 /// The length of a file in memory that has these seals, is not empty and has no holes.
 fn sealed_length(file: &OwnedFd, required: SealFlags) -> io::Result<usize> {
     let seals = rustix::fs::fcntl_get_seals(file)?;
@@ -369,6 +463,32 @@ impl Rings {
             taken: lock(&self.incoming).consumer.position(),
             written,
         }
+    }
+
+    /// Notes for a successor how far this side has come.
+    pub(crate) fn keep(&self, position: u64) {
+        self.incoming_glance.keep(position);
+    }
+
+    /// Notes for a successor that everything that was taken so far has been dealt with.
+    pub(crate) fn keep_taken(&self) {
+        self.keep(self.taken.load(Ordering::Relaxed));
+    }
+
+    /// How far a receiver had come that is gone, and whether everything went through the memory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`accept`](Self::accept).
+    pub(crate) fn revive(file: OwnedFd) -> io::Result<(Self, bool)> {
+        let rings = Self::accept(file)?;
+        let kept = rings.incoming_glance.kept();
+        let position = Position {
+            taken: kept.unwrap_or(0),
+            written: rings.outgoing_glance.published(),
+        };
+        let file = rings.memory.file.try_clone()?;
+        Ok((Self::resume(file, position)?, kept.is_some()))
     }
 
     /// The memory's file, for offering it.
@@ -527,6 +647,21 @@ mod tests {
         rustix::fs::ftruncate(&holes, 8192).expect("truncate");
         rustix::fs::fcntl_add_seals(&holes, PeerMemory::seals()).expect("seal");
         assert!(PeerMemory::map(&holes, 8192).is_err());
+    }
+
+    #[test]
+    fn words_are_shared_and_bounded() {
+        let own = SharedWords::create(4).expect("create");
+        let file = own.file().try_clone_to_owned().expect("duplicate");
+        let other = SharedWords::open(file, 4).expect("open");
+        own.word(3).expect("the last").store(7, Ordering::Relaxed);
+        let seen = other.word(3).map(|word| word.load(Ordering::Relaxed));
+        assert_eq!(seen, Some(7));
+        assert!(own.word(4).is_none());
+        let file = own.file().try_clone_to_owned().expect("duplicate");
+        assert!(SharedWords::open(file, 5).is_err());
+        let unsealed = memory(&[0; 32], SealFlags::empty());
+        assert!(SharedWords::open(unsealed, 4).is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The port: the right to receive.
 
+mod outlook;
+
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -13,18 +15,24 @@ use portolan_wire::port_id::PortId;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_cookie;
 
 use crate::ahead::Ahead;
 use crate::batch::ReceiveBatch;
-use crate::channel::{Channel, Event, Read, Watch, lock};
+use crate::channel::{Channel, Event, Kept, Read, Watch, lock};
 use crate::error::{CreateError, MintError, ReceiveError, SendErrorKind};
+use crate::kept::Keep;
+use crate::ledger::Ledger;
 use crate::message::{Message, Notification, Origin};
 use crate::ring_end::RingEnd;
 use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
-use crate::socket;
+use crate::socket::{self, Nothing};
 use crate::timeout::{Deadline, Timeout};
 use crate::wait::{Spinner, Spun, WaitPolicy, Whereabouts};
+
+pub use outlook::Head;
+pub(crate) use outlook::digest;
 
 /// A port, owned: the right to receive what is sent to it.
 ///
@@ -61,19 +69,39 @@ impl ReceiveRight {
     ///
     /// [`CreateError`] if the kernel has no more descriptors for this process.
     pub fn new() -> Result<Self, CreateError> {
-        Self::with_channels(random_id()?, Vec::new())
+        Self::with_channels(random_id()?, Vec::new(), None)
     }
 
-    /// A port that came in a message.
-    pub(crate) fn arrived(id: PortId, channels: Vec<Channel>) -> Result<Self, CreateError> {
+    /// A port that came in a message, with what leads to its keeper if it has one.
+    pub(crate) fn arrived(
+        id: PortId,
+        channels: Vec<Channel>,
+        keep: Option<Keep>,
+    ) -> Result<Self, CreateError> {
+        if let Some(ledger) = keep.as_ref().and_then(Keep::ledger) {
+            pass_over_voids(&channels, ledger)?;
+        }
+        Self::with_keep(id, channels, keep.map(Arc::new))
+    }
+
+    /// A port that was received from before.
+    pub(crate) fn with_keep(
+        id: PortId,
+        channels: Vec<Channel>,
+        keep: Option<Arc<Keep>>,
+    ) -> Result<Self, CreateError> {
         // Whoever the former owner said they are, the kernel says it again to the new one.
         for channel in channels.iter().filter(|channel| !channel.is_once()) {
             socket::ask_for_identity(channel.socket())?;
         }
-        Self::with_channels(id, channels)
+        Self::with_channels(id, channels, keep)
     }
 
-    fn with_channels(id: PortId, channels: Vec<Channel>) -> Result<Self, CreateError> {
+    fn with_channels(
+        id: PortId,
+        channels: Vec<Channel>,
+        keep: Option<Arc<Keep>>,
+    ) -> Result<Self, CreateError> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let port = Port {
             id,
@@ -86,10 +114,12 @@ impl ReceiveRight {
             has_notifications: AtomicBool::new(false),
             polled: AtomicBool::new(false),
             sleepers: AtomicU32::new(0),
+            keep,
         };
         for channel in channels {
-            port.add(channel)?;
+            port.add_known(channel)?;
         }
+        port.watch_guard()?;
         Ok(Self {
             port: Arc::new(port),
         })
@@ -289,7 +319,9 @@ impl ReceiveRight {
         // Held until the end: a thread that looks at memory asks for nothing else.
         let mut hot = self.port.hot();
         hot.channels.clear();
+        self.port.ignore_guard();
         let mut state = lock(&self.port.state);
+        state.held = true;
         let channels = std::mem::take(&mut state.channels);
         for (token, channel) in channels {
             channel.stop_watching();
@@ -301,6 +333,11 @@ impl ReceiveRight {
             .iter()
             .map(|(_, channel, record)| (Arc::clone(channel), *record))
             .collect())
+    }
+
+    /// What leads to the keeper of the port, if it is lent.
+    pub(crate) fn keep(&self) -> Option<&Arc<Keep>> {
+        self.port.keep().filter(|keep| keep.guard().is_some())
     }
 
     /// Takes up receiving again after [`pause`](Self::pause), since the port did not move.
@@ -319,19 +356,24 @@ impl ReceiveRight {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let mut state = lock(&self.port.state);
+        state.held = false;
         let paused = std::mem::take(&mut state.paused);
         for (token, channel, _) in &paused {
             channel.stay();
             state.channels.insert(*token, Arc::clone(channel));
         }
         drop(state);
+        // It was watched before.
+        self.port.watch_guard().ok();
         let watch = |(token, channel, _)| self.watch_again(token, channel);
         paused.into_iter().map(watch).collect()
     }
 
     fn watch_again(&self, token: u64, channel: Arc<Channel>) -> Arc<Channel> {
         let epoll = Arc::clone(&self.port.epoll);
-        if channel.start_watching(Watch { epoll, token }).is_err() {
+        let kept = channel.kept().cloned();
+        let watch = Watch { epoll, token, kept };
+        if channel.start_watching(watch).is_err() {
             // The set had room for it a moment ago. Its sender is not to wait in vain.
             self.port.hang_up(token, &channel);
         }
@@ -340,6 +382,20 @@ impl ReceiveRight {
 
     /// Lets go of a paused port without killing it, because it lives elsewhere now.
     pub(crate) fn forget(self) {
+        self.let_go();
+    }
+
+    /// Lets go of a port that somebody keeps.
+    fn give_back(&self, keep: &Keep) {
+        let is_gone = lock(&self.port.state).gone;
+        // What is owed here is answered through the sockets from now on.
+        if !is_gone && self.pause().is_ok() {
+            self.let_go();
+            keep.give_back();
+        }
+    }
+
+    fn let_go(&self) {
         let mut state = lock(&self.port.state);
         state.gone = true;
         state.paused.clear();
@@ -361,8 +417,12 @@ impl AsFd for ReceiveRight {
 
 impl Drop for ReceiveRight {
     fn drop(&mut self) {
-        if self.port.check_process().is_ok() {
-            self.port.kill();
+        if self.port.check_process().is_err() {
+            return;
+        }
+        match self.keep() {
+            Some(keep) => self.give_back(keep),
+            None => self.port.kill(),
         }
     }
 }
@@ -406,6 +466,7 @@ pub(crate) struct Port {
     polled: AtomicBool,
     /// Threads that wait in epoll, and so must be told of everything through it as well.
     sleepers: AtomicU32,
+    keep: Option<Arc<Keep>>,
 }
 
 #[derive(Default)]
@@ -420,6 +481,8 @@ struct State {
     notifications: VecDeque<Notification>,
     /// Readable while there are notifications; made for the first.
     bell: Option<OwnedFd>,
+    /// The port is about to move.
+    held: bool,
     /// The port has been killed or has moved.
     gone: bool,
 }
@@ -573,7 +636,11 @@ impl Port {
             return Ok(0);
         };
         let (count, kept) = batch.keep_plain(origin, hot.sequence);
-        channel.put_back(position.wrapping_add(kept as u64));
+        let position = position.wrapping_add(kept as u64);
+        channel.put_back(position);
+        if channel.is_kept() {
+            channel.keep(position);
+        }
         if count > 0 {
             hot.next = at + 1;
             hot.in_a_row = LOOK_ELSEWHERE_AFTER;
@@ -699,28 +766,13 @@ impl Port {
                 Step::Other
             });
         };
-        let (Event::Socket(token) | Event::Bell(token)) = event else {
-            return Ok(Step::Other);
-        };
         let _staying = self.moving.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(channel) = lock(&self.state).channels.get(&token).cloned() else {
+        let Some((token, channel)) = self.channel_of(event, flags) else {
             return Ok(Step::Other);
         };
-        if flags.contains(EventFlags::OUT) {
-            channel.flush_socket();
-        }
         if channel.ring().is_none() {
-            let read = self.read(&channel, &mut self.hot());
-            return Ok(self.take(token, &channel, read));
+            return Ok(self.read_one(token, &channel));
         }
-        if flags.contains(EventFlags::HUP) {
-            channel.note_hang_up();
-        }
-        if matches!(event, Event::Bell(_)) {
-            channel.ring().into_iter().for_each(RingEnd::hear);
-            channel.flush();
-        }
-        self.heat(token, &channel);
         // Read among the hot ones, so that it does not get in between what was taken in a run.
         let hot = self.hot();
         let at = hot.channels.iter().position(|(known, _)| *known == token);
@@ -736,6 +788,37 @@ impl Port {
             Err(Errno::INTR) => Ok(None),
             Err(other) => Err(other),
         }
+    }
+
+    /// The channel that an event is about, with the rest of what the event says seen to. One with memory
+    /// is hot then.
+    fn channel_of(&self, event: Event, flags: EventFlags) -> Option<(u64, Arc<Channel>)> {
+        if event == Event::Guard {
+            self.take_made_channels();
+        }
+        let (Event::Socket(token) | Event::Bell(token)) = event else {
+            return None;
+        };
+        let channel = lock(&self.state).channels.get(&token).cloned()?;
+        if flags.contains(EventFlags::OUT) {
+            channel.flush_socket();
+        }
+        if channel.ring().is_some() {
+            if flags.contains(EventFlags::HUP) {
+                channel.note_hang_up();
+            }
+            if matches!(event, Event::Bell(_)) {
+                channel.ring().into_iter().for_each(RingEnd::hear);
+                channel.flush();
+            }
+            self.heat(token, &channel);
+        }
+        Some((token, channel))
+    }
+
+    fn read_one(&self, token: u64, channel: &Arc<Channel>) -> Step {
+        let read = self.read(channel, &mut self.hot());
+        self.take(token, channel, read)
     }
 
     /// Reads from a channel, and numbers what came before another thread can take what follows.
@@ -765,19 +848,79 @@ impl Port {
         Step::Other
     }
 
+    pub(crate) fn keep(&self) -> Option<&Arc<Keep>> {
+        self.keep.as_ref()
+    }
+
+    fn watch_guard(&self) -> Result<(), Errno> {
+        match self.keep().and_then(|keep| keep.guard()) {
+            Some(guard) => epoll::add(&*self.epoll, guard, Event::Guard.data(), EventFlags::IN),
+            None => Ok(()),
+        }
+    }
+
+    fn ignore_guard(&self) {
+        if let Some(guard) = self.keep().and_then(|keep| keep.guard()) {
+            // Fails if it is not watched.
+            epoll::delete(&*self.epoll, guard).ok();
+        }
+    }
+
+    /// The keeper has made rights to this port.
+    fn take_made_channels(&self) {
+        let Some(keep) = self.keep().filter(|_| !lock(&self.state).held) else {
+            return;
+        };
+        loop {
+            match keep.take_made() {
+                // Without room for another sender, the keeper has its messages.
+                Ok(channel) => drop(self.add_known(channel)),
+                Err(Nothing::Empty) => return,
+                // There is no keeper any more, or none that makes sense.
+                Err(_) => return self.ignore_guard(),
+            }
+        }
+    }
+
     /// Puts a channel among those that are received from.
     fn add(&self, channel: Channel) -> Result<(), Errno> {
+        let channel = self.add_known(channel)?;
+        if let Some(kept) = channel.kept().filter(|kept| kept.keep.guard().is_some()) {
+            // What is not heard is not kept.
+            let (record, fds) = (channel.at_rest(), [channel.socket()]);
+            kept.keep.tell_changed(kept.cookie, &record, &fds);
+        }
+        Ok(())
+    }
+
+    /// The same for a channel that the keeper has. One in this process is told what it has.
+    fn add_known(&self, channel: Channel) -> Result<Arc<Channel>, Errno> {
         let channel = Arc::new(channel);
+        let kept = self.kept(&channel)?;
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.keep.guard().is_none()) {
+            let record = channel.at_rest();
+            let fds = channel.fds(&record);
+            kept.keep.tell_changed(kept.cookie, &record, &fds);
+        }
         let mut state = lock(&self.state);
         state.last_token += 1;
         let token = state.last_token;
         channel.start_watching(Watch {
             epoll: Arc::clone(&self.epoll),
             token,
+            kept,
         })?;
         state.senders += usize::from(!channel.is_once());
-        state.channels.insert(token, channel);
-        Ok(())
+        state.channels.insert(token, Arc::clone(&channel));
+        Ok(channel)
+    }
+
+    fn kept(&self, channel: &Channel) -> Result<Option<Kept>, Errno> {
+        let Some(keep) = self.keep().cloned() else {
+            return Ok(None);
+        };
+        let cookie = socket_cookie(channel.socket())?;
+        Ok(Some(Kept { keep, cookie }))
     }
 
     fn hang_up(&self, token: u64, channel: &Channel) {
@@ -799,6 +942,9 @@ impl Port {
             return false;
         };
         channel.stop_watching();
+        if let Some(kept) = channel.kept() {
+            kept.keep.tell_gone(kept.cookie);
+        }
         if channel.is_once() {
             return true;
         }
@@ -960,6 +1106,18 @@ impl Hot {
     }
 }
 
+/// Requests that the keeper has refused are not to be served.
+fn pass_over_voids(channels: &[Channel], ledger: &Ledger) -> Result<(), Errno> {
+    let entries = ledger.entries().into_iter();
+    let voids: Vec<_> = entries.filter(|entry| entry.is_void).collect();
+    for channel in channels.iter().filter(|_| !voids.is_empty()) {
+        let cookie = socket_cookie(channel.socket())?;
+        let own = voids.iter().filter(|entry| entry.channel == cookie);
+        own.for_each(|entry| channel.make_void(entry.slot));
+    }
+    Ok(())
+}
+
 /// `None` if another thread has it.
 fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
@@ -969,7 +1127,7 @@ fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     }
 }
 
-fn random_id() -> Result<PortId, Errno> {
+pub(crate) fn random_id() -> Result<PortId, Errno> {
     let mut bytes = [0; 16];
     let n = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     // getrandom(2): requests of up to 256 bytes are always served whole.

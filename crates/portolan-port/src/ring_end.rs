@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use portolan_ring::{
-    Bell as Wake, Corrupt, Producer, PushError, RECORD_HEADER_BYTES, Readiness, Run,
+    Bell as Wake, Corrupt, Producer, PushError, RECORD_HEADER_BYTES, Readiness, Run, split_record,
 };
 use portolan_wire::packet::{self, Flags, HEADER_BYTES, RecordKind, RightDescriptor};
 use rustix::event::PollFlags;
@@ -45,6 +45,14 @@ const ASK_AFTER_MICROS: u64 = 1000;
 /// With which of the messages to a side that is awake.
 const ASK_EVERY: u32 = 16;
 
+/// What the next record is.
+#[derive(Debug)]
+pub(crate) enum Peeked {
+    Packet(packet::Header),
+    /// The packet is in the socket.
+    InSocket,
+}
+
 /// What a record brought.
 #[derive(Debug)]
 pub(crate) enum Next {
@@ -78,6 +86,16 @@ impl RingEnd {
     ) -> io::Result<Self> {
         let rings = Rings::resume(memory, position)?;
         Ok(Self::new(rings, Bell::of(own)?, Bell::of([out, into])?))
+    }
+
+    /// What a receiver had that is gone, and whether everything went through the memory.
+    pub(crate) fn revive([memory, own @ .., out, into]: [OwnedFd; 5]) -> io::Result<(Self, bool)> {
+        let (rings, in_use) = Rings::revive(memory)?;
+        let end = Self::new(rings, Bell::of(own)?, Bell::of([out, into])?);
+        if lock(&end.rings.incoming).consumer.reclaim() == Wake::Ring {
+            end.ring();
+        }
+        Ok((end, in_use))
     }
 
     fn new(rings: Rings, own_bell: Bell, peer_bell: Bell) -> Self {
@@ -133,6 +151,63 @@ impl RingEnd {
         }
         drop(reader);
         self.rings.position()
+    }
+
+    /// Notes for a successor that what was taken before this position is dealt with.
+    pub(crate) fn keep(&self, position: u64) {
+        self.rings.keep(position);
+    }
+
+    /// The same for everything that was taken.
+    pub(crate) fn keep_taken(&self) {
+        self.rings.keep_taken();
+    }
+
+    /// What the next record is, without taking it.
+    pub(crate) fn peek(&self) -> Result<Peeked, Nothing> {
+        let mut reader = lock(&self.rings.incoming);
+        let Some(mut record) = reader.consumer.incoming().map_err(broken)? else {
+            return Err(Nothing::Empty);
+        };
+        let mut head = [0; HEADER_BYTES];
+        let whole = record.copy_to(&mut head) == HEADER_BYTES;
+        let tag = record.record().tag;
+        record.leave();
+        match RecordKind::from_tag(tag) {
+            Some(RecordKind::InSocket) => Ok(Peeked::InSocket),
+            Some(RecordKind::Packet) if whole => {
+                let header = packet::decode_header(&head).map_err(|_| Nothing::Violation)?;
+                Ok(Peeked::Packet(header))
+            }
+            _ => Err(Nothing::Violation),
+        }
+    }
+
+    /// As many bytes of the next record as fit. `None` if it is not in memory.
+    pub(crate) fn peek_bytes(&self, into: &mut [u8]) -> Option<usize> {
+        let mut reader = lock(&self.rings.incoming);
+        let mut record = reader.consumer.incoming().ok()??;
+        let len = record.copy_to(into);
+        let is_packet = record.record().tag == RecordKind::Packet.tag();
+        record.leave();
+        is_packet.then_some(len)
+    }
+
+    /// The headers of all records that have come and were not taken.
+    pub(crate) fn peek_all(&self) -> Vec<packet::Header> {
+        let mut reader = lock(&self.rings.incoming);
+        let (position, mut run) = (reader.consumer.position(), Vec::new());
+        reader.consumer.take_run(&mut run, usize::MAX).ok();
+        reader.consumer.rewind(position);
+        drop(reader);
+        let (mut rest, mut headers) = (run.as_slice(), Vec::new());
+        while let Some((record, payload, behind)) = split_record(rest) {
+            let is_packet = record.tag == RecordKind::Packet.tag();
+            let head = payload.first_chunk().filter(|_| is_packet);
+            headers.extend(head.and_then(|head| packet::decode_header(head).ok()));
+            rest = behind;
+        }
+        headers
     }
 
     /// The longest packet that goes through memory.

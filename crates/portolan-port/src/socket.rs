@@ -16,7 +16,8 @@ use portolan_wire::packet::{
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags,
+    SocketType,
 };
 use rustix::process::Resource;
 
@@ -32,7 +33,15 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) fds: &'a [BorrowedFd<'a>],
 }
 
-impl Outgoing<'_> {
+impl<'a> Outgoing<'a> {
+    /// Word that a request is not answered, and why.
+    pub(crate) fn no_reply(slot: u32, reason: &'a [u8]) -> Self {
+        let mut packet = Self::control(Kind::NoReply, slot);
+        packet.header.length = reason.len() as u64;
+        packet.inline = reason;
+        packet
+    }
+
     /// A packet that is only a header.
     pub(crate) fn control(kind: Kind, slot: u32) -> Self {
         Self {
@@ -166,6 +175,46 @@ pub(crate) fn try_receive(socket: BorrowedFd<'_>) -> Result<Incoming, Nothing> {
         .try_with(|buffer| receive(&mut buffer.borrow_mut()))
         .unwrap_or_else(|_| receive(&mut Vec::new()))
 }
+
+/// The header of the next packet, which stays where it is. `None` if there is none that has one.
+pub(crate) fn peek(socket: BorrowedFd<'_>) -> Option<Header> {
+    let mut head = [0; HEADER_BYTES];
+    let len = peek_bytes(socket, &mut head)?;
+    let is_whole = len == HEADER_BYTES;
+    is_whole.then(|| packet::decode_header(&head).ok())?
+}
+
+/// As many bytes of the next packet as fit. Descriptors that are not asked for are not installed.
+pub(crate) fn peek_bytes(socket: BorrowedFd<'_>, into: &mut [u8]) -> Option<usize> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let (len, _) = rustix::net::recv(socket, into, flags).ok()?;
+    Some(len)
+}
+
+/// The headers of all packets that are queued, which stay where they are. Nobody else may receive
+/// meanwhile.
+pub(crate) fn peek_all(socket: BorrowedFd<'_>) -> Vec<Header> {
+    let mut headers = Vec::new();
+    if ancillary::set_peek_offset(socket, Some(0)).is_err() {
+        return headers;
+    }
+    let longest = HEADER_BYTES + MAX_MESSAGE_RIGHTS * RIGHT_BYTES + INLINE_MAX;
+    let mut buffer = vec![0; longest];
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    while let Ok((len @ 1.., _)) = rustix::net::recv(socket, &mut buffer[..], flags) {
+        let head = buffer.get(..len).and_then(|packet| packet.first_chunk());
+        headers.extend(head.and_then(|head| packet::decode_header(head).ok()));
+        if headers.len() >= MAX_PEEKED {
+            break;
+        }
+    }
+    // It worked a moment ago.
+    ancillary::set_peek_offset(socket, None).ok();
+    headers
+}
+
+/// More packets than a socket of the default size has room for.
+const MAX_PEEKED: usize = 1 << 16;
 
 /// Receives the bytes and descriptors of a packet without waiting.
 pub(crate) fn receive_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Nothing> {

@@ -17,6 +17,8 @@ use rustix::net::Shutdown;
 
 use crate::channel::Channel;
 use crate::error::{MintError, SendErrorKind};
+use crate::kept::Keep;
+use crate::ledger::Ledger;
 use crate::link::Link;
 use crate::message::{Message, Right};
 use crate::payload::Payload;
@@ -268,7 +270,8 @@ impl Luggage {
             }
             Right::SendOnce(once) => self.describe(RightKind::SendOnce, 1, once.port()),
             Right::Receive(receive) => {
-                let vans = load_vans(&receive.pause()?)?;
+                let channels = receive.pause()?;
+                let vans = load_vans(&channels, receive.keep().map(|keep| &**keep))?;
                 let count = u8::try_from(vans.len())
                     .ok()
                     .filter(|count| *count <= MAX_RIGHT_FDS);
@@ -369,9 +372,21 @@ pub(crate) fn stay(message: &Message) {
 
 /// Queues the receiver's ends of a port's channels in sockets of their own, so that they and all
 /// that is queued in them travel as one unit with the message.
-fn load_vans(channels: &[(Arc<Channel>, MovedChannel)]) -> Result<Vec<OwnedFd>, Errno> {
+///
+/// What leads to the keeper of the port goes first, as two descriptors without a record.
+fn load_vans(
+    channels: &[(Arc<Channel>, MovedChannel)],
+    keep: Option<&Keep>,
+) -> Result<Vec<OwnedFd>, Errno> {
     let mut vans = Vec::new();
     let mut rear: Option<OwnedFd> = None;
+    if let Some(luggage) = keep.and_then(Keep::luggage) {
+        let (front, open) = socket::pair()?;
+        let loaded = socket::send_slices(open.as_fd(), &[IoSlice::new(&[KEEPER])], &luggage);
+        loaded.map_err(|_| Errno::TOOMANYREFS)?;
+        vans.push(front);
+        rear = Some(open);
+    }
     for load in channels.chunks(MAX_DESCRIPTORS / MovedChannel::MAX_FDS) {
         let records: Vec<u8> = load
             .iter()
@@ -410,8 +425,15 @@ fn load_vans(channels: &[(Arc<Channel>, MovedChannel)]) -> Result<Vec<OwnedFd>, 
     Ok(vans)
 }
 
-fn unload_vans(vans: impl Iterator<Item = OwnedFd>) -> Result<Vec<Channel>, Nothing> {
+/// What a packet of a van says that has no records: what leads to the keeper is in it.
+const KEEPER: u8 = b'k';
+
+fn unload_vans(
+    vans: impl Iterator<Item = OwnedFd>,
+    mover: Option<Credentials>,
+) -> Result<(Vec<Channel>, Option<Keep>), Nothing> {
     let mut channels = Vec::new();
+    let mut keep = None;
     let mut buffer = vec![0; MAX_DESCRIPTORS * moved::RECORD_BYTES];
     for van in vans {
         // Were it still open, its sender could go on loading it for ever.
@@ -425,6 +447,10 @@ fn unload_vans(vans: impl Iterator<Item = OwnedFd>) -> Result<Vec<Channel>, Noth
                 Err(_) => return Err(Nothing::Violation),
             };
             let bytes = buffer.get(..received.len).unwrap_or_default();
+            if bytes == [KEEPER] && keep.is_none() {
+                keep = Some(unload_keep(received.descriptors, mover)?);
+                continue;
+            }
             let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;
             if received.descriptors.iter().any(socket::is_last_reserve) {
                 return Err(Nothing::Violation);
@@ -439,7 +465,16 @@ fn unload_vans(vans: impl Iterator<Item = OwnedFd>) -> Result<Vec<Channel>, Noth
             }
         }
     }
-    Ok(channels)
+    Ok((channels, keep))
+}
+
+fn unload_keep(fds: Vec<OwnedFd>, mover: Option<Credentials>) -> Result<Keep, Nothing> {
+    let [guard, ledger] = <[OwnedFd; 2]>::try_from(fds).map_err(|_| Nothing::Violation)?;
+    if !socket::is_channel_end(&guard) {
+        return Err(Nothing::Violation);
+    }
+    let ledger = Ledger::open(ledger).map_err(|_| Nothing::Violation)?;
+    Ok(Keep::guarded(guard, ledger, mover))
 }
 
 /// Rights and payload of a packet that came.
@@ -487,9 +522,10 @@ fn unpack(
             Right::SendOnce(SendOnceRight::from_end(socket, right.port))
         }
         (RightKind::Receive, first) => {
-            let channels = unload_vans(first.into_iter().chain(own))?.into_iter();
+            let (channels, keep) = unload_vans(first.into_iter().chain(own), mover)?;
+            let channels = channels.into_iter();
             let channels = channels.map(|channel| channel.had_by(mover)).collect();
-            let receive = ReceiveRight::arrived(right.port, channels);
+            let receive = ReceiveRight::arrived(right.port, channels, keep);
             Right::Receive(receive.map_err(|_| Nothing::Violation)?)
         }
         (RightKind::Dead, _) => Right::Dead,

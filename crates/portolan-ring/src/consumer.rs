@@ -151,7 +151,15 @@ impl Consumer {
     /// that takes long.
     #[inline]
     pub fn release(&mut self) -> Bell {
-        if self.released == self.taken || self.corrupt.is_some() {
+        if self.released == self.taken {
+            return Bell::Quiet;
+        }
+        self.give_back()
+    }
+
+    #[inline]
+    fn give_back(&mut self) -> Bell {
+        if self.corrupt.is_some() {
             return Bell::Quiet;
         }
         self.released = self.taken;
@@ -168,6 +176,13 @@ impl Consumer {
             0 => Bell::Quiet,
             _ => Bell::Ring,
         }
+    }
+
+    /// Gives the space of everything before this consumer's position back, also what a consumer that
+    /// it [resumes](Self::resume) had taken and not released, and tells whether the producer has to
+    /// be woken.
+    pub fn reclaim(&mut self) -> Bell {
+        self.give_back()
     }
 
     /// Releases what is taken, and announces that this side sleeps until something is published.
@@ -248,6 +263,11 @@ impl Incoming<'_> {
             .region
             .append(self.position(), self.remaining(), into);
         self.copied = self.record.len;
+    }
+
+    /// Leaves the record where it is: the next call of [`Consumer::incoming`] finds it again.
+    pub fn leave(self) {
+        std::mem::forget(self);
     }
 
     #[inline]

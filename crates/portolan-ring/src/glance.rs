@@ -28,6 +28,26 @@ impl Glance {
         self.region.load(Word::Published, Ordering::Relaxed) != position
     }
 
+    /// Notes for a successor of the consumer that everything before `position` is taken.
+    #[inline]
+    pub fn keep(&self, position: u64) {
+        // Positions are multiples of 8.
+        self.region
+            .store(Word::Kept, position | 1, Ordering::Release);
+    }
+
+    /// What a former consumer has [kept](Self::keep) here, if any has. The other side may have put
+    /// anything there, so it is checked like any claim of its.
+    pub fn kept(&self) -> Option<u64> {
+        let word = self.region.load(Word::Kept, Ordering::Acquire);
+        (word & 1 == 1).then_some(word & !7)
+    }
+
+    /// How far the producer has published, as it says.
+    pub fn published(&self) -> u64 {
+        self.region.load(Word::Published, Ordering::Acquire)
+    }
+
     /// Says on the producer's side on which processor it runs.
     #[inline]
     pub fn say_place(&self, place: u32) {

@@ -11,7 +11,7 @@ pub use modelled::Region;
 pub use shared::Region;
 
 /// Bytes of a region that come before its records.
-pub const HEADER_BYTES: usize = 640;
+pub const HEADER_BYTES: usize = 768;
 
 /// The smallest capacity, in bytes.
 pub const MIN_CAPACITY: usize = 64;
@@ -64,6 +64,9 @@ pub(crate) enum Word {
     ProducerSleeps = 384,
     /// The processor that the producer says it runs on, plus 1; 0 if it has not said so.
     Place = 512,
+    /// How far the consumer has come as far as a successor is concerned, plus 1; 0 if that was never
+    /// noted.
+    Kept = 640,
 }
 
 /// A run of bytes at a position, cut where the ring wraps: offset and length up to the end, and

@@ -265,13 +265,13 @@ fn work(memory: &Memory) -> (usize, usize) {
 #[test]
 fn memory_that_cannot_hold_a_ring_is_refused() {
     let memory = Memory::new(128);
-    for bytes in [0, 64, 512, 640, 640 + 32, 640 + 63, 640 + 65, 640 + 96] {
+    for bytes in [0, 64, 640, 768, 768 + 32, 768 + 63, 768 + 65, 768 + 96] {
         let refused = memory.part(0, bytes).unwrap_err();
         assert_eq!(refused, RegionError::Capacity, "{bytes}");
     }
-    let refused = memory.part(8, 640 + 64).unwrap_err();
+    let refused = memory.part(8, 768 + 64).unwrap_err();
     assert_eq!(refused, RegionError::Alignment);
-    assert_eq!(memory.part(64, 640 + 64).unwrap().capacity(), 64);
+    assert_eq!(memory.part(64, 768 + 64).unwrap().capacity(), 64);
 }
 
 #[test]

@@ -189,8 +189,23 @@ pub fn pass_pidfd(socket: impl AsFd, on: bool) -> io::Result<()> {
     set_flag(socket.as_fd(), libc::SO_PASSPIDFD, on)
 }
 
+/// Has what is received with `MSG_PEEK` begin behind the first `offset` bytes of the queue, and go on
+/// behind what was looked at last; `None` has it begin at the head each time, as it is from the start
+/// (`SO_PEEK_OFF`, socket(7)).
+///
+/// # Errors
+///
+/// What `setsockopt(2)` says.
+pub fn set_peek_offset(socket: impl AsFd, offset: Option<u16>) -> io::Result<()> {
+    let value = offset.map_or(-1, libc::c_int::from);
+    set_option(socket.as_fd(), libc::SO_PEEK_OFF, value)
+}
+
 fn set_flag(socket: BorrowedFd<'_>, option: libc::c_int, on: bool) -> io::Result<()> {
-    let value = libc::c_int::from(on);
+    set_option(socket, option, libc::c_int::from(on))
+}
+
+fn set_option(socket: BorrowedFd<'_>, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let len = mem::size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the option value is a c_int that outlives the call, and `len` is its size.
     let result = unsafe {

@@ -21,7 +21,7 @@ pub struct MovedChannel {
 }
 
 /// How far the receiver has come in the shared memory of a channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MovedMemory {
     /// Bytes 16 to 23, little-endian: bytes of requests taken.
     pub taken: u64,

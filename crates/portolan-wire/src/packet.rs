@@ -32,6 +32,9 @@ pub const MAX_MESSAGE_RIGHTS: usize = 128;
 /// few thousand senders.
 pub const MAX_RIGHT_FDS: u8 = 16;
 
+/// The most bytes of the reason in a [`Kind::NoReply`] packet.
+pub const MAX_REASON_BYTES: usize = 1024;
+
 /// Bytes in line of a packet with [`Flags::LENT`].
 pub const LENT_BYTES: usize = size_of::<u32>();
 
@@ -55,7 +58,8 @@ pub enum Kind {
     Hello,
     /// Receiver to holder: the answer for the reply slot.
     Reply,
-    /// Receiver to holder: the reply right for the slot was dropped unused.
+    /// Receiver to holder: the reply right for the slot was dropped unused. The payload is why, if
+    /// it is known; at most [`MAX_REASON_BYTES`].
     NoReply,
     /// Receiver to holder: the answer for the slot comes on the socket in the one descriptor.
     Redirect,

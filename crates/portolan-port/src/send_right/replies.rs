@@ -47,8 +47,8 @@ impl Replies {
 pub(super) enum Slot {
     Waiting,
     Answered(Message),
-    /// The reply right was dropped unused.
-    Refused,
+    /// The reply right was dropped unused, for this reason if there are bytes.
+    Refused(Vec<u8>),
     /// The reply right went to another process, which answers here.
     Redirected(Arc<OwnedFd>),
     /// Nobody waits any more, but the port may still hold the reply right.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use portolan_wire::packet::{Header, Kind, RecordKind};
+use portolan_wire::packet::{Header, Kind, MAX_REASON_BYTES, RecordKind};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -112,7 +112,10 @@ impl SendRight {
                 _ => {
                     return match replies.slots.remove(&slot) {
                         Some(Slot::Answered(message)) => Ok(message),
-                        Some(Slot::Refused) => Err(ReplyError::NoReply),
+                        Some(Slot::Refused(reason)) if reason.is_empty() => {
+                            Err(ReplyError::NoReply)
+                        }
+                        Some(Slot::Refused(reason)) => Err(ReplyError::Failed { reason }),
                         _ => Err(ReplyError::DeadName),
                     };
                 }
@@ -370,7 +373,7 @@ impl SendRight {
     pub(super) fn lose(&self, header: Header, replies: &mut Replies) -> Result<(), Nothing> {
         let lost = matches!(header.kind, Kind::Reply | Kind::Redirect);
         if let Some(waiting) = replies.slots.get_mut(&header.slot).filter(|_| lost) {
-            *waiting = Slot::Refused;
+            *waiting = Slot::Refused(Vec::new());
         }
         Ok(())
     }
@@ -383,7 +386,7 @@ impl SendRight {
         let slot = incoming.header.slot;
         let outcome = match incoming.header.kind {
             Kind::Reply => Slot::Answered(self.answer(incoming)?),
-            Kind::NoReply => Slot::Refused,
+            Kind::NoReply => Slot::Refused(reason_in(&incoming)?),
             Kind::Returned if self.lender.returned(slot) => return Ok(()),
             // Whoever slept on the socket is awake now, and will look at memory.
             Kind::Switch => return Ok(()),
@@ -480,6 +483,14 @@ impl SendRight {
                 return Err(ReplyError::TimedOut);
             }
         }
+    }
+}
+
+/// Why a request was refused. An empty reason is none.
+fn reason_in(incoming: &Incoming) -> Result<Vec<u8>, Nothing> {
+    match incoming_bytes(incoming) {
+        reason if reason.len() <= MAX_REASON_BYTES => Ok(reason.to_vec()),
+        _ => Err(Nothing::Violation),
     }
 }
 

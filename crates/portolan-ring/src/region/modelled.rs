@@ -23,7 +23,7 @@ pub struct Region {
 
 #[derive(Debug)]
 struct Memory {
-    header: [AtomicU64; 5],
+    header: [AtomicU64; 6],
     records: Vec<UnsafeCell<u64>>,
 }
 

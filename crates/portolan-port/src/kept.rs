@@ -1,0 +1,622 @@
+//! Ports that outlive whoever receives from them.
+//!
+//! On Mach, the receive right of a service goes back to launchd when the service ends
+//! (`MACH_NOTIFY_PORT_DESTROYED`), with everything that is queued. Here a *keeper* has a duplicate of
+//! the receiver's end of every channel, and of the memory that goes with it:
+//!
+//! * It has those that there were when it [lends](ReceiveRight::lend) the port, and makes those of the
+//!   rights that it hands out meanwhile ([`Custody::make_send`]).
+//! * All others (rights that were copied by their holders, memory that was accepted) it is told of by
+//!   the library in the borrower's process, through a socket that goes with the port, the *guard*.
+//! * When the guard hangs up, the port is back: the borrower let go of it or is gone. What the
+//!   borrower had not received yet is where it was, and what it had received and not answered is
+//!   written down in the [ledger](crate::ledger).
+//!
+//! The same duplicates and the same ledger serve a keeper that is itself killed: a [`Witness`] is told
+//! of each change, and [`ReceiveRight::recover`] makes the port anew.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use portolan_sys::ancillary::Credentials;
+use portolan_wire::moved::{self, MovedChannel, MovedMemory, RECORD_BYTES};
+use portolan_wire::packet::Kind;
+use portolan_wire::port_id::PortId;
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+use rustix::net::sockopt::socket_cookie;
+
+use crate::channel::Channel;
+use crate::error::{CreateError, MintError, SendErrorKind};
+use crate::ledger::{Cookie, Ledger};
+use crate::receive_right::ReceiveRight;
+use crate::send_right::SendRight;
+use crate::socket::{self, Nothing, Outgoing, Refusal};
+
+/// Which channel of a port: a number that the kernel gave its socket, the same for all duplicates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelId(pub u64);
+
+/// Who is told what has to be remembered to make a port anew after this process was killed.
+///
+/// Calls come from whatever thread receives from the port, with locks held, and must not touch it.
+pub trait Witness: Send + Sync {
+    /// A channel has come, or has more descriptors than before.
+    fn changed(&self, channel: ChannelId, record: &[u8], descriptors: &[BorrowedFd<'_>]);
+
+    /// A channel is gone; its descriptors can be closed.
+    fn gone(&self, channel: ChannelId);
+}
+
+/// One channel of a port, as a [`Witness`] was told of it.
+#[derive(Debug)]
+pub struct ChannelParts {
+    record: MovedChannel,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl ChannelParts {
+    /// Puts the parts together again.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if they do not belong together.
+    pub fn new(record: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+        let records = moved::decode(record).ok();
+        let record = records.and_then(|records| match records.as_slice() {
+            [one] if one.fds() == descriptors.len() => Some(*one),
+            _ => None,
+        });
+        let record = record.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self {
+            record,
+            descriptors,
+        })
+    }
+
+    /// Duplicates of what makes up a channel.
+    fn of(channel: &Channel, record: MovedChannel) -> io::Result<Self> {
+        let own = channel.fds(&record).into_iter();
+        let descriptors = own.map(|fd| fd.try_clone_to_owned());
+        Ok(Self {
+            record,
+            descriptors: descriptors.collect::<io::Result<_>>()?,
+        })
+    }
+
+    fn cookie(&self) -> Option<Cookie> {
+        socket_cookie(self.descriptors.first()?).ok()
+    }
+
+    fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
+        self.descriptors.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+/// A record that says nothing about positions, which are in the memory.
+fn at_rest(record: &MovedChannel) -> MovedChannel {
+    MovedChannel {
+        memory: record.memory.map(|_| MovedMemory::default()),
+        ..*record
+    }
+}
+
+/// What goes with a port that has a keeper.
+pub(crate) struct Keep {
+    teller: Teller,
+    ledger: Option<Arc<Ledger>>,
+}
+
+enum Teller {
+    /// The keeper is another process. Those that it makes channels for are as trusted as who it is.
+    Guard(OwnedFd, Option<Credentials>),
+    Witness(Arc<dyn Witness>),
+}
+
+impl fmt::Debug for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keep").finish_non_exhaustive()
+    }
+}
+
+impl Keep {
+    pub(crate) fn guarded(guard: OwnedFd, ledger: Ledger, maker: Option<Credentials>) -> Self {
+        Self {
+            teller: Teller::Guard(guard, maker),
+            ledger: Some(Arc::new(ledger)),
+        }
+    }
+
+    pub(crate) fn witnessed(witness: Arc<dyn Witness>, ledger: Option<Ledger>) -> Self {
+        Self {
+            teller: Teller::Witness(witness),
+            ledger: ledger.map(Arc::new),
+        }
+    }
+
+    /// Where requests are written down, if they are.
+    pub(crate) fn ledger(&self) -> Option<&Arc<Ledger>> {
+        self.ledger.as_ref()
+    }
+
+    /// The socket to the keeper, if that is another process.
+    pub(crate) fn guard(&self) -> Option<BorrowedFd<'_>> {
+        match &self.teller {
+            Teller::Guard(guard, _) => Some(guard.as_fd()),
+            Teller::Witness(_) => None,
+        }
+    }
+
+    /// Whoever was told of the channels, if that is in this process.
+    pub(crate) fn witness(&self) -> Option<Arc<dyn Witness>> {
+        match &self.teller {
+            Teller::Guard(..) => None,
+            Teller::Witness(witness) => Some(Arc::clone(witness)),
+        }
+    }
+
+    /// What goes with a port that moves.
+    pub(crate) fn luggage(&self) -> Option<[BorrowedFd<'_>; 2]> {
+        Some([self.guard()?, self.ledger.as_ref()?.file()])
+    }
+
+    /// Tells of a channel. False if the keeper does not hear it, and then it does not keep it.
+    pub(crate) fn tell_changed(
+        &self,
+        cookie: Cookie,
+        record: &MovedChannel,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> bool {
+        let record = record.encode();
+        match &self.teller {
+            Teller::Witness(witness) => {
+                witness.changed(ChannelId(cookie), &record, descriptors);
+                true
+            }
+            Teller::Guard(guard, _) => {
+                let cookie = cookie.to_ne_bytes();
+                let slices = [IoSlice::new(&cookie), IoSlice::new(&record)];
+                socket::send_slices(guard.as_fd(), &slices, descriptors).is_ok()
+            }
+        }
+    }
+
+    /// Tells that a channel is gone. Where that is not heard, the keeper finds it out itself.
+    pub(crate) fn tell_gone(&self, cookie: Cookie) {
+        match &self.teller {
+            Teller::Witness(witness) => witness.gone(ChannelId(cookie)),
+            Teller::Guard(guard, _) => {
+                let cookie = cookie.to_ne_bytes();
+                socket::send_slices(guard.as_fd(), &[IoSlice::new(&cookie)], &[]).ok();
+            }
+        }
+    }
+
+    /// The next channel that the keeper made for the port.
+    pub(crate) fn take_made(&self) -> Result<Channel, Nothing> {
+        let Teller::Guard(guard, maker) = &self.teller else {
+            return Err(Nothing::Closed);
+        };
+        let mut buffer = [0; RECORD_BYTES];
+        let mut received = socket::receive_raw(guard.as_fd(), &mut buffer)?;
+        let bytes = buffer.get(..received.len).unwrap_or_default();
+        let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;
+        match (records.as_slice(), received.descriptors.pop()) {
+            ([record], Some(socket)) if record.memory.is_none() => {
+                Ok(Channel::arrived(*record, vec![socket])?.had_by(*maker))
+            }
+            _ => Err(Nothing::Violation),
+        }
+    }
+
+    /// Lets go of the port: the keeper sees it at once, whoever else has the guard's end.
+    pub(crate) fn give_back(&self) {
+        if let (Some(guard), Some(ledger)) = (self.guard(), &self.ledger) {
+            ledger.note_returned();
+            // Fails only if the keeper is gone.
+            rustix::net::shutdown(guard, Shutdown::Both).ok();
+        }
+    }
+}
+
+/// Where the receive right of a port is that was lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// Somebody else has it.
+    Lent,
+    /// It is back: [take it](Custody::take_back).
+    Back,
+}
+
+/// A port whose receive right is [lent](ReceiveRight::lend) to another process and comes back from it.
+///
+/// The descriptor of [`AsFd`] is readable when there is something to [attend](Self::attend) to.
+pub struct Custody {
+    id: PortId,
+    guard: OwnedFd,
+    ledger: Ledger,
+    channels: HashMap<Cookie, ChannelParts>,
+    /// Channels for which there was no room in the guard yet, oldest first.
+    waiting: VecDeque<Cookie>,
+    witness: Option<Arc<dyn Witness>>,
+}
+
+/// The most packets that one call attends to.
+const MAX_REPORTS: usize = 256;
+
+/// The most channels that one port has in custody.
+const MAX_CHANNELS: usize = 1 << 16;
+
+impl ReceiveRight {
+    /// Makes a port of which this witness is told all that [`recover`](Self::recover) needs.
+    ///
+    /// With a ledger ([`PortParts::make_ledger`]), each request is written down there while it is not
+    /// answered, so that its sender is told if this process is killed.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`] if the kernel has no more descriptors for this process.
+    pub fn witnessed(parts: PortParts, witness: Arc<dyn Witness>) -> Result<Self, CreateError> {
+        let ledger = parts.ledger.map(Ledger::open).transpose()?;
+        let keep = Keep::witnessed(witness, ledger);
+        let (channels, _) = revive(parts.channels, None);
+        Self::with_keep(parts.id, channels, Some(Arc::new(keep)))
+    }
+
+    /// Makes a port anew whose receiver was killed, with all that is unread. Whoever waits for the
+    /// answer to a request that the former receiver had taken is told that none will come.
+    ///
+    /// The ledger is to be a fresh one, which replaces that of the former receiver.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`] if the kernel has no more descriptors for this process.
+    pub fn recover(
+        parts: PortParts,
+        witness: Arc<dyn Witness>,
+        fresh: Option<OwnedFd>,
+    ) -> Result<Self, CreateError> {
+        let former = parts.ledger.map(Ledger::open).transpose()?;
+        let (channels, _) = revive(parts.channels, former.as_ref());
+        let ledger = fresh.map(Ledger::open).transpose()?;
+        let keep = Keep::witnessed(witness, ledger);
+        Self::with_keep(parts.id, channels, Some(Arc::new(keep)))
+    }
+
+    /// Lends the port: gives what is kept of it, and the right to send to whoever is to receive from
+    /// it. When that process drops the right or ends, the port is back with all that is unread; its
+    /// senders notice nothing.
+    ///
+    /// A right that is dropped here is back at once. The witness, if there is one, is told of the
+    /// channels as before.
+    ///
+    /// # Errors
+    ///
+    /// [`SendErrorKind::ForeignProcess`] and [`SendErrorKind::System`]; the port is dead then.
+    pub fn lend(self) -> Result<(Custody, Self), SendErrorKind> {
+        let ledger = Ledger::create()?;
+        let (mut kept, mut lent) = (HashMap::new(), Vec::new());
+        for (channel, record) in self.pause()? {
+            let cookie = socket_cookie(channel.socket())?;
+            for slot in channel.voids() {
+                ledger.enter_void(cookie, slot);
+            }
+            kept.insert(cookie, ChannelParts::of(&channel, at_rest(&record))?);
+            lent.push(ChannelParts::of(&channel, record)?);
+        }
+        let witness = self.port().keep().and_then(|keep| keep.witness());
+        let id = self.id();
+        self.forget();
+        let (guard, theirs) = socket::pair()?;
+        let copy = Ledger::open(ledger.file().try_clone_to_owned()?)?;
+        let custody = Custody {
+            id,
+            guard,
+            ledger,
+            channels: kept,
+            waiting: VecDeque::new(),
+            witness,
+        };
+        let lent = lent.into_iter();
+        let lent = lent.map(|parts| Channel::arrived(parts.record, parts.descriptors));
+        let channels = lent.collect::<Result<_, _>>().map_err(|_| Errno::BADF)?;
+        let right = Self::arrived(id, channels, Some(Keep::guarded(theirs, copy, None)));
+        Ok((custody, right.map_err(|error| error.0)?))
+    }
+}
+
+/// What a port is made of.
+#[derive(Debug)]
+pub struct PortParts {
+    /// Which port it is.
+    pub id: PortId,
+    /// Its channels.
+    pub channels: Vec<ChannelParts>,
+    /// Where its receiver writes down what it owes, if it does.
+    pub ledger: Option<OwnedFd>,
+}
+
+impl PortParts {
+    /// Those of a port that is new.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`] if the kernel gives no random numbers.
+    pub fn fresh() -> Result<Self, CreateError> {
+        Ok(Self {
+            id: crate::receive_right::random_id()?,
+            channels: Vec::new(),
+            ledger: None,
+        })
+    }
+
+    /// Memory in which a receiver writes down what it owes.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, if it has no memory or descriptors.
+    pub fn make_ledger() -> io::Result<OwnedFd> {
+        Ledger::create()?.file().try_clone_to_owned()
+    }
+}
+
+impl Custody {
+    /// Puts together what a [`Witness`] was told of a port that is lent.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the descriptors, those of [`descriptors`](Self::descriptors), are no such.
+    pub fn restore(
+        id: PortId,
+        channels: Vec<ChannelParts>,
+        [guard, ledger]: [OwnedFd; 2],
+        witness: Option<Arc<dyn Witness>>,
+    ) -> io::Result<Self> {
+        if !socket::is_channel_end(&guard) && !socket::has_ended(&guard) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let channels = channels.into_iter();
+        let known = channels.filter_map(|parts| Some((parts.cookie()?, parts)));
+        Ok(Self {
+            id,
+            guard,
+            ledger: Ledger::open(ledger)?,
+            channels: known.collect(),
+            waiting: VecDeque::new(),
+            witness,
+        })
+    }
+
+    /// Which port it is.
+    #[must_use]
+    pub fn id(&self) -> PortId {
+        self.id
+    }
+
+    /// What has to be there, beside the channels, to [restore](Self::restore) this.
+    #[must_use]
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.guard.as_fd(), self.ledger.file()]
+    }
+
+    /// How many rights to the port are known to exist.
+    #[must_use]
+    pub fn channels(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// Makes a send right to the port, which the borrower is told of. Nobody is waited for: messages
+    /// that are sent before it has heard of it are queued.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::System`], most often for want of descriptors.
+    pub fn make_send(&mut self, badge: u64) -> Result<SendRight, MintError> {
+        if self.channels.len() >= MAX_CHANNELS {
+            return Err(Errno::NFILE.into());
+        }
+        let ends = socket::channel()?;
+        let cookie = socket_cookie(&ends.receiver)?;
+        let record = MovedChannel {
+            badge,
+            once: false,
+            is_known: false,
+            memory: None,
+        };
+        let parts = ChannelParts {
+            record,
+            descriptors: vec![ends.receiver],
+        };
+        self.tell_witness(cookie, &parts);
+        self.channels.insert(cookie, parts);
+        self.waiting.push_back(cookie);
+        self.deliver();
+        Ok(SendRight::from_end(ends.holder, self.id))
+    }
+
+    /// Whether the borrower has not been told of all rights yet for want of room: then there is
+    /// something to attend to as well when the descriptor is writable.
+    #[must_use]
+    pub fn wants_room(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Hears what the borrower has to say, and tells where the port is.
+    pub fn attend(&mut self) -> Presence {
+        for _ in 0..MAX_REPORTS {
+            match self.hear() {
+                Ok(()) => {}
+                Err(Nothing::Closed) => return Presence::Back,
+                Err(_) => break,
+            }
+        }
+        self.deliver();
+        Presence::Lent
+    }
+
+    /// Takes the port back. Whoever waits for the answer to a request that the borrower had taken is
+    /// told that none will come; if the borrower let go of the port and is still there, that is left
+    /// to it, and to the [`Debts`] after its end.
+    ///
+    /// To be called once the port is [`Back`](Presence::Back) or the borrower is gone: two that receive
+    /// from one port get half of the messages each.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`] if the kernel has no more descriptors for this process.
+    pub fn take_back(mut self) -> Result<(ReceiveRight, Debts), CreateError> {
+        while self.hear().is_ok() {}
+        let channels = self.channels.into_values().collect();
+        let (channels, sockets) = revive(channels, Some(&self.ledger));
+        let keep = self.witness.map(|witness| Keep::witnessed(witness, None));
+        let right = ReceiveRight::with_keep(self.id, channels, keep.map(Arc::new))?;
+        let ledger = self.ledger;
+        Ok((right, Debts { ledger, sockets }))
+    }
+
+    /// Tells the borrower of channels as far as there is room.
+    fn deliver(&mut self) {
+        while let Some(cookie) = self.waiting.front() {
+            if let Some(parts) = self.channels.get(cookie) {
+                let record = parts.record.encode();
+                let slices = [IoSlice::new(&record)];
+                let sent = socket::send_slices(self.guard.as_fd(), &slices, &parts.borrowed());
+                if matches!(sent, Err(Refusal::Full(_) | Refusal::InFlight)) {
+                    return;
+                }
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    fn hear(&mut self) -> Result<(), Nothing> {
+        let mut buffer = [0; size_of::<Cookie>() + RECORD_BYTES];
+        let received = socket::receive_raw(self.guard.as_fd(), &mut buffer)?;
+        let bytes = buffer.get(..received.len).unwrap_or_default();
+        let Some((cookie, record)) = bytes.split_first_chunk() else {
+            return Ok(());
+        };
+        let cookie = Cookie::from_ne_bytes(*cookie);
+        match ChannelParts::new(record, received.descriptors) {
+            Ok(parts) if parts.cookie() == Some(cookie) => self.note(cookie, parts),
+            _ if record.is_empty() => self.forget(cookie),
+            // What cannot be kept is not.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, cookie: Cookie, parts: ChannelParts) {
+        if self.channels.len() < MAX_CHANNELS || self.channels.contains_key(&cookie) {
+            self.tell_witness(cookie, &parts);
+            self.channels.insert(cookie, parts);
+        }
+    }
+
+    fn forget(&mut self, cookie: Cookie) {
+        if self.channels.remove(&cookie).is_some()
+            && let Some(witness) = &self.witness
+        {
+            witness.gone(ChannelId(cookie));
+        }
+    }
+
+    fn tell_witness(&self, cookie: Cookie, parts: &ChannelParts) {
+        if let Some(witness) = &self.witness {
+            witness.changed(ChannelId(cookie), &parts.record.encode(), &parts.borrowed());
+        }
+    }
+}
+
+impl AsFd for Custody {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.guard.as_fd()
+    }
+}
+
+impl fmt::Debug for Custody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Custody")
+            .field("id", &self.id)
+            .field("channels", &self.channels.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Answers that a process owes which let go of the port and is still there.
+#[derive(Debug)]
+pub struct Debts {
+    ledger: Ledger,
+    sockets: HashMap<Cookie, OwnedFd>,
+}
+
+impl Debts {
+    /// Whether there are none now.
+    #[must_use]
+    pub fn are_settled(&self) -> bool {
+        !self.ledger.entries().iter().any(|entry| !entry.is_void)
+    }
+
+    /// The process is gone: tells whoever waits that no answer will come.
+    pub fn fail(self) {
+        for entry in self.ledger.entries() {
+            if let Some(socket) = self.sockets.get(&entry.channel).filter(|_| !entry.is_void) {
+                tell_no_reply(socket.as_fd(), entry.slot);
+            }
+        }
+    }
+}
+
+/// Makes channels of their parts. What a former receiver owes is refused, unless it is still there and
+/// answers itself; then the sockets to refuse it later are given too.
+fn revive(
+    parts: Vec<ChannelParts>,
+    ledger: Option<&Ledger>,
+) -> (Vec<Channel>, HashMap<Cookie, OwnedFd>) {
+    let mut entries: HashMap<Cookie, Vec<_>> = HashMap::new();
+    for entry in ledger.map(Ledger::entries).unwrap_or_default() {
+        entries.entry(entry.channel).or_default().push(entry);
+    }
+    let is_returned = ledger.is_some_and(Ledger::is_returned);
+    let (mut channels, mut sockets) = (Vec::new(), HashMap::new());
+    for part in parts {
+        let entries = part.cookie().and_then(|cookie| entries.remove(&cookie));
+        let (record, cookie) = (part.record, part.cookie());
+        let Ok(revived) = Channel::revive(record, part.descriptors) else {
+            continue;
+        };
+        for entry in entries.unwrap_or_default() {
+            match revived.unread.contains(&entry.slot) {
+                true if entry.is_void => revived.channel.make_void(entry.slot),
+                false if !entry.is_void && !is_returned => {
+                    tell_no_reply(revived.channel.socket(), entry.slot);
+                }
+                false if !entry.is_void => {
+                    let copy = revived.channel.socket().try_clone_to_owned();
+                    sockets.extend(cookie.zip(copy.ok()));
+                }
+                _ => {}
+            }
+        }
+        channels.push(revived.channel);
+    }
+    (channels, sockets)
+}
+
+/// The answers of a receiver that is gone are refused through the socket, whatever its successor
+/// does with the memory.
+fn tell_no_reply(socket: BorrowedFd<'_>, slot: u32) {
+    if socket::try_send(socket, &Outgoing::control(Kind::NoReply, slot)).is_err() {
+        // A holder that does not fetch its answers is not to wait for this one.
+        rustix::net::shutdown(socket, Shutdown::Both).ok();
+    }
+}
+
+/// A channel made of its parts, and the slots of requests in it that nobody has received yet.
+pub(crate) struct Revived {
+    pub(crate) channel: Channel,
+    pub(crate) unread: HashSet<u32>,
+}

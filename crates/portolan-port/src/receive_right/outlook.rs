@@ -1,0 +1,183 @@
+//! Looking at what is queued at a port without receiving it, for whoever keeps the port while nobody
+//! serves it.
+
+use std::sync::{Arc, PoisonError};
+
+use portolan_wire::packet::{Header, Kind, MAX_REASON_BYTES};
+
+use super::{MAX_STEPS_WHEN_LATE, Port, ReceiveRight, Step};
+use crate::channel::{Channel, lock};
+use crate::error::ReceiveError;
+use crate::message::Message;
+use crate::timeout::Deadline;
+
+/// The next message of a port, as far as it can be told from others without receiving it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Head {
+    token: u64,
+    digest: u64,
+}
+
+impl Head {
+    /// A number that is the same for the same message, also after the port has moved or was made
+    /// anew; messages of one sender with the same bytes may share it.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+}
+
+impl ReceiveRight {
+    /// Whether a message is queued. What else has come meanwhile (rights that were copied, holders
+    /// that left) is seen to.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`receive`](Self::receive), but for `TimedOut`.
+    pub fn has_message(&self) -> Result<bool, ReceiveError> {
+        let found = self.port().look_for_message()?;
+        self.port().settle();
+        Ok(found.is_some())
+    }
+
+    /// How many messages are queued. Takes time that grows with them.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        let channels = self.port().all_channels();
+        let headers = channels.iter().flat_map(|(_, channel)| channel.peek_all());
+        headers
+            .filter(|header| header.kind == Kind::Message)
+            .count()
+    }
+
+    /// The next message, if there is one. With several senders, any of their next ones.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`has_message`](Self::has_message).
+    pub fn head(&self) -> Result<Option<Head>, ReceiveError> {
+        let any = self.port().look_for_message()?;
+        self.port().settle();
+        // The same one each time, if it is still there.
+        let mut channels = self.port().all_channels();
+        channels.sort_by_key(|(token, _)| *token);
+        let mut waiting = channels.iter().filter(|(_, channel)| channel.has_message());
+        let Some((token, channel)) = any.and_then(|_| waiting.next()) else {
+            return Ok(None);
+        };
+        let (token, digest) = (*token, channel.digest());
+        Ok(Some(Head { token, digest }))
+    }
+
+    /// Receives just this message. `None` if it is not the next of its sender any more.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`has_message`](Self::has_message).
+    pub fn receive_head(&self, head: Head) -> Result<Option<Message>, ReceiveError> {
+        self.port()
+            .check_process()
+            .map_err(|()| ReceiveError::ForeignProcess)?;
+        let channel = lock(&self.port().state).channels.get(&head.token).cloned();
+        let Some(channel) = channel.filter(|channel| channel.digest() == head.digest) else {
+            return Ok(None);
+        };
+        match self.port().read_one(head.token, &channel) {
+            Step::Message(message) => Ok(Some(message)),
+            Step::Other | Step::Nothing => Ok(None),
+        }
+    }
+
+    /// Refuses all requests that are queued, for this reason, which their senders find in
+    /// [`ReplyError::Failed`](crate::ReplyError::Failed). They stay in the queue, so that nothing
+    /// else loses its place, and are passed over by whoever receives from the port. Gives their number.
+    ///
+    /// A reason that is empty or longer than
+    /// [`MAX_REASON_BYTES`](portolan_wire::packet::MAX_REASON_BYTES) refuses nothing.
+    pub fn refuse_waiting(&self, reason: &[u8]) -> usize {
+        if !(1..=MAX_REASON_BYTES).contains(&reason.len()) {
+            return 0;
+        }
+        let reason: Arc<[u8]> = reason.into();
+        let channels = self.port().all_channels();
+        let refuse = |channel: &Arc<Channel>| channel.refuse_waiting(&reason);
+        channels.iter().map(|(_, channel)| refuse(channel)).sum()
+    }
+}
+
+impl Port {
+    fn all_channels(&self) -> Vec<(u64, Arc<Channel>)> {
+        if self.check_process().is_err() {
+            return Vec::new();
+        }
+        drop(self.hot());
+        let state = lock(&self.state);
+        let channels = state.channels.iter();
+        channels
+            .map(|(token, channel)| (*token, Arc::clone(channel)))
+            .collect()
+    }
+
+    /// A channel whose next packet is a message. Other packets are taken on the way.
+    fn look_for_message(&self) -> Result<Option<Arc<Channel>>, ReceiveError> {
+        self.check_process()
+            .map_err(|()| ReceiveError::ForeignProcess)?;
+        for _ in 0..MAX_STEPS_WHEN_LATE {
+            let _staying = self.moving.read().unwrap_or_else(PoisonError::into_inner);
+            let ready = self.hot_and_ready();
+            let found = match ready {
+                Some(found) => found,
+                None => match self.wait(Deadline::Passed.timespec())? {
+                    None => return Ok(None),
+                    Some((event, flags)) => match self.channel_of(event, flags) {
+                        Some(found) => found,
+                        None => continue,
+                    },
+                },
+            };
+            let (token, channel) = found;
+            if channel.has_message() {
+                return Ok(Some(channel));
+            }
+            self.read_one(token, &channel);
+        }
+        Ok(None)
+    }
+
+    fn hot_and_ready(&self) -> Option<(u64, Arc<Channel>)> {
+        let mut hot = self.hot();
+        let at = hot.ready()?;
+        hot.channels.get(at).cloned()
+    }
+}
+
+/// FNV-1a, which needs no secret: who can choose the bytes can choose to send the same ones as well.
+pub(crate) fn digest(cookie: u64, bytes: &[u8]) -> u64 {
+    let all = cookie
+        .to_le_bytes()
+        .into_iter()
+        .chain(bytes.iter().copied());
+    all.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+impl Channel {
+    fn has_message(&self) -> bool {
+        let header = self.peek();
+        header.is_some_and(|header| header.kind == Kind::Message && !self.is_void_now(header.slot))
+    }
+
+    fn refuse_waiting(&self, reason: &Arc<[u8]>) -> usize {
+        let is_waiting = |header: &Header| header.kind == Kind::Message && header.slot != 0;
+        let headers = self.peek_all().into_iter().filter(is_waiting);
+        let slots: Vec<_> = headers.map(|header| header.slot).collect();
+        let fresh = slots.into_iter().filter(|slot| !self.is_void_now(*slot));
+        fresh
+            .map(|slot| {
+                self.make_void(slot);
+                self.fail(slot, Arc::clone(reason));
+            })
+            .count()
+    }
+}
