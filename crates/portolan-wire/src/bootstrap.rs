@@ -2,8 +2,8 @@
 //!
 //! A request travels as a message whose id is [`Operation::id`] and whose bytes are
 //! [`Request::encode`]; an answer as a message whose id is a
-//! [`BootstrapCode`] and whose bytes are
-//! [`Reply::encode`] on success and nothing otherwise. Rights travel beside the bytes:
+//! [`BootstrapCode`] and whose bytes are [`Reply::encode`] on success and
+//! [`Refusal::encode`](crate::failure::Refusal::encode) otherwise. Rights travel beside the bytes:
 //!
 //! | operation | with the request | with the answer |
 //! | --- | --- | --- |
@@ -11,13 +11,21 @@
 //! | [`CheckIn`](Operation::CheckIn) | | the receive right |
 //! | [`LookUp`](Operation::LookUp) | | a send right |
 //! | [`Confine`](Operation::Confine) | | a send right to this server |
+//! | [`Subset`](Operation::Subset) | a send right whose port's death ends the subset; or none | a send right to the subset |
+//! | [`Parent`](Operation::Parent) | | a send right to the server above |
 //! | the others | | |
 //!
 //! All integers are little-endian and nothing is padded. A *string* is its length in bytes as a
 //! `u16`, then its bytes, without a terminator.
 
+use crate::bounded::{Text, TextError};
 use crate::code::BootstrapCode;
 use crate::cursor::{Cursor, Truncated};
+use crate::field::{
+    expect_end, put_bool, put_list, put_optional_label, put_pid, put_string, take_bool, take_label,
+    take_list, take_name, take_optional_label, take_pid, take_rest, take_text,
+};
+use crate::jobs::{Blame, JobStatus, JobSummary, MAX_JOB_BYTES, MAX_PAGE, MAX_PATH_BYTES};
 use crate::label::{JobLabel, LabelError};
 use crate::name::{NameError, ServiceName};
 
@@ -39,10 +47,38 @@ pub enum Operation {
     Shutdown,
     /// Make a bootstrap right for a confined program.
     Confine,
+    /// Make a job of a job file known, and start it if the file says so.
+    Load,
+    /// End a job and forget it.
+    Unload,
+    /// Let a job be started again.
+    Enable,
+    /// Let nothing start a job.
+    Disable,
+    /// Start a job now, whatever it waits for.
+    Kickstart,
+    /// End the instance of a job that runs.
+    Stop,
+    /// List the jobs, a page at a time.
+    Jobs,
+    /// Tell everything of one job.
+    Job,
+    /// List who asked for the last starts of jobs, a page at a time.
+    Blame,
+    /// Ask whether the caller, an instance of a job, may exit because nothing waits for it.
+    TryExit,
+    /// Say that the caller, an instance of a job, is ready.
+    Ready,
+    /// Go on in a new process image, with every name, message and job.
+    Restart,
+    /// Make a namespace below this one.
+    Subset,
+    /// Get the bootstrap right of the namespace above.
+    Parent,
 }
 
 impl Operation {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 21] = [
         Self::Register,
         Self::CheckIn,
         Self::LookUp,
@@ -50,6 +86,20 @@ impl Operation {
         Self::List,
         Self::Shutdown,
         Self::Confine,
+        Self::Load,
+        Self::Unload,
+        Self::Enable,
+        Self::Disable,
+        Self::Kickstart,
+        Self::Stop,
+        Self::Jobs,
+        Self::Job,
+        Self::Blame,
+        Self::TryExit,
+        Self::Ready,
+        Self::Restart,
+        Self::Subset,
+        Self::Parent,
     ];
 
     /// The message id of the request.
@@ -62,6 +112,20 @@ impl Operation {
             Self::List => 5,
             Self::Shutdown => 6,
             Self::Confine => 7,
+            Self::Load => 8,
+            Self::Unload => 9,
+            Self::Enable => 10,
+            Self::Disable => 11,
+            Self::Kickstart => 12,
+            Self::Stop => 13,
+            Self::Jobs => 14,
+            Self::Job => 15,
+            Self::Blame => 16,
+            Self::TryExit => 17,
+            Self::Ready => 18,
+            Self::Restart => 19,
+            Self::Subset => 20,
+            Self::Parent => 21,
         }
     }
 
@@ -176,6 +240,74 @@ pub enum Request {
         /// [`MAX_ENTITLEMENT_BYTES`].
         entitlements: Vec<u8>,
     },
+    /// See [`Operation::Load`].
+    Load {
+        /// At 0: `u8`, 0 or 1. Whether the job is enabled first, if it was disabled by its file or
+        /// by request.
+        enable: bool,
+        /// At 1: string. What the file is called in messages.
+        path: Text<MAX_PATH_BYTES>,
+        /// The rest: the bytes of the job file, at most [`MAX_JOB_BYTES`].
+        file: Vec<u8>,
+    },
+    /// See [`Operation::Unload`].
+    Unload {
+        /// At 0: string.
+        label: JobLabel,
+    },
+    /// See [`Operation::Enable`].
+    Enable {
+        /// At 0: string.
+        label: JobLabel,
+    },
+    /// See [`Operation::Disable`].
+    Disable {
+        /// At 0: string.
+        label: JobLabel,
+    },
+    /// See [`Operation::Kickstart`].
+    Kickstart {
+        /// At 0: `u8`, 0 or 1. Whether the instance that runs is ended first. Without it, one that
+        /// runs is left alone.
+        kill: bool,
+        /// At 1: `u8`, 0 or 1. Whether the answer comes when an instance runs or could not be
+        /// started, and not at once.
+        wait: bool,
+        /// At 2: string.
+        label: JobLabel,
+    },
+    /// See [`Operation::Stop`].
+    Stop {
+        /// At 0: string.
+        label: JobLabel,
+    },
+    /// See [`Operation::Jobs`].
+    Jobs {
+        /// At 0: string, empty for none. The answer has the jobs whose labels come after it,
+        /// compared byte by byte.
+        after: Option<JobLabel>,
+    },
+    /// See [`Operation::Job`].
+    Job {
+        /// At 0: string.
+        label: JobLabel,
+    },
+    /// See [`Operation::Blame`].
+    Blame {
+        /// At 0: string, empty for none. The answer has the jobs whose labels come after it,
+        /// compared byte by byte.
+        after: Option<JobLabel>,
+    },
+    /// See [`Operation::TryExit`]. No bytes.
+    TryExit,
+    /// See [`Operation::Ready`]. No bytes.
+    Ready,
+    /// See [`Operation::Restart`]. No bytes.
+    Restart,
+    /// See [`Operation::Subset`]. No bytes.
+    Subset,
+    /// See [`Operation::Parent`]. No bytes.
+    Parent,
 }
 
 /// The longest entitlement file.
@@ -192,6 +324,20 @@ impl Request {
             Self::List => Operation::List,
             Self::Shutdown => Operation::Shutdown,
             Self::Confine { .. } => Operation::Confine,
+            Self::Load { .. } => Operation::Load,
+            Self::Unload { .. } => Operation::Unload,
+            Self::Enable { .. } => Operation::Enable,
+            Self::Disable { .. } => Operation::Disable,
+            Self::Kickstart { .. } => Operation::Kickstart,
+            Self::Stop { .. } => Operation::Stop,
+            Self::Jobs { .. } => Operation::Jobs,
+            Self::Job { .. } => Operation::Job,
+            Self::Blame { .. } => Operation::Blame,
+            Self::TryExit => Operation::TryExit,
+            Self::Ready => Operation::Ready,
+            Self::Restart => Operation::Restart,
+            Self::Subset => Operation::Subset,
+            Self::Parent => Operation::Parent,
         }
     }
 
@@ -209,13 +355,37 @@ impl Request {
                 put_string(&mut out, name.as_str());
             }
             Self::Status { name } => put_string(&mut out, name.as_str()),
-            Self::List | Self::Shutdown => {}
+            Self::List
+            | Self::Shutdown
+            | Self::TryExit
+            | Self::Ready
+            | Self::Restart
+            | Self::Subset
+            | Self::Parent => {}
             Self::Confine {
                 label,
                 entitlements,
             } => {
                 put_string(&mut out, label.as_str());
                 out.extend(entitlements);
+            }
+            Self::Load { enable, path, file } => {
+                put_bool(&mut out, *enable);
+                put_string(&mut out, path);
+                out.extend(file);
+            }
+            Self::Unload { label }
+            | Self::Enable { label }
+            | Self::Disable { label }
+            | Self::Stop { label }
+            | Self::Job { label } => put_string(&mut out, label.as_str()),
+            Self::Kickstart { kill, wait, label } => {
+                put_bool(&mut out, *kill);
+                put_bool(&mut out, *wait);
+                put_string(&mut out, label.as_str());
+            }
+            Self::Jobs { after } | Self::Blame { after } => {
+                put_optional_label(&mut out, after.as_ref());
             }
         }
         out
@@ -229,32 +399,72 @@ impl Request {
     pub fn decode(id: i32, bytes: &[u8]) -> Result<Self, DecodeError> {
         let operation = Operation::from_id(id).ok_or(DecodeError::UnknownOperation { id })?;
         let mut cursor = Cursor::new(bytes);
-        let request = match operation {
+        let request = Self::take(operation, &mut cursor)?;
+        expect_end(&cursor)?;
+        Ok(request)
+    }
+
+    fn take(operation: Operation, cursor: &mut Cursor<'_>) -> Result<Self, DecodeError> {
+        Ok(match operation {
             Operation::Register => Self::Register {
-                flags: take_flags(&mut cursor)?,
-                name: take_name(&mut cursor)?,
+                flags: take_flags(cursor)?,
+                name: take_name(cursor)?,
             },
             Operation::CheckIn => Self::CheckIn {
-                flags: take_flags(&mut cursor)?,
-                name: take_name(&mut cursor)?,
+                flags: take_flags(cursor)?,
+                name: take_name(cursor)?,
             },
             Operation::LookUp => Self::LookUp {
-                flags: take_flags(&mut cursor)?,
+                flags: take_flags(cursor)?,
                 pid: cursor.u32()?,
-                name: take_name(&mut cursor)?,
+                name: take_name(cursor)?,
             },
             Operation::Status => Self::Status {
-                name: take_name(&mut cursor)?,
+                name: take_name(cursor)?,
             },
             Operation::List => Self::List,
             Operation::Shutdown => Self::Shutdown,
             Operation::Confine => Self::Confine {
-                label: JobLabel::from_bytes(take_string(&mut cursor)?)?,
-                entitlements: take_entitlements(&mut cursor)?,
+                label: take_label(cursor)?,
+                entitlements: take_rest(cursor, MAX_ENTITLEMENT_BYTES)?,
             },
-        };
-        expect_end(&cursor)?;
-        Ok(request)
+            Operation::Load => Self::Load {
+                enable: take_bool(cursor)?,
+                path: take_text(cursor)?,
+                file: take_rest(cursor, MAX_JOB_BYTES)?,
+            },
+            Operation::Kickstart => Self::Kickstart {
+                kill: take_bool(cursor)?,
+                wait: take_bool(cursor)?,
+                label: take_label(cursor)?,
+            },
+            Operation::Jobs => Self::Jobs {
+                after: take_optional_label(cursor)?,
+            },
+            Operation::Blame => Self::Blame {
+                after: take_optional_label(cursor)?,
+            },
+            Operation::Unload => Self::Unload {
+                label: take_label(cursor)?,
+            },
+            Operation::Enable => Self::Enable {
+                label: take_label(cursor)?,
+            },
+            Operation::Disable => Self::Disable {
+                label: take_label(cursor)?,
+            },
+            Operation::Stop => Self::Stop {
+                label: take_label(cursor)?,
+            },
+            Operation::Job => Self::Job {
+                label: take_label(cursor)?,
+            },
+            Operation::TryExit => Self::TryExit,
+            Operation::Ready => Self::Ready,
+            Operation::Restart => Self::Restart,
+            Operation::Subset => Self::Subset,
+            Operation::Parent => Self::Parent,
+        })
     }
 }
 
@@ -268,6 +478,28 @@ pub enum Reply {
     Status(ServiceStatus),
     /// To [`Operation::List`]. At 0: the number of services, `u32`; at 4: the services.
     List(Vec<ServiceInfo>),
+    /// To [`Operation::Kickstart`]. At 0: `u32`, 0 for none. The process that runs now.
+    Kickstarted(Option<u32>),
+    /// To [`Operation::Jobs`].
+    Jobs(Page<JobSummary>),
+    /// To [`Operation::Job`].
+    Job(Box<JobStatus>),
+    /// To [`Operation::Blame`]. There can be several starts of one job, the oldest first, and all
+    /// are on one page.
+    Blame(Page<Blame>),
+    /// To [`Operation::TryExit`]. At 0: `u8`, 0 or 1. With yes, nothing more is handed to the
+    /// caller, and what comes starts the next instance when this one is gone.
+    TryExit(bool),
+}
+
+/// Items in the order of their labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// At 0: `u8`, 0 or 1. Whether there are more, which a request `after` the last label of these
+    /// brings; a page with more after it is not empty.
+    pub more: bool,
+    /// At 1: the number of items, `u32`, at most [`MAX_PAGE`]; at 5: the items.
+    pub items: Vec<T>,
 }
 
 impl Reply {
@@ -277,13 +509,12 @@ impl Reply {
         match self {
             Self::Done => {}
             Self::Status(status) => out.extend(status.raw().to_le_bytes()),
-            Self::List(services) => {
-                let count = u32::try_from(services.len()).unwrap_or(u32::MAX);
-                out.extend(count.to_le_bytes());
-                for service in services.iter().take(count as usize) {
-                    service.encode(&mut out);
-                }
-            }
+            Self::List(services) => put_list(&mut out, services, u32::MAX, ServiceInfo::encode),
+            Self::Kickstarted(pid) => put_pid(&mut out, *pid),
+            Self::Jobs(page) => page.encode(&mut out, JobSummary::encode),
+            Self::Job(job) => job.encode(&mut out),
+            Self::Blame(page) => page.encode(&mut out, Blame::encode),
+            Self::TryExit(may) => put_bool(&mut out, *may),
         }
         out
     }
@@ -297,15 +528,54 @@ impl Reply {
         let mut cursor = Cursor::new(bytes);
         let reply = match operation {
             Operation::Status => Self::Status(ServiceStatus::from_raw(cursor.u32()?)?),
-            Operation::List => Self::List(take_services(&mut cursor)?),
+            Operation::List => Self::List(take_list(&mut cursor, u32::MAX, ServiceInfo::decode)?),
+            Operation::Kickstart => Self::Kickstarted(take_pid(&mut cursor)?),
+            Operation::Jobs => Self::Jobs(Page::decode(&mut cursor, JobSummary::decode)?),
+            Operation::Job => Self::Job(Box::new(JobStatus::decode(&mut cursor)?)),
+            Operation::Blame => Self::Blame(Page::decode(&mut cursor, Blame::decode)?),
+            Operation::TryExit => Self::TryExit(take_bool(&mut cursor)?),
             Operation::Register
             | Operation::CheckIn
             | Operation::LookUp
             | Operation::Shutdown
-            | Operation::Confine => Self::Done,
+            | Operation::Confine
+            | Operation::Load
+            | Operation::Unload
+            | Operation::Enable
+            | Operation::Disable
+            | Operation::Stop
+            | Operation::Ready
+            | Operation::Restart
+            | Operation::Subset
+            | Operation::Parent => Self::Done,
         };
         expect_end(&cursor)?;
         Ok(reply)
+    }
+}
+
+impl<T> Page<T> {
+    /// As many items as go on a page.
+    pub fn fill(items: impl IntoIterator<Item = T>) -> Self {
+        let mut left = items.into_iter();
+        let items = left.by_ref().take(MAX_PAGE).collect();
+        let more = left.next().is_some();
+        Self { more, items }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>, put: impl Fn(&T, &mut Vec<u8>)) {
+        put_bool(out, self.more);
+        put_list(out, &self.items, MAX_PAGE as u32, put);
+    }
+
+    fn decode(
+        cursor: &mut Cursor<'_>,
+        take: impl Fn(&mut Cursor<'_>) -> Result<T, DecodeError>,
+    ) -> Result<Self, DecodeError> {
+        Ok(Self {
+            more: take_bool(cursor)?,
+            items: take_list(cursor, MAX_PAGE as u32, take)?,
+        })
     }
 }
 
@@ -378,7 +648,7 @@ impl ServiceInfo {
             status: ServiceStatus::from_raw(cursor.u32()?)?,
             per_pid: take_bool(cursor)?,
             name: take_name(cursor)?,
-            owner: JobLabel::from_bytes(take_string(cursor)?)?,
+            owner: take_label(cursor)?,
         })
     }
 }
@@ -420,12 +690,43 @@ pub enum DecodeError {
         /// The number.
         value: u8,
     },
-    /// An entitlement file is longer than [`MAX_ENTITLEMENT_BYTES`].
-    #[error("{len} bytes of entitlements are more than {MAX_ENTITLEMENT_BYTES}")]
-    EntitlementsTooLong {
+    /// The state of a job is none of those that there are.
+    #[error("unknown state {value} of a job")]
+    UnknownState {
+        /// The number.
+        value: u8,
+    },
+    /// A job has ended in none of the ways that there are.
+    #[error("unknown end {value} of a job")]
+    UnknownExit {
+        /// The number.
+        value: u8,
+    },
+    /// A job has failed in none of the ways that there are.
+    #[error("unknown failure {value} of a job")]
+    UnknownFailure {
+        /// The number.
+        value: u8,
+    },
+    /// A list is longer than it may be.
+    #[error("a list of {count} where {max} are the most")]
+    TooMany {
+        /// Items it promises.
+        count: u32,
+        /// Items it may have.
+        max: u32,
+    },
+    /// An entitlement or job file is longer than it may be.
+    #[error("a file of {len} bytes where {max} are the most")]
+    FileTooLong {
         /// Bytes there are.
         len: usize,
+        /// Bytes there may be.
+        max: usize,
     },
+    /// A text is not one.
+    #[error(transparent)]
+    Text(#[from] TextError),
     /// A name is not one.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -450,53 +751,6 @@ impl From<Truncated> for DecodeError {
     }
 }
 
-/// Names and labels are far shorter than a `u16` can tell.
-fn put_string(out: &mut Vec<u8>, text: &str) {
-    const {
-        assert!(ServiceName::MAX_BYTES <= u16::MAX as usize);
-        assert!(JobLabel::MAX_BYTES <= u16::MAX as usize);
-    }
-    out.extend((text.len() as u16).to_le_bytes());
-    out.extend(text.as_bytes());
-}
-
-fn take_string<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], DecodeError> {
-    let len = cursor.u16()?;
-    Ok(cursor.bytes(len.into())?)
-}
-
-fn take_name(cursor: &mut Cursor<'_>) -> Result<ServiceName, DecodeError> {
-    Ok(ServiceName::from_bytes(take_string(cursor)?)?)
-}
-
-fn take_entitlements(cursor: &mut Cursor<'_>) -> Result<Vec<u8>, DecodeError> {
-    match cursor.remaining() {
-        len if len > MAX_ENTITLEMENT_BYTES => Err(DecodeError::EntitlementsTooLong { len }),
-        len => Ok(cursor.bytes(len)?.to_vec()),
-    }
-}
-
 fn take_flags(cursor: &mut Cursor<'_>) -> Result<Flags, DecodeError> {
     Flags::from_bits(cursor.u32()?)
-}
-
-fn take_bool(cursor: &mut Cursor<'_>) -> Result<bool, DecodeError> {
-    match cursor.u8()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        value => Err(DecodeError::NotBool { value }),
-    }
-}
-
-/// Grows with what was read: the count is the peer's word.
-fn take_services(cursor: &mut Cursor<'_>) -> Result<Vec<ServiceInfo>, DecodeError> {
-    let count = cursor.u32()?;
-    (0..count).map(|_| ServiceInfo::decode(cursor)).collect()
-}
-
-fn expect_end(cursor: &Cursor<'_>) -> Result<(), DecodeError> {
-    match cursor.remaining() {
-        0 => Ok(()),
-        count => Err(DecodeError::TrailingBytes { count }),
-    }
 }

@@ -35,6 +35,14 @@ impl<'a> Cursor<'a> {
         self.array().map(u32::from_le_bytes)
     }
 
+    pub(crate) fn u64(&mut self) -> Result<u64, Truncated> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn i32(&mut self) -> Result<i32, Truncated> {
+        self.array().map(i32::from_le_bytes)
+    }
+
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Truncated> {
         let (head, rest) = self.0.split_first_chunk().ok_or(Truncated)?;
         self.0 = rest;

@@ -4,19 +4,25 @@
 //!   name enters the program, and are carried as types from there on.
 //! - [`code::BootstrapCode`] is the outcome of a bootstrap call, with the numbers and texts of
 //!   Mach's bootstrap server.
-//! - [`bootstrap`] encodes and decodes the requests to the bootstrap server and its answers.
+//! - [`bootstrap`] encodes and decodes the requests to the bootstrap server and its answers,
+//!   [`jobs`] what they say of jobs, and [`failure`] why something was refused or did not start.
 //!
 //! Everything that decodes takes bytes from a peer that may lie: it never panics, and it never
 //! reserves memory for a length before it has seen that many bytes.
 
 pub mod bootstrap;
+pub mod bounded;
 pub mod code;
 mod cursor;
+pub mod failure;
+mod field;
 pub mod group;
+pub mod jobs;
 pub mod label;
 pub mod moved;
 pub mod name;
 pub mod packet;
 pub mod place;
 pub mod port_id;
+pub mod signal;
 mod text;

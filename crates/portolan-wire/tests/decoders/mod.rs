@@ -3,6 +3,7 @@
 
 use portolan_wire::bootstrap::{Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
+use portolan_wire::failure::{MAX_REFUSAL_BYTES, Refusal, StartFailure};
 use portolan_wire::moved::{self, MovedChannel};
 use portolan_wire::packet::{
     self, Flags, HEADER_BYTES, Kind, LENT_BYTES, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS,
@@ -15,7 +16,8 @@ pub(crate) fn check(bytes: &[u8]) {
     heads(bytes);
     packets(bytes);
     moved_channels(bytes);
-    for id in -1..=8 {
+    refusals(bytes);
+    for id in -1..=22 {
         requests(id, bytes);
     }
 }
@@ -89,6 +91,21 @@ fn moved_channels(bytes: &[u8]) {
                 .iter()
                 .all(|channel| (1..=most).contains(&channel.fds()))
         );
+    }
+}
+
+/// Why a job did not start, and what a server says with a code.
+fn refusals(bytes: &[u8]) {
+    let failure = StartFailure::decode(bytes);
+    if let Ok(failure) = &failure {
+        assert_eq!(failure.encode(), bytes);
+        assert!(bytes.len() <= StartFailure::MAX_BYTES);
+    }
+    let code = BootstrapCode::START_FAILED;
+    assert_eq!(Refusal::decode(code, bytes), failure.map(Refusal::Start));
+    if let Ok(refusal) = Refusal::decode(BootstrapCode::JOB_NOT_FOUND, bytes) {
+        assert_eq!(refusal.encode(), bytes);
+        assert!(bytes.len() <= MAX_REFUSAL_BYTES);
     }
 }
 
