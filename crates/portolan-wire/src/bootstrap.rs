@@ -484,8 +484,8 @@ pub enum Reply {
     Jobs(Page<JobSummary>),
     /// To [`Operation::Job`].
     Job(Box<JobStatus>),
-    /// To [`Operation::Blame`]. There can be several starts of one job, the oldest first, and all
-    /// are on one page.
+    /// To [`Operation::Blame`]. Of one job there can be up to
+    /// [`MAX_STARTS`](crate::jobs::MAX_STARTS) starts, the oldest first, all on one page.
     Blame(Page<Blame>),
     /// To [`Operation::TryExit`]. At 0: `u8`, 0 or 1. With yes, nothing more is handed to the
     /// caller, and what comes starts the next instance when this one is gone.

@@ -26,6 +26,9 @@ pub const MAX_JOB_BYTES: usize = 256 << 10;
 /// The most jobs of a server.
 pub const MAX_JOBS: usize = 65_536;
 
+/// The most starts of one job that are remembered.
+pub const MAX_STARTS: usize = 8;
+
 /// The most items in one answer to [`Jobs`](crate::bootstrap::Operation::Jobs) or
 /// [`Blame`](crate::bootstrap::Operation::Blame).
 pub const MAX_PAGE: usize = 1024;

@@ -6,14 +6,18 @@
 //!
 //! A confined program is told apart by the bootstrap right it inherited, not by anything it says,
 //! so these calls answer it according to its entitlements.
+//!
+//! The server also starts programs when they are needed; [`jobs`] has the calls for that.
 
 mod connect;
+pub mod jobs;
 
 use std::time::Duration;
 
 use portolan_port::{Message, ReceiveRight, RequestError, Right, SendRight, Timeout};
 use portolan_wire::bootstrap::{Flags, Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
+use portolan_wire::failure::Refusal;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 use thiserror::Error;
@@ -294,22 +298,67 @@ impl Bootstrap {
         self.call(&Request::Shutdown, None).map(drop)
     }
 
+    /// Makes a namespace below this one (`bootstrap_subset`).
+    ///
+    /// What is published there is seen only there and below, and may have a name that is taken
+    /// here; whatever is not found there is looked up here. The namespace ends, with every name in
+    /// it, when the port of `requestor` dies.
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapCode::NO_MEMORY`] (1105) below a hundred others;
+    /// [`BootstrapCode::NOT_PRIVILEGED`] (1100) if this process is confined.
+    pub fn subset(&self, requestor: SendRight) -> Result<Self, BootstrapError> {
+        let mut answer = self.call(&Request::Subset, Some(requestor.into()))?;
+        take_send(&mut answer).map(Self::from_right)
+    }
+
+    /// The namespace that this one was made in, or this one if it is not below another
+    /// (`bootstrap_parent`).
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapCode::NOT_PRIVILEGED`] (1100) if this process is confined.
+    pub fn parent(&self) -> Result<Self, BootstrapError> {
+        take_send(&mut self.call(&Request::Parent, None)?).map(Self::from_right)
+    }
+
     fn ask(&self, request: &Request) -> Result<Reply, BootstrapError> {
-        let answer = self.call(request, None)?;
-        Reply::decode(request.operation(), answer.bytes()).map_err(|_| BootstrapError::Protocol)
+        read(request, &self.call(request, None)?)
     }
 
     fn call(&self, request: &Request, right: Option<Right>) -> Result<Message, BootstrapError> {
+        self.call_within(PATIENCE, request, right)
+    }
+
+    fn call_within(
+        &self,
+        patience: Timeout,
+        request: &Request,
+        right: Option<Right>,
+    ) -> Result<Message, BootstrapError> {
         let operation: Operation = request.operation();
         let mut message = Message::new(operation.id()).with_bytes(request.encode());
         if let Some(right) = right {
             message = message.with_right(right);
         }
-        let answer = self.server.request(message, PATIENCE, PATIENCE)?;
+        let answer = self.server.request(message, PATIENCE, patience)?;
         match BootstrapCode::from_raw(answer.id()) {
             BootstrapCode::SUCCESS => Ok(answer),
-            code => Err(BootstrapError::Refused(code)),
+            code => Err(refused(code, answer.bytes())),
         }
+    }
+}
+
+fn read(request: &Request, answer: &Message) -> Result<Reply, BootstrapError> {
+    Reply::decode(request.operation(), answer.bytes()).map_err(|_| BootstrapError::Protocol)
+}
+
+/// The code counts, also where what is said beside it cannot be read.
+fn refused(code: BootstrapCode, bytes: &[u8]) -> BootstrapError {
+    match Refusal::decode(code, bytes) {
+        Ok(why) if !why.is_empty() => BootstrapError::Explained { code, why },
+        _ => BootstrapError::Refused(code),
     }
 }
 
@@ -327,6 +376,14 @@ pub enum BootstrapError {
     /// The server said no; the code says why.
     #[error("{code} ({number})", code = .0, number = .0.raw())]
     Refused(BootstrapCode),
+    /// The server said no, and in more words why.
+    #[error("{code} ({number}): {why}", number = .code.raw())]
+    Explained {
+        /// Why.
+        code: BootstrapCode,
+        /// What is wrong, where, and what to do about it; or how a job failed.
+        why: Refusal,
+    },
     /// The server could not be asked.
     #[error("the bootstrap server cannot be reached")]
     Unreachable(#[from] RequestError),
@@ -340,7 +397,7 @@ impl BootstrapError {
     #[must_use]
     pub fn code(&self) -> Option<BootstrapCode> {
         match self {
-            Self::Refused(code) => Some(*code),
+            Self::Refused(code) | Self::Explained { code, .. } => Some(*code),
             Self::Unreachable(_) | Self::Protocol => None,
         }
     }

@@ -5,7 +5,8 @@
 //!
 //! * Ports, rights and messages are re-exported from [`portolan_port`]; start at [`ReceiveRight`],
 //!   [`SendRight`] and [`Message`].
-//! * [`bootstrap`] publishes and finds rights by name.
+//! * [`bootstrap`] publishes and finds rights by name; [`bootstrap::jobs`] has programs started when
+//!   they are needed.
 //! * [`message_port`] is the comfortable way: a name, a callback, requests with time-outs.
 
 pub mod bootstrap;
