@@ -135,8 +135,8 @@ pub struct Job {
     pub watch_paths: Vec<PathBuf>,
     /// Started while one of these directories is not empty.
     pub queue_directories: Vec<PathBuf>,
-    /// Seconds from start to start at the least; 10 if not given.
-    pub throttle_interval: u32,
+    /// Seconds from start to start at the least.
+    pub throttle_interval: Option<u32>,
     /// Seconds from being told to end to being killed, 0 for no limit; 20 if not given.
     pub exit_time_out: u32,
     /// Seconds without work after which it should end.
@@ -225,6 +225,9 @@ pub struct Conditions {
     /// The other job is loaded, or not.
     #[serde(serialize_with = "text::keys")]
     pub other_job_enabled: BTreeMap<JobLabel, bool>,
+    /// The other job runs, or not.
+    #[serde(serialize_with = "text::keys")]
+    pub other_job_active: BTreeMap<JobLabel, bool>,
     /// The others count only after it was first needed.
     pub after_initial_demand: Option<bool>,
 }

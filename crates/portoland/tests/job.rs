@@ -185,7 +185,10 @@ fn what_is_run_and_how() {
     assert!(worker.abandon_process_group && !worker.launch_only_once && !worker.disabled);
     assert_eq!(worker.standard_in_path, Some("/dev/null".into()));
     assert_eq!(worker.standard_out_path, Some("/var/log/worker.log".into()));
-    assert_eq!((worker.time_out, worker.throttle_interval), (Some(30), 10));
+    assert_eq!(
+        (worker.time_out, worker.throttle_interval),
+        (Some(30), None)
+    );
     assert_eq!(worker.umask, Some(0o022));
 
     let postgres = launchd("homebrew-postgresql.plist");
@@ -237,7 +240,7 @@ fn when_it_is_run() {
     assert_eq!(launchd("cups.plist").exit_time_out, 60);
     let xnu = launchd("xnu-mach-port.plist");
     assert!(xnu.launch_only_once && !xnu.run_at_load);
-    assert_eq!((xnu.throttle_interval, xnu.exit_time_out), (1, 20));
+    assert_eq!((xnu.throttle_interval, xnu.exit_time_out), (Some(1), 20));
 }
 
 #[test]

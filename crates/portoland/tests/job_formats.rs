@@ -117,6 +117,7 @@ fn keep_alive() -> Values {
         ("Crashed", flags()),
         ("PathState", maps("/[a-zä ]{0,8}", flags())),
         ("OtherJobEnabled", maps("[a-z.]{1,8}", flags())),
+        ("OtherJobActive", maps("[a-z.]{1,8}", flags())),
         ("AfterInitialDemand", flags()),
         ("NetworkState", flags()),
     ]);

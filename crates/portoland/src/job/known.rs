@@ -95,7 +95,7 @@ pub(super) const JOB: Ignored = Ignored {
 
 pub(super) const KEEP_ALIVE: Ignored = Ignored {
     no_meaning: &[],
-    not_supported: &["NetworkState", "OtherJobActive"],
+    not_supported: &["NetworkState"],
 };
 
 /// The kernel has had no limit of this kind since Linux 2.4.30.

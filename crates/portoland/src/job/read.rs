@@ -13,7 +13,6 @@ use super::{
     ResourceLimits, Socket, SocketAddress, SocketFamily, SocketType, known,
 };
 
-const DEFAULT_THROTTLE: u32 = 10;
 const DEFAULT_EXIT_TIME_OUT: u32 = 20;
 const SECONDS: (i128, i128) = (0, u32::MAX as i128);
 const MODES: (i128, i128) = (0, 0o777);
@@ -82,9 +81,7 @@ fn fields(keys: &mut Keys<'_, '_, '_>) -> Option<Job> {
         start_calendar_interval: one_or_more(keys.get("StartCalendarInterval")),
         watch_paths: keys.get("WatchPaths").unwrap_or_default(),
         queue_directories: keys.get("QueueDirectories").unwrap_or_default(),
-        throttle_interval: keys
-            .number("ThrottleInterval", SECONDS)
-            .unwrap_or(DEFAULT_THROTTLE),
+        throttle_interval: keys.number("ThrottleInterval", SECONDS),
         exit_time_out: keys
             .number("ExitTimeOut", SECONDS)
             .unwrap_or(DEFAULT_EXIT_TIME_OUT),
@@ -271,6 +268,7 @@ impl FromValue for Conditions {
             crashed: keys.get("Crashed"),
             path_state: keys.get("PathState").unwrap_or_default(),
             other_job_enabled: keys.get("OtherJobEnabled").unwrap_or_default(),
+            other_job_active: keys.get("OtherJobActive").unwrap_or_default(),
             after_initial_demand: keys.get("AfterInitialDemand"),
         };
         keys.finish(&known::KEEP_ALIVE);
