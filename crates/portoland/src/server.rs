@@ -365,7 +365,9 @@ impl Server {
             Request::LookUp { name, flags, pid } => self.look_up(&caller, name, flags, pid),
             Request::Status { name } => {
                 let sandbox = self.check(&caller, Operation::MachLookup, Scope::Global, &name);
-                Ok(done(&Reply::Status(self.registry.status(name, sandbox)?)))
+                Ok(done(&Reply::Status(
+                    self.registry.status((Scope::Global, name), sandbox)?,
+                )))
             }
             Request::List => Ok(done(&Reply::List(self.list(&caller)))),
             Request::Shutdown => self.shut_down(&caller),
@@ -489,7 +491,7 @@ impl Server {
         let strict = flags.contains(Flags::STRICT_CHECKIN);
         let key = self.next_port();
         self.registry
-            .check_in(caller.client, name, strict, key, sandbox)?;
+            .check_in(caller.client, (Scope::Global, name), strict, key, sandbox)?;
         let made = ReceiveRight::new()
             .ok()
             .and_then(|port| Some((port.make_send().ok()?, port)));
@@ -610,7 +612,7 @@ impl Caller {
 
 fn filter(scope: Scope) -> Filter {
     match scope {
-        Scope::Global => Filter::GlobalName,
+        Scope::Global | Scope::Subset(_) => Filter::GlobalName,
         Scope::PerPid(_) => Filter::LocalName,
     }
 }

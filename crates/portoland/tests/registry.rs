@@ -31,12 +31,14 @@ fn register(
     text: &str,
     port: u64,
 ) -> Result<(), BootstrapCode> {
-    registry.register(
-        client,
-        (Scope::Global, name(text)),
-        Offer::Port(PortKey(port)),
-        ALLOWS,
-    )
+    registry
+        .register(
+            client,
+            (Scope::Global, name(text)),
+            Offer::Port(PortKey(port)),
+            ALLOWS,
+        )
+        .map(drop)
 }
 
 fn look_up(registry: &Registry, text: &str) -> Result<PortKey, BootstrapCode> {
@@ -50,15 +52,16 @@ fn s70_a_refusal_comes_before_the_table() {
     for text in ["taken", "missing"] {
         let key = (Scope::Global, name(text));
         assert_eq!(
-            registry.look_up(key, DENIES),
+            registry.look_up(key.clone(), DENIES),
             Err(BootstrapCode::NOT_PRIVILEGED)
         );
         assert_eq!(
-            registry.status(name(text), DENIES),
+            registry.status(key, DENIES),
             Err(BootstrapCode::NOT_PRIVILEGED)
         );
         for strict in [false, true] {
-            let result = registry.check_in(B, name(text), strict, PortKey(2), DENIES);
+            let result =
+                registry.check_in(B, (Scope::Global, name(text)), strict, PortKey(2), DENIES);
             assert_eq!(result, Err(BootstrapCode::NOT_PRIVILEGED));
         }
     }
@@ -176,7 +179,9 @@ fn take(registry: &mut Registry, model: &mut Model, step: Step, fresh: &mut u64)
             let key = (per_pid.then(|| pid(client)), n);
             let named = (scope(key.0), name(&n.to_string()));
             let offer = Offer::Port(PortKey(port));
-            let result = registry.register(ClientKey(client), named, offer, ALLOWS);
+            let result = registry
+                .register(ClientKey(client), named, offer, ALLOWS)
+                .map(drop);
             assert_eq!(result, expected(model, key, client));
             if result.is_ok() {
                 model.insert(key, (client, port));
@@ -189,13 +194,15 @@ fn take(registry: &mut Registry, model: &mut Model, step: Step, fresh: &mut u64)
         } => {
             *fresh += 1;
             let key = (None, n);
-            let result = registry.check_in(
-                ClientKey(client),
-                name(&n.to_string()),
-                strict,
-                PortKey(*fresh),
-                ALLOWS,
-            );
+            let result = registry
+                .check_in(
+                    ClientKey(client),
+                    (Scope::Global, name(&n.to_string())),
+                    strict,
+                    PortKey(*fresh),
+                    ALLOWS,
+                )
+                .map(drop);
             if strict && !model.contains_key(&key) {
                 assert_eq!(result, Err(BootstrapCode::UNKNOWN_SERVICE));
             } else {
