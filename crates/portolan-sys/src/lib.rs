@@ -6,12 +6,15 @@
 //!   (descriptors, credentials, a pidfd), and asking for those attachments;
 //! * [`fork`]: noticing, without a system call, that this process is a forked child of the one
 //!   that made a value;
-//! * [`inherit`]: duplicating a descriptor that a parent left open and that is known by its
-//!   number only;
+//! * [`inherit`]: descriptors that are left open over an exec, and known by their numbers only;
+//! * [`spawn`]: starting a program from a large process with many threads;
+//! * [`holder`]: a child process that shares its parent's descriptors;
 //! * nothing that has policy, a protocol or a retry in it.
 
 #![deny(unsafe_code)]
 
 pub mod ancillary;
 pub mod fork;
+pub mod holder;
 pub mod inherit;
+pub mod spawn;
