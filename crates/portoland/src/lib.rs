@@ -5,11 +5,13 @@
 //!   ports. It can run inside any process, see [`server::private`].
 //! * [`daemon`] is the server as a process of its own, with a directory and a socket.
 //! * [`job`] reads job files, without the server, which does not start jobs yet.
+//! * [`launch`] makes processes of jobs, and ends them. It decides nothing.
 //!
 //! The server is never on the way of a message: it hands out rights, and when it is gone, every
 //! conversation goes on.
 
 pub mod daemon;
 pub mod job;
+pub mod launch;
 pub mod registry;
 pub mod server;
