@@ -65,12 +65,12 @@ impl Instance {
         self.pidfd.as_fd()
     }
 
-    /// Sends a signal to its first process and the group of that.
+    /// Sends a signal to its first process and the group of that. Does nothing if the first process
+    /// has been reaped.
     ///
     /// # Errors
     ///
-    /// [`io::ErrorKind::NotFound`] is not given: if the first process is gone, this does nothing.
-    /// Otherwise what kill(2) says.
+    /// What kill(2) says.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
         if !self.keeps_its_number()? {
             return Ok(());

@@ -1,0 +1,555 @@
+//! Jobs that are started and ended, seen from inside and from outside.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use portoland::job::{Job, Reading};
+use portoland::launch::{
+    Exit, Inheritance, Instance, Launcher, StartError, become_subreaper, random_instance,
+    reap_strays,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const LONG: Duration = Duration::from_secs(20);
+
+fn job(keys: &str) -> Job {
+    let reading = Reading::of(format!("Label = \"org.example.launch\"\n{keys}").as_bytes());
+    assert!(reading.errors.is_empty(), "{:?}", reading.errors);
+    reading.job.expect("a job")
+}
+
+/// A job that is a shell with this script.
+fn shell(script: &str, keys: &str) -> Job {
+    let arguments = list(&["/bin/sh", "-c", script]);
+    job(&format!("ProgramArguments = {arguments}\n{keys}"))
+}
+
+/// A list of texts in TOML.
+fn list(texts: &[&str]) -> String {
+    let texts: Vec<toml::Value> = texts.iter().map(|text| (*text).into()).collect();
+    toml::Value::from(texts).to_string()
+}
+
+fn inheritance(bootstrap: BorrowedFd<'_>) -> Inheritance<'_> {
+    Inheritance {
+        bootstrap,
+        standard_in: None,
+        standard_out: None,
+        standard_error: None,
+        sockets: &[],
+        environment: &[],
+        instance: random_instance().expect("a number"),
+    }
+}
+
+fn nothing() -> OwnedFd {
+    File::open("/dev/null").expect("open").into()
+}
+
+/// With cgroups where there are any, and without.
+fn launchers() -> [Launcher; 2] {
+    [Launcher::new(), Launcher::without_cgroups()]
+}
+
+fn wait(process: impl AsFd) {
+    let time = Timespec::try_from(LONG).expect("short");
+    let mut ended = [PollFd::new(&process, PollFlags::IN)];
+    assert_eq!(
+        poll(&mut ended, Some(&time)).expect("poll"),
+        1,
+        "it runs on"
+    );
+}
+
+fn exit_of(instance: &Instance) -> Exit {
+    wait(instance.pidfd());
+    instance.reap().expect("waitid").expect("it has ended")
+}
+
+/// Starts a job that ends by itself, and gives what it wrote.
+fn output_with(job: &Job, like: &Inheritance<'_>) -> String {
+    let (mut reader, writer) = io::pipe().expect("pipe");
+    let instance = Launcher::new().start(
+        job,
+        &Inheritance {
+            standard_out: Some(writer.as_fd()),
+            ..*like
+        },
+    );
+    let instance = instance.expect("a job");
+    drop(writer);
+    let mut output = String::new();
+    reader.read_to_string(&mut output).expect("its output");
+    assert_eq!(exit_of(&instance), Exit::Status(0), "{output}");
+    output
+}
+
+fn output_of(job: &Job) -> String {
+    output_with(job, &inheritance(nothing().as_fd()))
+}
+
+fn failure_of(job: &Job) -> StartError {
+    let started = Launcher::new().start(job, &inheritance(nothing().as_fd()));
+    started.map(|_| ()).expect_err("it cannot be started")
+}
+
+#[test]
+fn a_job_has_its_descriptors_and_no_others() {
+    let extra: Vec<File> = (0..100)
+        .map(|_| {
+            let file = File::open("/dev/null").expect("open");
+            fcntl_setfd(&file, FdFlags::empty()).expect("fcntl");
+            file
+        })
+        .collect();
+    let script = "ls /proc/$$/fd; readlink /proc/$$/fd/$PORTOLAN_BOOTSTRAP_FD; exit 0";
+    let bootstrap = File::open("/etc/passwd").expect("open");
+    let output = output_with(&shell(script, ""), &inheritance(bootstrap.as_fd()));
+    assert_eq!(output, "0\n1\n2\n3\n/etc/passwd\n");
+
+    let sockets = [
+        ("web".to_owned(), extra[0].as_fd()),
+        ("admin:1".to_owned(), extra[99].as_fd()),
+    ];
+    let script =
+        format!("{script}; echo $LISTEN_FDS $LISTEN_FDNAMES; [ $LISTEN_PID = $$ ] && echo own")
+            .replace("; exit 0", "");
+    let output = output_with(
+        &shell(&script, ""),
+        &Inheritance {
+            sockets: &sockets,
+            ..inheritance(bootstrap.as_fd())
+        },
+    );
+    let expected = "0\n1\n2\n3\n4\n5\n/etc/passwd\n2 web:admin_1\nown\n";
+    assert_eq!(output, expected);
+}
+
+#[test]
+fn the_environment_is_clean_and_the_jobs_own_variables_are_in_it() {
+    let keys = "[EnvironmentVariables]\nA = \"from the job\"\nLANG = \"C\"\n\
+        PORTOLAN_INSTANCE = \"a lie\"\nB = \"overridden\"\n";
+    let job = shell("tr '\\0' '\\n' </proc/$$/environ; exit 0", keys);
+    let extra = [("B".to_owned(), "from the server".to_owned())];
+    let nothing = nothing();
+    let like = Inheritance {
+        environment: &extra,
+        instance: 0xabc,
+        ..inheritance(nothing.as_fd())
+    };
+    let output = output_with(&job, &like);
+    let has = |line: &str| output.lines().any(|found| found == line);
+    assert!(output.starts_with("PORTOLAN_INSTANCE=org.example.launch/0000000000000abc\n"));
+    assert!(
+        has("A=from the job") && has("B=from the server") && has("LANG=C"),
+        "{output}"
+    );
+    assert!(has("PORTOLAN_BOOTSTRAP_FD=3"), "{output}");
+    let known = [
+        "A",
+        "B",
+        "HOME",
+        "LANG",
+        "LOGNAME",
+        "PATH",
+        "PORTOLAN_BOOTSTRAP_FD",
+        "PORTOLAN_INSTANCE",
+        "SHELL",
+        "TMPDIR",
+        "USER",
+        "XDG_RUNTIME_DIR",
+    ];
+    let names = output.lines().filter_map(|line| line.split('=').next());
+    for name in names {
+        assert!(known.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn files_for_the_standard_streams_are_appended_to() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("in"), "read").expect("write");
+    let keys = format!(
+        "WorkingDirectory = {:?}\nStandardInPath = \"in\"\nStandardOutPath = \"out\"\n\
+         StandardErrorPath = {:?}\nUmask = 0\n",
+        directory.path(),
+        directory.path().join("err"),
+    );
+    let job = shell("cat; echo error >&2; pwd -P", &keys);
+    for _ in 0..2 {
+        assert_eq!(output_of(&job), "");
+    }
+    let real = directory.path().canonicalize().expect("it exists");
+    let once = format!("read{}\n", real.display());
+    let read = |name| fs::read_to_string(directory.path().join(name)).expect("the file");
+    assert_eq!(read("out"), once.repeat(2));
+    assert_eq!(read("err"), "error\nerror\n");
+    let found = fs::metadata(directory.path().join("out")).expect("the file");
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn limits_umask_and_priority_are_the_jobs() {
+    let keys = "Umask = 0o027\nProcessType = \"Background\"\n\
+        [SoftResourceLimits]\nNumberOfFiles = 50\n\
+        [HardResourceLimits]\nNumberOfFiles = 60\nCore = 0\n";
+    let script = "ulimit -S -n; ulimit -H -n; ulimit -H -c; umask; \
+        cut -d' ' -f6,19 /proc/$$/stat; echo $$; exit 0";
+    let output = output_of(&shell(script, keys));
+    let words: Vec<&str> = output.split_whitespace().collect();
+    let [limits @ .., session, nice, pid] = &words[..] else {
+        panic!("{output}")
+    };
+    assert_eq!(limits, ["50", "60", "0", "0027"]);
+    assert_eq!(*nice, "10");
+    assert_eq!(session, pid, "it leads its session");
+    let interactive = shell("cut -d' ' -f19 /proc/$$/stat; exit 0", "Nice = 3");
+    assert_eq!(output_of(&interactive), "3\n");
+}
+
+#[test]
+fn a_name_is_looked_for_in_the_jobs_path() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = directory.path().join("greet");
+    fs::write(&program, "#!/bin/sh\necho hello $0\n").expect("write");
+    let keys = format!(
+        "ProgramArguments = [\"greet\"]\nEnvironmentVariables.PATH = \"/nothing:{}\"\n",
+        directory.path().display()
+    );
+    let error = failure_of(&job(&keys));
+    assert!(matches!(error, StartError::NotInPath { .. }), "{error}");
+    assert_eq!(error.errno(), Errno::NOENT);
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("chmod");
+    assert_eq!(
+        output_of(&job(&keys)),
+        format!("hello {}\n", program.display())
+    );
+}
+
+#[test]
+fn a_job_that_cannot_be_started_says_what_is_missing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("plain"), "no program").expect("write");
+    fs::write(path("script"), "#! /no/such/interpreter -x\n").expect("write");
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(path("script"), executable).expect("chmod");
+    let cases = [
+        (
+            format!("Program = {:?}", path("missing")),
+            Errno::NOENT,
+            path("missing"),
+        ),
+        (
+            format!("Program = {:?}", path("plain")),
+            Errno::ACCESS,
+            path("plain"),
+        ),
+        (
+            format!("Program = {:?}", path("script")),
+            Errno::NOENT,
+            path("script"),
+        ),
+        (
+            format!(
+                "Program = \"./missing\"\nWorkingDirectory = {:?}",
+                directory.path()
+            ),
+            Errno::NOENT,
+            "./missing".into(),
+        ),
+        (
+            format!(
+                "Program = \"/bin/true\"\nWorkingDirectory = {:?}",
+                path("nowhere")
+            ),
+            Errno::NOENT,
+            path("nowhere"),
+        ),
+        (
+            format!(
+                "Program = \"/bin/true\"\nStandardOutPath = {:?}",
+                path("no/where")
+            ),
+            Errno::NOENT,
+            path("no/where"),
+        ),
+    ];
+    for (keys, errno, path) in cases {
+        let error = failure_of(&job(&keys));
+        assert_eq!(error.errno(), errno, "{}", error.reason());
+        assert_eq!(error.path(), Some(path.as_path()), "{}", error.reason());
+    }
+    let script = failure_of(&job(&format!("Program = {:?}", path("script"))));
+    let expected = format!(
+        "cannot execute {}: its interpreter /no/such/interpreter is missing",
+        path("script").display()
+    );
+    assert_eq!(script.reason(), expected);
+    let nothing = nothing();
+    let like = inheritance(nothing.as_fd());
+    let started = Launcher::new().start(&job(&format!("Program = {:?}", path("script"))), &like);
+    assert!(started.is_err());
+    assert!(!has_leaf(like.instance), "its cgroup is left");
+}
+
+#[test]
+fn a_variable_with_a_nul_in_it_is_refused() {
+    let (nothing, extra) = (nothing(), [("A".to_owned(), "a\0b".to_owned())]);
+    let started = Launcher::new().start(
+        &job("Program = \"/bin/true\""),
+        &Inheritance {
+            environment: &extra,
+            ..inheritance(nothing.as_fd())
+        },
+    );
+    let error = started.map(|_| ()).expect_err("it cannot be told");
+    assert!(matches!(error, StartError::Nul { .. }), "{error}");
+    assert_eq!(error.errno(), Errno::INVAL);
+}
+
+/// Whether there is a leaf for this instance in this process's cgroup.
+fn has_leaf(instance: u64) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let own = fs::read_to_string("/proc/self/cgroup").expect("cgroup");
+    let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let (Some(own), Some(at)) = (own, mount.and_then(|line| line.split(' ').nth(4))) else {
+        return false;
+    };
+    let leaf = format!("portolan-org.example.launch-{instance:016x}");
+    Path::new(at).join(own).join(leaf).exists()
+}
+
+/// A user and a group that every Debian and Fedora system has.
+const USER: &str = "daemon";
+
+#[test]
+fn a_user_is_taken_on_by_root_and_by_nobody_else() {
+    let job = shell(
+        "id -u; id -g; echo $USER $HOME; exit 0",
+        "UserName = \"daemon\"",
+    );
+    let output = output_of(&job);
+    let unknown = shell("exit 0", "UserName = \"no-such-user\"");
+    let lines: Vec<&str> = output.lines().collect();
+    if !rustix::process::geteuid().is_root() {
+        let own = rustix::process::geteuid().as_raw().to_string();
+        assert_eq!(lines[0], own);
+        assert_eq!(output_of(&unknown), "");
+        return;
+    }
+    let users = fs::read_to_string("/etc/passwd").expect("passwd");
+    let line = users
+        .lines()
+        .find(|line| line.starts_with(&format!("{USER}:")));
+    let fields: Vec<&str> = line.expect("a user").split(':').collect();
+    assert_eq!(lines[..2], [fields[2], fields[3]]);
+    assert_eq!(lines[2], format!("{USER} {}", fields[5]));
+    let error = failure_of(&unknown);
+    assert_eq!(error.reason(), "no user no-such-user");
+    let error = failure_of(&shell("exit 0", "GroupName = \"no-such-group\""));
+    assert_eq!(error.reason(), "no group no-such-group");
+    let group = shell("id -u; id -g; exit 0", "GroupName = \"daemon\"");
+    assert_eq!(output_of(&group), format!("0\n{}\n", fields[3]));
+}
+
+#[test]
+fn files_of_a_job_are_opened_as_its_user() {
+    let directory = tempfile::tempdir().expect("a directory of this user only");
+    let path = directory.path().join("out");
+    let keys = format!("UserName = \"daemon\"\nStandardOutPath = {path:?}\n");
+    let job = shell("exit 0", &keys);
+    if rustix::process::geteuid().is_root() {
+        let error = failure_of(&job);
+        assert!(matches!(error, StartError::StandardFile { .. }), "{error}");
+        assert_eq!(error.errno(), Errno::ACCESS);
+        assert!(!path.exists());
+    } else {
+        output_of(&job);
+        assert!(path.exists());
+    }
+}
+
+/// Does what a job can do to be left running: each of its four processes ignores SIGTERM and says
+/// its process id. Two are in sessions of their own, without a parent.
+const STUBBORN: &str = r#"
+    trap '' TERM
+    lurk='echo $$; while :; do read never <"$FIFO"; done'
+    (setsid sh -c "$lurk" &)
+    (setsid sh -c "(sh -c '$lurk' &); exit" &)
+    sh -c "$lurk" &
+    eval "$lurk"
+"#;
+
+/// A stubborn job that runs, and its processes.
+fn stubborn(launcher: &Launcher, fifo: &Path, instance: u64) -> (Instance, Vec<Pid>) {
+    let keys = format!("EnvironmentVariables.FIFO = {fifo:?}\n");
+    let (reader, writer) = io::pipe().expect("pipe");
+    let nothing = nothing();
+    let started = launcher.start(
+        &shell(STUBBORN, &keys),
+        &Inheritance {
+            standard_out: Some(writer.as_fd()),
+            instance,
+            ..inheritance(nothing.as_fd())
+        },
+    );
+    let started = started.expect("a job");
+    let lines = BufReader::new(reader).lines().take(4);
+    let pids = lines.map(|line| {
+        let pid = line.expect("its output").parse().expect("a number");
+        Pid::from_raw(pid).expect("a process id")
+    });
+    (started, pids.collect())
+}
+
+fn fifo(directory: &tempfile::TempDir) -> std::path::PathBuf {
+    let path = directory.path().join("fifo");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).expect("fifo");
+    path
+}
+
+/// Fails if one of the processes is alive, or stays a zombie.
+fn assert_gone(pids: &[Pid]) {
+    let deadline = Instant::now() + LONG;
+    while pids
+        .iter()
+        .any(|pid| Path::new(&format!("/proc/{pid}")).exists())
+    {
+        reap_strays(|pid| !pids.contains(&pid)).expect("reap");
+        assert!(Instant::now() < deadline, "there is one left");
+        std::thread::yield_now();
+    }
+}
+
+fn kill_everything(instance: &Instance) {
+    let deadline = Instant::now() + LONG;
+    while !instance.kill_everything().expect("kill") {
+        assert!(Instant::now() < deadline, "it does not die");
+    }
+}
+
+#[test]
+fn s40_a_job_that_forks_twice_leaves_its_session_and_ignores_sigterm_is_ended() {
+    become_subreaper().expect("prctl");
+    let directory = tempfile::tempdir().expect("a directory");
+    let fifo = fifo(&directory);
+    for launcher in launchers() {
+        let number = random_instance().expect("a number");
+        let (instance, pids) = stubborn(&launcher, &fifo, number);
+        assert_eq!(has_leaf(number), launcher.has_cgroups());
+        let handles: Vec<OwnedFd> = pids
+            .iter()
+            .map(|pid| pidfd_open(*pid, PidfdFlags::empty()).expect("it runs"))
+            .collect();
+        instance.signal(Signal::TERM).expect("signal");
+        assert_eq!(instance.reap().expect("waitid"), None);
+        assert!(instance.has_left_overs().expect("processes"));
+        kill_everything(&instance);
+        for process in &handles {
+            wait(process);
+        }
+        assert!(!instance.has_left_overs().expect("processes"));
+        let signal = Signal::KILL.as_raw();
+        let killed = Exit::Signal {
+            signal,
+            core: false,
+        };
+        assert_eq!(exit_of(&instance), killed);
+        assert_gone(&pids);
+        drop(instance);
+        assert!(!has_leaf(number), "its cgroup is left");
+    }
+}
+
+#[test]
+fn what_the_first_process_left_behind_is_found_after_its_end() {
+    become_subreaper().expect("prctl");
+    let directory = tempfile::tempdir().expect("a directory");
+    let fifo = fifo(&directory);
+    for launcher in launchers() {
+        let number = random_instance().expect("a number");
+        let (instance, pids) = stubborn(&launcher, &fifo, number);
+        rustix::process::pidfd_send_signal(instance.pidfd(), Signal::KILL).expect("kill");
+        assert!(matches!(exit_of(&instance), Exit::Signal { signal: 9, .. }));
+        assert!(instance.has_left_overs().expect("processes"));
+        instance
+            .signal(Signal::KILL)
+            .expect("does nothing any more");
+        assert!(instance.has_left_overs().expect("processes"));
+        kill_everything(&instance);
+        assert!(!instance.has_left_overs().expect("processes"));
+        assert_gone(&pids);
+    }
+}
+
+#[test]
+fn an_adopted_instance_is_ended_like_any_other() {
+    become_subreaper().expect("prctl");
+    let directory = tempfile::tempdir().expect("a directory");
+    let fifo = fifo(&directory);
+    for launcher in launchers() {
+        let number = random_instance().expect("a number");
+        let (instance, pids) = stubborn(&launcher, &fifo, number);
+        let pidfd = instance.pidfd().try_clone_to_owned().expect("dup");
+        let label = "org.example.launch".parse().expect("a label");
+        let adopted = launcher.adopt(instance.pid(), pidfd, &label, number);
+        assert_eq!(adopted.reap().expect("waitid"), None);
+        kill_everything(&adopted);
+        assert!(matches!(exit_of(&instance), Exit::Signal { .. }));
+        assert_eq!(exit_of(&adopted), Exit::Unknown, "it is nobody's child");
+        assert_gone(&pids);
+    }
+}
+
+#[test]
+fn an_exit_is_told_as_it_was() {
+    let nothing = nothing();
+    let exit = |script: &str| {
+        let job = shell(script, "HardResourceLimits.Core = 0");
+        let started = Launcher::new().start(&job, &inheritance(nothing.as_fd()));
+        exit_of(&started.expect("a job"))
+    };
+    assert_eq!(exit("exit 3"), Exit::Status(3));
+    let killed = Exit::Signal {
+        signal: Signal::QUIT.as_raw(),
+        core: false,
+    };
+    assert_eq!(exit("kill -QUIT $$"), killed);
+}
+
+#[test]
+fn other_processes_are_left_alone() {
+    for launcher in launchers() {
+        let nothing = nothing();
+        let wait_for_input = shell("read never", "");
+        let (reader, writer) = io::pipe().expect("pipe");
+        let start = || {
+            let like = Inheritance {
+                standard_in: Some(reader.as_fd()),
+                ..inheritance(nothing.as_fd())
+            };
+            launcher.start(&wait_for_input, &like).expect("a job")
+        };
+        let (one, other) = (start(), start());
+        kill_everything(&one);
+        assert!(matches!(exit_of(&one), Exit::Signal { .. }));
+        assert!(other.has_left_overs().expect("processes"));
+        assert_eq!(other.reap().expect("waitid"), None);
+        drop(writer);
+        assert_eq!(
+            exit_of(&other),
+            Exit::Status(1),
+            "it came to the end of its input"
+        );
+    }
+}
