@@ -105,11 +105,17 @@ pub fn run(directory: &Path, mode: Mode) -> Result<(), DaemonError> {
 
 /// The directory in which clients of this user look for the server.
 pub fn directory() -> PathBuf {
+    directory_unless(env::var_os(place::DIRECTORY))
+}
+
+/// The directory in which they look if the environment does not name another one.
+pub(crate) fn usual_directory() -> PathBuf {
+    directory_unless(None)
+}
+
+fn directory_unless(portolan: Option<OsString>) -> PathBuf {
     let uid = rustix::process::getuid().as_raw();
-    let (portolan, xdg) = (
-        env::var_os(place::DIRECTORY),
-        env::var_os("XDG_RUNTIME_DIR"),
-    );
+    let xdg = env::var_os("XDG_RUNTIME_DIR");
     Surroundings { portolan, xdg, uid }
         .directory(|run| fs::metadata(run).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid))
 }

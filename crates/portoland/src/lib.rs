@@ -13,5 +13,6 @@
 pub mod daemon;
 pub mod job;
 pub mod launch;
+pub mod log;
 pub mod registry;
 pub mod server;
