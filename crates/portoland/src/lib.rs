@@ -16,3 +16,4 @@ pub mod launch;
 pub mod log;
 pub mod registry;
 pub mod server;
+pub mod sockets;
