@@ -17,3 +17,4 @@ pub mod log;
 pub mod registry;
 pub mod server;
 pub mod sockets;
+pub mod watch;
