@@ -6,6 +6,9 @@
 //! * [`daemon`] is the server as a process of its own, with a directory and a socket.
 //! * [`job`] reads job files, without the server, which does not start jobs yet.
 //! * [`launch`] makes processes of jobs, and ends them. It decides nothing.
+//! * [`log`] keeps what jobs write, [`sockets`] makes the sockets that they inherit, [`watch`] looks
+//!   after the paths that start them, and [`notify`] speaks `sd_notify` both ways. Each has a
+//!   descriptor to wait for, and none of them waits.
 //!
 //! The server is never on the way of a message: it hands out rights, and when it is gone, every
 //! conversation goes on.
@@ -14,6 +17,7 @@ pub mod daemon;
 pub mod job;
 pub mod launch;
 pub mod log;
+pub mod notify;
 pub mod registry;
 pub mod server;
 pub mod sockets;
