@@ -9,6 +9,8 @@
 //! * [`inherit`]: descriptors that are left open over an exec, and known by their numbers only;
 //! * [`spawn`]: starting a program from a large process with many threads;
 //! * [`holder`]: a child process that shares its parent's descriptors;
+//! * [`orphans`]: the descriptors that such a child, or the program before this one, has left;
+//! * [`signals`]: waiting for signals without a handler;
 //! * nothing that has policy, a protocol or a retry in it.
 
 #![deny(unsafe_code)]
@@ -18,3 +20,5 @@ pub mod fork;
 pub mod holder;
 pub mod inherit;
 pub mod spawn;
+pub mod orphans;
+pub mod signals;
