@@ -4,6 +4,8 @@
 //! * [`server`] drives it: an event loop over ports, connections, and the ends of processes and
 //!   ports. It can run inside any process, see [`server::private`].
 //! * [`daemon`] is the server as a process of its own, with a directory and a socket.
+//! * [`holder`] is its small parent, which has all that it opens and starts it again, and
+//!   [`journal`] says what that is.
 //! * [`job`] reads job files, without the server, which does not start jobs yet.
 //! * [`launch`] makes processes of jobs, and ends them. It decides nothing.
 //! * [`log`] keeps what jobs write, [`sockets`] makes the sockets that they inherit, [`watch`] looks
@@ -14,10 +16,12 @@
 //! conversation goes on.
 
 pub mod daemon;
+pub mod holder;
 pub mod job;
 pub mod launch;
 pub mod log;
 pub mod notify;
+pub mod journal;
 pub mod registry;
 pub mod server;
 pub mod sockets;

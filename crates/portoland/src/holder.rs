@@ -1,0 +1,511 @@
+//! The parent of a server, which has all that the server opens and starts it again.
+//!
+//! The holder and the server share one table of descriptors ([`portolan_sys::holder`]). What the
+//! server opens is therefore open in the holder as well, without a word between the two, and goes
+//! on to be when the server is killed. The next server finds in the [`journal`](crate::journal) what
+//! each descriptor is; those that no entry names are closed.
+//!
+//! * A server that is killed, or panics, is started again: at once, and after five times in a row
+//!   no sooner than a tenth of a second after its last start.
+//! * A server that ends by [`Restart::now`] is replaced with the program that is *now* where
+//!   this one was started from, so that a new version takes over. The holder executes it in its own
+//!   place, so its process id stays; the program that ran until now goes on if that fails.
+//! * SIGHUP to the holder asks the server for that, by the same signal. A server that does not
+//!   handle it is ended by it, and loses nothing either.
+//! * SIGTERM and SIGINT are passed to the server. When it has ended, the holder ends.
+//!
+//! Processes whose parent was a server that is gone become the holder's children. It reaps them and
+//! reports how they ended ([`Exits`]).
+//!
+//! If the holder is killed the server goes on, unprotected, and can notice it ([`Life::holder`]).
+
+mod exits;
+mod pace;
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use portolan_sys::holder::{Child, start_sharing};
+use portolan_sys::inherit;
+use portolan_sys::orphans::{Orphans, Own};
+use portolan_sys::signals::Blocked;
+use rustix::io::{Errno, FdFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
+use thiserror::Error;
+
+use crate::daemon::chain;
+use crate::journal::{self, Entries, Journal, Key};
+pub use exits::{Exit, Exits};
+use pace::Pace;
+
+/// How a server ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// For good.
+    Done,
+    /// For good, because it could not do its work; the holder ends with 1.
+    Failed,
+}
+
+/// Why a server is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// There was none before.
+    First,
+    /// The last one was killed, or has panicked.
+    Crash,
+    /// The last one ended by [`Restart::now`], or somebody asked the holder for it.
+    InPlace,
+}
+
+/// What a server begins with.
+#[derive(Debug)]
+pub struct Life {
+    /// Why it is started.
+    pub start: Start,
+    /// Where to write down what the next one is to know.
+    pub journal: Journal,
+    /// What the last one wrote down.
+    pub recovered: Recovered,
+    /// How processes of earlier servers ended.
+    pub exits: Exits,
+    /// The holder's pidfd: readable when it is gone, and nobody would start the next server.
+    pub holder: OwnedFd,
+    /// How to end for a restart in place.
+    pub restart: Restart,
+}
+
+/// Ends a server so that it is started again, with all it has, by the program that is installed
+/// now.
+#[derive(Debug)]
+pub struct Restart(());
+
+/// What a server has left to the next one.
+#[derive(Debug)]
+pub struct Recovered {
+    entries: Entries,
+    orphans: Orphans,
+}
+
+/// The holder could not go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum HolderError {
+    /// It could not prepare.
+    #[error("cannot prepare to hold a server's descriptors")]
+    SetUp(#[source] io::Error),
+    /// It could not find what the program before it has left.
+    #[error("cannot take over from the program that was replaced")]
+    TakeOver(#[source] io::Error),
+    /// It could not start a server.
+    #[error("cannot start the server")]
+    Start(#[source] io::Error),
+    /// It could not wait for the server, or not take over what that has left.
+    #[error("cannot hold what the server has left")]
+    Hold(#[source] io::Error),
+}
+
+/// Runs `server` in a child process, again and again, until it ends for good. The code is for this
+/// process to exit with.
+///
+/// To be called before anything has started a thread, by a process that does nothing else.
+///
+/// # Errors
+///
+/// [`HolderError`]
+pub fn run(server: impl Fn(Life) -> Ending + Sync) -> Result<ExitCode, HolderError> {
+    let (mut holder, mut orphans) = match left_numbers() {
+        Some(left) => Holder::take_over(left).map_err(HolderError::TakeOver)?,
+        None => Holder::new().map_err(HolderError::SetUp)?,
+    };
+    let mut pace = Pace::default();
+    loop {
+        let started = Instant::now();
+        let next = match holder.start(&server, &mut orphans) {
+            Ok(child) => {
+                let status = holder.wait_for(child.pid).map_err(HolderError::Hold)?;
+                orphans = holder.own.orphans(child).map_err(HolderError::Hold)?;
+                holder.what_next(status)
+            }
+            Err(error) if holder.start != Start::First => {
+                tracing::error!("cannot start the server again: {}", chain(&error));
+                Next::Again
+            }
+            Err(error) => return Err(HolderError::Start(error)),
+        };
+        match next {
+            Next::End(code) => return Ok(ExitCode::from(code)),
+            Next::Replace => holder.replace(&mut orphans),
+            Next::Again => {
+                let rest = pace.after(started.elapsed());
+                holder.rest(rest).map_err(HolderError::Hold)?;
+            }
+        }
+        match holder.asked {
+            Asked::End => return Ok(ExitCode::SUCCESS),
+            Asked::Restart => holder.replace(&mut orphans),
+            Asked::Nothing => {}
+        }
+    }
+}
+
+impl Recovered {
+    /// The keys of all entries, in their order.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.entries.keys()
+    }
+
+    /// The bytes of an entry.
+    pub fn bytes(&self, key: Key) -> Option<&[u8]> {
+        self.entries.get(key).map(|entry| entry.bytes)
+    }
+
+    /// The descriptors of an entry, which are the caller's from then on. `None` if there is no such
+    /// entry, or if not all of its descriptors are there to be taken.
+    ///
+    /// What is not taken stays open for the next server, as long as its entry stays.
+    pub fn take_fds(&mut self, key: Key) -> Option<Vec<OwnedFd>> {
+        let numbers = self.entries.get(key)?.descriptors;
+        let all = numbers.iter();
+        let taken: Vec<_> = all.map_while(|&n| self.orphans.take(n)).collect();
+        if taken.len() == numbers.len() {
+            return Some(taken);
+        }
+        for fd in taken {
+            self.orphans.adopt(fd);
+        }
+        None
+    }
+}
+
+impl Restart {
+    /// Ends this process at once. Nothing is dropped, for a descriptor that its owner closes on the
+    /// way out is not there for the next server.
+    pub fn now(self) -> ! {
+        std::process::exit(RESTART.into())
+    }
+}
+
+#[derive(Debug)]
+struct Holder {
+    signals: Blocked,
+    program: PathBuf,
+    /// The number of the journal's memfd, which belongs to the server or to nobody.
+    journal: u32,
+    exits: (Exits, OwnedFd),
+    itself: OwnedFd,
+    own: Own,
+    start: Start,
+    asked: Asked,
+}
+
+/// What somebody has asked the holder for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Nothing,
+    Restart,
+    End,
+}
+
+/// What is to be done when a server has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Again,
+    Replace,
+    End(u8),
+}
+
+/// Across an exec, the descriptors that are not in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Left {
+    journal: u32,
+    reader: u32,
+    writer: u32,
+}
+
+/// Tells the program that replaces this one [`Left`], after the process id that it is meant for, so
+/// that a child which inherits the variable does not believe it.
+const VARIABLE: &str = "PORTOLAN_HOLDER";
+
+const SIGNALS: &[Signal] = &[Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP];
+
+/// `ERESTART`, which no part of a server exits with by accident.
+const RESTART: u8 = 85;
+const FAILED: u8 = 1;
+/// What [`start_sharing`] makes a panic.
+const PANICKED: u8 = 101;
+
+impl Holder {
+    fn new() -> io::Result<(Self, Orphans)> {
+        let mut orphans = Orphans::default();
+        let journal = orphans.adopt(journal::memory()?);
+        let holder = Self::with(journal, exits::pipe()?, Start::First, &orphans)?;
+        Ok((holder, orphans))
+    }
+
+    fn take_over(left: Left) -> io::Result<(Self, Orphans)> {
+        let exits = (
+            Exits::of(inherit::take(left.reader)?),
+            inherit::take(left.writer)?,
+        );
+        let mut numbers = named(left.journal)?;
+        numbers.insert(left.journal);
+        let orphans = Orphans::left_by_exec(numbers);
+        let holder = Self::with(left.journal, exits, Start::InPlace, &orphans)?;
+        Ok((holder, orphans))
+    }
+
+    fn with(
+        journal: u32,
+        exits: (Exits, OwnedFd),
+        start: Start,
+        orphans: &Orphans,
+    ) -> io::Result<Self> {
+        let own_id = rustix::process::getpid();
+        rustix::process::set_child_subreaper(Some(own_id))?;
+        let itself = rustix::process::pidfd_open(own_id, PidfdFlags::empty())?;
+        Ok(Self {
+            signals: Blocked::new(SIGNALS)?,
+            program: env::current_exe()?,
+            journal,
+            exits,
+            itself,
+            own: Own::now(orphans)?,
+            start,
+            asked: Asked::Nothing,
+        })
+    }
+
+    /// Once the child runs, the orphans are its own, and this process has to forget them.
+    fn start(
+        &self,
+        server: &(impl Fn(Life) -> Ending + Sync),
+        orphans: &mut Orphans,
+    ) -> io::Result<Child> {
+        start_sharing(|| match self.begin(mem::take(orphans)) {
+            Ok(life) => server(life).code(),
+            Err(error) => {
+                tracing::error!("cannot begin: {}", chain(&error));
+                FAILED
+            }
+        })
+    }
+
+    /// In the child.
+    fn begin(&self, mut orphans: Orphans) -> io::Result<Life> {
+        self.signals.unblock()?;
+        let memory = orphans.take(self.journal).ok_or(Errno::BADF)?;
+        let entries = journal::replay(&memory).unwrap_or_else(|error| {
+            tracing::error!("what the last server knew is lost: {}", chain(&error));
+            Entries::default()
+        });
+        let named = descriptors(&entries);
+        orphans.close_except(|number| named.contains(&number));
+        Ok(Life {
+            start: self.start,
+            journal: Journal::resume(memory, &entries)?,
+            recovered: Recovered { entries, orphans },
+            exits: self.exits.0.try_clone()?,
+            holder: self.itself.try_clone()?,
+            restart: Restart(()),
+        })
+    }
+
+    fn wait_for(&mut self, server: Pid) -> io::Result<WaitStatus> {
+        loop {
+            if let Some(status) = self.reap(Some(server))? {
+                return Ok(status);
+            }
+            if let Some(signal) = self.signals.wait(None)? {
+                self.note(signal);
+                if signal != Signal::CHILD {
+                    rustix::process::kill_process(server, signal)?;
+                }
+            }
+        }
+    }
+
+    /// Reaps and reports children until there are none that have ended, or the server is among them.
+    fn reap(&mut self, server: Option<Pid>) -> io::Result<Option<WaitStatus>> {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if Some(pid) == server => return Ok(Some(status)),
+                Ok(Some((pid, status))) => exits::report(&self.exits.1, pid, status),
+                Ok(None) | Err(Errno::CHILD) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn note(&mut self, signal: Signal) {
+        match signal {
+            Signal::TERM | Signal::INT => self.asked = Asked::End,
+            Signal::HUP if self.asked == Asked::Nothing => self.asked = Asked::Restart,
+            _ => {}
+        }
+    }
+
+    /// Lets time pass, until somebody asks for something.
+    fn rest(&mut self, time: Duration) -> io::Result<()> {
+        let until = Instant::now() + time;
+        while self.asked == Asked::Nothing {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            if let Some(signal) = self.signals.wait(Some(left))? {
+                self.note(signal);
+                self.reap(None)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn what_next(&mut self, status: WaitStatus) -> Next {
+        let asked = mem::replace(&mut self.asked, Asked::Nothing);
+        let code = status
+            .exit_status()
+            .and_then(|code| u8::try_from(code).ok());
+        let next = after(code, asked);
+        if next == Next::Again {
+            tracing::warn!(?status, "the server is gone and is started again");
+        }
+        self.start = match next {
+            Next::Replace => Start::InPlace,
+            Next::Again | Next::End(_) => Start::Crash,
+        };
+        next
+    }
+
+    /// Executes the program in this process. Returns if that fails, with all as it was.
+    fn replace(&mut self, orphans: &mut Orphans) {
+        self.asked = Asked::Nothing;
+        self.start = Start::InPlace;
+        let error = match self.leave(orphans) {
+            Ok(left) => Command::new(&self.program)
+                .args(env::args_os().skip(1))
+                .env(VARIABLE, left.to_text())
+                .exec(),
+            Err(error) => error,
+        };
+        tracing::error!(program = %self.program.display(), %error, "cannot be executed");
+        for fd in [self.exits.0.as_fd(), self.exits.1.as_fd()] {
+            // Fails for a descriptor that is not open only.
+            rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).ok();
+        }
+        orphans.close_on_exec();
+    }
+
+    /// Has the descriptors that the next program needs stay open over exec, and no other ones.
+    fn leave(&self, orphans: &mut Orphans) -> io::Result<Left> {
+        let mut named = named(self.journal)?;
+        named.insert(self.journal);
+        orphans.close_except(|number| named.contains(&number));
+        orphans.leave()?;
+        Ok(Left {
+            journal: self.journal,
+            reader: inherit::leave(self.exits.0.as_fd())?,
+            writer: inherit::leave(self.exits.1.as_fd())?,
+        })
+    }
+}
+
+impl Ending {
+    fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => FAILED,
+        }
+    }
+}
+
+impl Left {
+    fn to_text(self) -> String {
+        let (process, journal) = (std::process::id(), self.journal);
+        format!("{process} {journal} {} {}", self.reader, self.writer)
+    }
+
+    /// `None` if it is not meant for this process.
+    fn from_text(text: &str) -> Option<Self> {
+        let mut numbers = text.split(' ').map(str::parse::<u32>);
+        let mut next = || numbers.next()?.ok();
+        if next()? != std::process::id() {
+            return None;
+        }
+        Some(Self {
+            journal: next()?,
+            reader: next()?,
+            writer: next()?,
+        })
+    }
+}
+
+fn left_numbers() -> Option<Left> {
+    Left::from_text(&env::var(VARIABLE).ok()?)
+}
+
+/// `code` is that of a server that has exited.
+fn after(code: Option<u8>, asked: Asked) -> Next {
+    match (code, asked) {
+        (Some(0), _) => Next::End(0),
+        (None, Asked::End) => Next::End(0),
+        (Some(code), Asked::End) => Next::End(code),
+        (Some(RESTART), _) | (None | Some(PANICKED), Asked::Restart) => Next::Replace,
+        (None | Some(PANICKED), Asked::Nothing) => Next::Again,
+        (Some(code), _) => Next::End(code),
+    }
+}
+
+/// The descriptors that the journal with this number names. None if it cannot be replayed: the next
+/// server says so.
+fn named(journal: u32) -> io::Result<BTreeSet<u32>> {
+    let memory = inherit::duplicate(journal)?;
+    Ok(journal::replay(&memory).map_or_else(|_| BTreeSet::new(), |entries| descriptors(&entries)))
+}
+
+fn descriptors(entries: &Entries) -> BTreeSet<u32> {
+    let numbers = entries.iter().map(|(_, entry)| entry.descriptors);
+    numbers.flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_is_gone_is_followed_by() {
+        assert_eq!(after(Some(0), Asked::Nothing), Next::End(0));
+        assert_eq!(after(Some(0), Asked::Restart), Next::End(0));
+        assert_eq!(after(Some(FAILED), Asked::Nothing), Next::End(FAILED));
+        assert_eq!(after(Some(RESTART), Asked::Nothing), Next::Replace);
+        assert_eq!(after(Some(RESTART), Asked::End), Next::End(RESTART));
+        for crash in [None, Some(PANICKED)] {
+            assert_eq!(after(crash, Asked::Nothing), Next::Again);
+            assert_eq!(after(crash, Asked::Restart), Next::Replace);
+            assert!(matches!(after(crash, Asked::End), Next::End(_)));
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_for_one_process() {
+        let left = Left {
+            journal: 3,
+            reader: 4,
+            writer: 500,
+        };
+        assert_eq!(Left::from_text(&left.to_text()), Some(left));
+        assert_eq!(Left::from_text("1 3 4 500"), None);
+        for damaged in ["", "x", "-1 3 4 5"] {
+            assert_eq!(Left::from_text(damaged), None);
+        }
+        let short = format!("{} 3 4", std::process::id());
+        assert_eq!(Left::from_text(&short), None);
+    }
+}
