@@ -28,7 +28,7 @@ pub(crate) enum Command {
     Call(Call),
     /// Send a message to a name without waiting for an answer.
     Send(Send),
-    /// List the published names.
+    /// List the published names. `portolan jobs` lists jobs.
     List(List),
     /// Check that a name can be looked up.
     Lookup(Lookup),
@@ -36,11 +36,42 @@ pub(crate) enum Command {
     Status(Status),
     /// Run a program that is known by its entitlements.
     Run(Run),
-    /// Check and convert job files. The server does not start jobs yet.
+    /// Have programs started when they are needed: hand their job files to the server.
+    ///
+    /// Each file is checked first, and what is found is printed with its place, as `portolan job
+    /// lint` does. A file that somebody else can write to is refused, because whoever writes it
+    /// decides what is run as this user.
+    Load(Load),
+    /// End jobs and forget them, with their names and what is queued at them.
+    Unload(Labels),
+    /// Let jobs be started again after `portolan disable`.
+    Enable(Labels),
+    /// Let nothing start jobs, also when they are loaded again. What runs goes on.
+    Disable(Labels),
+    /// Start a job now, also one that failed or is throttled, and print its pid.
+    Kickstart(Kickstart),
+    /// End what runs of jobs. The next message to one of their names starts them again.
+    Stop(Labels),
+    /// List the jobs: pid, last exit, state, label.
+    ///
+    /// The last exit is a status, a signal's name, `no start` if the program could not be executed,
+    /// `?` if nobody saw it, and `-` if nothing has ended yet. This is what `launchctl list` lists;
+    /// `portolan list` lists names.
+    Jobs(Jobs),
+    /// Print everything about a job.
+    Print(Print),
+    /// Tell why jobs were started, and which process asked for it.
+    Blame(Blame),
+    /// Print everything about all jobs and names.
+    Dump(Dump),
+    /// Check and convert job files, without the server.
     #[command(subcommand)]
     Job(Job),
     /// Run the bootstrap server of this user in the foreground.
     Bootstrap(Bootstrap),
+    /// Have the bootstrap server go on in a new process image, such as that of a newer version, with
+    /// all names, messages and jobs.
+    Restart,
     /// End the bootstrap server of this user.
     Shutdown,
     /// Print a completion script for a shell.
@@ -161,14 +192,77 @@ pub(crate) struct Run {
     pub(crate) program: Vec<OsString>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// Enable the jobs first, whatever their files or `portolan disable` say.
+    #[arg(short = 'w', long)]
+    pub(crate) enable: bool,
+    /// The job files.
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Labels {
+    /// The labels of the jobs.
+    #[arg(required = true)]
+    pub(crate) labels: Vec<JobLabel>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kickstart {
+    /// End what runs of it first.
+    #[arg(short, long)]
+    pub(crate) kill: bool,
+    /// Seconds to wait until it runs; with 0 it is not waited for.
+    #[arg(long, default_value = "30", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The label of the job.
+    pub(crate) label: JobLabel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Jobs {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Print {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The label of the job.
+    pub(crate) label: JobLabel,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Blame {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The label of the only job that is of interest.
+    pub(crate) label: Option<JobLabel>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Dump {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Job {
     /// Check job files and print each error and warning with its place.
     ///
     /// A job file says how a program is to be started, in launchd's keys, as TOML or as a property
     /// list in XML or binary. Each line is `FILE:LINE:COLUMN: error|warning: KEY: what, and what to
-    /// do`; binary files have no lines. With warnings only, the exit code is 0. The server does not
-    /// start jobs yet.
+    /// do`; binary files have no lines. With warnings only, the exit code is 0.
     Lint(Lint),
     /// Write a job file in another format to standard output.
     ///

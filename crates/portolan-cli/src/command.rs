@@ -1,17 +1,20 @@
 //! The commands, one module each where they are more than a few lines.
 
+mod control;
 mod demo;
 mod job;
+mod load;
 mod message;
 mod names;
 mod run;
 mod serve;
+mod show;
 
 use std::fs;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
-use portolan::bootstrap::{self, Bootstrap};
+use portolan::bootstrap::{self, Bootstrap, ConnectError};
 use portoland::daemon::{self, Mode};
 
 use crate::args::{self, Arguments, Command};
@@ -27,8 +30,19 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Lookup(options) => names::lookup(&options),
         Command::Status(options) => names::status(&options),
         Command::Run(options) => run::run(&options),
+        Command::Load(options) => load::run(&options),
+        Command::Unload(options) => control::unload(&options),
+        Command::Enable(options) => control::enable(&options),
+        Command::Disable(options) => control::disable(&options),
+        Command::Kickstart(options) => control::kickstart(&options),
+        Command::Stop(options) => control::stop(&options),
+        Command::Jobs(options) => show::jobs(&options),
+        Command::Print(options) => show::print(&options),
+        Command::Blame(options) => show::blame(&options),
+        Command::Dump(options) => show::dump(&options),
         Command::Job(command) => job::run(&command),
         Command::Bootstrap(options) => serve_names(&options),
+        Command::Restart => restart(),
         Command::Shutdown => shutdown(),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -49,15 +63,25 @@ fn serve_names(options: &args::Bootstrap) -> anyhow::Result<()> {
     Ok(daemon::run(&bootstrap::directory(), mode)?)
 }
 
-/// Nothing is started only to be ended. A confined program asks with the right that it inherited,
-/// like for everything else.
+fn restart() -> anyhow::Result<()> {
+    let restarted = running_server()?.restart();
+    restarted.context("the server was not restarted")
+}
+
 fn shutdown() -> anyhow::Result<()> {
+    running_server()?
+        .shutdown()
+        .context("the server was not ended")
+}
+
+/// Nothing is started only to be ended or restarted. A confined program asks with the right that
+/// it inherited, like for everything else.
+fn running_server() -> Result<Bootstrap, ConnectError> {
     let inherited = std::env::var_os(run::INHERITED_FD).is_some();
-    let server = match inherited {
+    match inherited {
         true => Bootstrap::from_env(),
         false => Bootstrap::connect(&bootstrap::directory()),
-    };
-    server?.shutdown().context("the server was not ended")
+    }
 }
 
 fn man(directory: Option<&std::path::Path>) -> anyhow::Result<()> {

@@ -9,19 +9,24 @@ Exit codes:
     0  success
     1  anything that has no code of its own
     2  the command line is wrong, or a name is not valid
-    3  no service has the name (bootstrap code 1102)
+    3  no service has the name (bootstrap code 1102), or no job the label (1200)
     4  the name may not be used: permission denied (1100)
     5  it took longer than the time-out
     6  the service died or dropped the request without an answer
     7  no bootstrap server is there and none could be started
     8  the message is larger than 64 MiB
     9  the name is in use by this program (1103)
+   10  the job is loaded already (1201), disabled (1203) or not running (1204)
+   11  the job could not be started (1206)
    78  an entitlement or job file is missing or wrong
   126  the program cannot be executed
   127  the program does not exist";
 
 /// Anything that has no code of its own.
 const OTHER: u8 = 1;
+
+/// An entitlement or job file is missing or wrong (`EX_CONFIG`).
+const CONFIGURATION: u8 = 78;
 
 /// A failure whose exit code is known where it happens.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ impl std::error::Error for Coded {}
 /// An entitlement or job file is missing or wrong (`EX_CONFIG`).
 pub(crate) fn configuration(error: impl Into<anyhow::Error>) -> anyhow::Error {
     Coded {
-        code: 78,
+        code: CONFIGURATION,
         error: error.into(),
     }
     .into()
@@ -69,9 +74,14 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = error.downcast_ref::<BootstrapError>() {
         return match error.code()? {
-            BootstrapCode::UNKNOWN_SERVICE => Some(3),
+            BootstrapCode::UNKNOWN_SERVICE | BootstrapCode::JOB_NOT_FOUND => Some(3),
             BootstrapCode::NOT_PRIVILEGED => Some(4),
             BootstrapCode::SERVICE_ACTIVE => Some(9),
+            BootstrapCode::JOB_LOADED
+            | BootstrapCode::JOB_DISABLED
+            | BootstrapCode::JOB_NOT_RUNNING => Some(10),
+            BootstrapCode::START_FAILED => Some(11),
+            BootstrapCode::BAD_JOB_FILE => Some(CONFIGURATION),
             _ => None,
         };
     }

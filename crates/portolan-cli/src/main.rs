@@ -1,5 +1,6 @@
 //! The `portolan` command: glue between the command line and the libraries.
 
+mod advice;
 mod args;
 mod command;
 mod exit;

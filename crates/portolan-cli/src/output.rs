@@ -3,6 +3,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::advice;
+
 /// Prints a line of output. A command whose output nobody takes ends, as others do.
 pub(crate) fn line(text: impl std::fmt::Display) {
     if let Err(error) = writeln!(io::stdout(), "{text}") {
@@ -18,9 +20,30 @@ pub(crate) fn remark(text: impl std::fmt::Display) {
     writeln!(io::stderr(), "portolan: {text}").ok();
 }
 
-/// Prints why the command failed.
+/// Prints what was found at a place of a file, beside the output and in the form of a compiler.
+pub(crate) fn finding(line: String) {
+    writeln!(io::stderr(), "{}", plain(&line)).ok();
+}
+
+/// Prints why the command failed, and what to do if the reason does not say it.
 pub(crate) fn error(error: &anyhow::Error) {
-    remark(format_args!("{error:#}"));
+    remark(plain(&format!("{error:#}")));
+    if let Some(advice) = advice::on(error) {
+        remark(advice);
+    }
+}
+
+/// Text that others wrote, in such a way that it cannot play with a terminal. Lines stay lines.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for c in text.chars() {
+        match c {
+            '\n' => plain.push(c),
+            c if c.is_control() => plain.extend(c.escape_default()),
+            c => plain.push(c),
+        }
+    }
+    plain
 }
 
 /// Prints one JSON value as a line of output.

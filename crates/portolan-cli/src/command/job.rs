@@ -1,7 +1,6 @@
 //! `portolan job`: job files, without the server.
 
 use std::error::Error as _;
-use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -25,9 +24,7 @@ fn lint(options: &args::Lint) -> anyhow::Result<()> {
         output::json(&files)?;
     } else {
         for file in &files {
-            file.findings
-                .iter()
-                .for_each(|remark| output::line(file.line(remark)));
+            file.lines().for_each(output::line);
         }
     }
     let wrong = files.iter().filter(|file| file.job.is_none()).count();
@@ -42,10 +39,10 @@ fn lint(options: &args::Lint) -> anyhow::Result<()> {
 
 /// What was found in a file, and the job in it if there is no error.
 #[derive(Serialize)]
-struct Linted {
+pub(super) struct Linted {
     file: String,
     findings: Vec<Remark>,
-    job: Option<Job>,
+    pub(super) job: Option<Job>,
 }
 
 #[derive(Serialize)]
@@ -58,25 +55,35 @@ struct Remark {
 
 impl Linted {
     fn of(path: &Path) -> Self {
-        let (findings, job) = match job::read_file(path) {
-            Ok(bytes) => {
-                let reading = Reading::of(&bytes);
-                (remarks(&reading), reading.job)
-            }
+        match job::read_file(path) {
+            Ok(bytes) => Self::read(path, &bytes),
             Err(error) => {
                 let message = format!("cannot be read: {error}");
-                (vec![Remark::new("error", None, message)], None)
+                Self {
+                    file: path.display().to_string(),
+                    findings: vec![Remark::new("error", None, message)],
+                    job: None,
+                }
             }
-        };
-        Self {
-            file: path.display().to_string(),
-            findings,
-            job,
         }
     }
 
-    /// As compilers print it, so that editors find the place.
-    fn line(&self, remark: &Remark) -> impl fmt::Display {
+    /// What is found in the bytes of a file.
+    pub(super) fn read(path: &Path, bytes: &[u8]) -> Self {
+        let reading = Reading::of(bytes);
+        Self {
+            file: path.display().to_string(),
+            findings: remarks(&reading),
+            job: reading.job,
+        }
+    }
+
+    /// Each finding as compilers print it, so that editors find the place.
+    pub(super) fn lines(&self) -> impl Iterator<Item = String> {
+        self.findings.iter().map(|remark| self.line(remark))
+    }
+
+    fn line(&self, remark: &Remark) -> String {
         let Remark {
             severity, message, ..
         } = remark;

@@ -8,7 +8,7 @@ use crate::args;
 use crate::output;
 
 #[derive(Serialize)]
-struct Service<'a> {
+pub(super) struct Service<'a> {
     name: &'a str,
     owner: &'a str,
     pid: Option<u32>,
@@ -28,7 +28,7 @@ impl<'a> From<&'a ServiceInfo> for Service<'a> {
     }
 }
 
-fn word(status: ServiceStatus) -> &'static str {
+pub(super) fn word(status: ServiceStatus) -> &'static str {
     match status {
         ServiceStatus::Active => "active",
         ServiceStatus::OnDemand => "on demand",
@@ -38,22 +38,25 @@ fn word(status: ServiceStatus) -> &'static str {
 
 pub(crate) fn list(options: &args::List) -> anyhow::Result<()> {
     let services = Bootstrap::from_env()?.list()?;
-    let services: Vec<_> = services.iter().map(Service::from).collect();
     if options.json {
+        let services: Vec<_> = services.iter().map(Service::from).collect();
         return output::json(&services);
     }
-    for service in services {
-        let pid = service
-            .pid
-            .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-        let name = service.name.escape_debug();
-        let scope = if service.per_pid { " (per pid)" } else { "" };
-        output::line(format_args!(
-            "{pid:>7}  {:<9}  {}  {name}{scope}",
-            service.status, service.owner
-        ));
-    }
+    services.iter().for_each(print);
     Ok(())
+}
+
+pub(super) fn print(info: &ServiceInfo) {
+    let service = Service::from(info);
+    let pid = service
+        .pid
+        .map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    let name = service.name.escape_debug();
+    let scope = if service.per_pid { " (per pid)" } else { "" };
+    output::line(format_args!(
+        "{pid:>7}  {:<9}  {}  {name}{scope}",
+        service.status, service.owner
+    ));
 }
 
 pub(crate) fn lookup(options: &args::Lookup) -> anyhow::Result<()> {

@@ -3,11 +3,14 @@
 
 mod bad_input;
 mod confined;
+mod control;
 mod demo;
+mod fake;
 mod jobs;
 mod load;
 mod names;
 mod pages;
 mod parts;
 mod service;
+mod show;
 mod world;

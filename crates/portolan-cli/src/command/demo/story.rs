@@ -32,7 +32,7 @@ fn serve() -> anyhow::Result<()> {
     let bootstrap = Bootstrap::from_env()?;
     let random = random_uuid()?;
     match bootstrap.check_in(&random.parse()?) {
-        Err(BootstrapError::Refused(code)) => {
+        Err(BootstrapError::Refused(code) | BootstrapError::Explained { code, .. }) => {
             output::line(format_args!(
                 "server: {random} is refused: {} '{code}'",
                 code.raw()
@@ -84,7 +84,7 @@ fn greet() -> anyhow::Result<()> {
 fn be_refused() -> anyhow::Result<()> {
     let name = published_name()?;
     match Bootstrap::from_env()?.look_up(&name) {
-        Err(BootstrapError::Refused(code)) => {
+        Err(BootstrapError::Refused(code) | BootstrapError::Explained { code, .. }) => {
             output::line(format_args!(
                 "outsider: {name} is refused: {} '{code}'",
                 code.raw()
