@@ -109,7 +109,7 @@ fn send(error: &SendError) -> Option<u8> {
 fn reply(error: &ReplyError) -> Option<u8> {
     match error {
         ReplyError::TimedOut => Some(5),
-        ReplyError::NoReply | ReplyError::DeadName => Some(6),
+        ReplyError::NoReply | ReplyError::DeadName | ReplyError::Failed(_) => Some(6),
         _ => None,
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use portolan_wire::failure::StartFailure;
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -186,13 +187,10 @@ pub enum ReplyError {
     /// The reply right was dropped unused (Mach's send-once notification).
     #[error("the server dropped the request without an answer")]
     NoReply,
-    /// The request was refused by who keeps the port while no process receives from it, for a reason
-    /// that `portolan` can read.
-    #[error("the service could not be started or did not serve the request")]
-    Failed {
-        /// The reason, encoded.
-        reason: Vec<u8>,
-    },
+    /// The request was refused by who keeps the port while no process receives from it: the job that
+    /// should serve it could not.
+    #[error("{0}")]
+    Failed(Box<StartFailure>),
     /// The port died before it answered (`MIG_SERVER_DIED`).
     #[error("the server died before it answered")]
     DeadName,

@@ -6,6 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use portolan_wire::failure::StartFailure;
+
 use crate::message::Message;
 
 /// Requests that wait for their answers.
@@ -47,8 +49,8 @@ impl Replies {
 pub(super) enum Slot {
     Waiting,
     Answered(Message),
-    /// The reply right was dropped unused, for this reason if there are bytes.
-    Refused(Vec<u8>),
+    /// The reply right was dropped unused, for this reason if there is one.
+    Refused(Option<Box<StartFailure>>),
     /// The reply right went to another process, which answers here.
     Redirected(Arc<OwnedFd>),
     /// Nobody waits any more, but the port may still hold the reply right.
