@@ -4,7 +4,8 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use portolan_wire::packet::{Kind, MAX_REASON_BYTES};
+use portolan_wire::failure::StartFailure;
+use portolan_wire::packet::Kind;
 use portolan_wire::port_id::PortId;
 
 use crate::channel::Channel;
@@ -77,14 +78,12 @@ impl SendOnceRight {
 
     /// Refuses the request with a reason, which its sender finds in
     /// [`ReplyError::Failed`](crate::ReplyError::Failed). A right that has a channel of its own has
-    /// no way to carry it and is dropped unused; so is one whose reason is longer than
-    /// [`MAX_REASON_BYTES`](portolan_wire::packet::MAX_REASON_BYTES) or empty.
-    pub fn fail(mut self, reason: &[u8]) {
+    /// no way to carry it and is dropped unused.
+    pub fn fail(mut self, reason: &StartFailure) {
         if self.check_process().is_ok()
             && let Way::Slot(channel, slot) = &self.way
-            && (1..=MAX_REASON_BYTES).contains(&reason.len())
         {
-            channel.fail(*slot, reason.into());
+            channel.fail(*slot, reason.encode().into());
             self.way = Way::Spent;
         }
     }

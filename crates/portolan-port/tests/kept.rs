@@ -16,6 +16,7 @@ use portolan_port::{
 use portolan_testkit::flavour::Flavour;
 use portolan_testkit::in_both_flavours;
 use portolan_testkit::process::{self, Process, play};
+use portolan_wire::failure::{FailureKind, StartFailure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
@@ -111,6 +112,14 @@ fn ids_in(port: &ReceiveRight) -> Vec<i32> {
 fn send(right: &SendRight, ids: std::ops::Range<i32>) {
     for id in ids {
         right.send(Message::new(id), PATIENCE).expect("send");
+    }
+}
+
+fn why() -> StartFailure {
+    StartFailure {
+        label: "org.example.echo".parse().expect("label"),
+        kind: FailureKind::Exited { status: 1 },
+        text: "no idea".into(),
     }
 }
 
@@ -415,10 +424,10 @@ fn waiting_requests_are_refused_with_a_reason_and_never_served(flavour: Flavour)
     send(&right, 1..3);
     let refused = begin(3);
     send(&right, 4..6);
-    assert_eq!(port.refuse_waiting(b"why"), 1);
-    assert_eq!(port.refuse_waiting(b"why"), 0, "once is enough");
+    assert_eq!(port.refuse_waiting(&why()), 1);
+    assert_eq!(port.refuse_waiting(&why()), 0, "once is enough");
     match refused.wait(PATIENCE) {
-        Err(ReplyError::Failed { reason }) => assert_eq!(reason, b"why"),
+        Err(ReplyError::Failed(failure)) => assert_eq!(*failure, why()),
         other => panic!("{other:?}"),
     }
     let served = begin(6);
@@ -443,11 +452,8 @@ fn a_refused_request_survives_a_borrower_that_did_not_come_to_it(flavour: Flavou
         .begin_request(Message::new(3), PATIENCE)
         .expect("send");
     send(&right, 4..5);
-    port.refuse_waiting(b"why");
-    assert!(matches!(
-        refused.wait(PATIENCE),
-        Err(ReplyError::Failed { .. })
-    ));
+    port.refuse_waiting(&why());
+    assert!(matches!(refused.wait(PATIENCE), Err(ReplyError::Failed(_))));
     let borrower = Borrower::start();
     let (custody, lent) = lend(port);
     assert_eq!(borrower.receive(lent, 1), [1]);

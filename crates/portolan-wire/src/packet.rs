@@ -32,9 +32,6 @@ pub const MAX_MESSAGE_RIGHTS: usize = 128;
 /// few thousand senders.
 pub const MAX_RIGHT_FDS: u8 = 16;
 
-/// The most bytes of the reason in a [`Kind::NoReply`] packet.
-pub const MAX_REASON_BYTES: usize = 1024;
-
 /// Bytes in line of a packet with [`Flags::LENT`].
 pub const LENT_BYTES: usize = size_of::<u32>();
 
@@ -59,7 +56,7 @@ pub enum Kind {
     /// Receiver to holder: the answer for the reply slot.
     Reply,
     /// Receiver to holder: the reply right for the slot was dropped unused. The payload is why, if
-    /// it is known; at most [`MAX_REASON_BYTES`].
+    /// that is known: a [`StartFailure`](crate::failure::StartFailure).
     NoReply,
     /// Receiver to holder: the answer for the slot comes on the socket in the one descriptor.
     Redirect,

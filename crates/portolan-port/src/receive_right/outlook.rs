@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, PoisonError};
 
-use portolan_wire::packet::{Header, Kind, MAX_REASON_BYTES};
+use portolan_wire::failure::StartFailure;
+use portolan_wire::packet::{Header, Kind};
 
 use super::{MAX_STEPS_WHEN_LATE, Port, ReceiveRight, Step};
 use crate::channel::{Channel, lock};
@@ -91,14 +92,8 @@ impl ReceiveRight {
     /// Refuses all requests that are queued, for this reason, which their senders find in
     /// [`ReplyError::Failed`](crate::ReplyError::Failed). They stay in the queue, so that nothing
     /// else loses its place, and are passed over by whoever receives from the port. Gives their number.
-    ///
-    /// A reason that is empty or longer than
-    /// [`MAX_REASON_BYTES`](portolan_wire::packet::MAX_REASON_BYTES) refuses nothing.
-    pub fn refuse_waiting(&self, reason: &[u8]) -> usize {
-        if !(1..=MAX_REASON_BYTES).contains(&reason.len()) {
-            return 0;
-        }
-        let reason: Arc<[u8]> = reason.into();
+    pub fn refuse_waiting(&self, reason: &StartFailure) -> usize {
+        let reason: Arc<[u8]> = reason.encode().into();
         let channels = self.port().all_channels();
         let refuse = |channel: &Arc<Channel>| channel.refuse_waiting(&reason);
         channels.iter().map(|(_, channel)| refuse(channel)).sum()

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use portolan_wire::packet::{Header, Kind, MAX_REASON_BYTES, RecordKind};
+use portolan_wire::failure::StartFailure;
+use portolan_wire::packet::{Header, Kind, RecordKind};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
@@ -112,10 +113,8 @@ impl SendRight {
                 _ => {
                     return match replies.slots.remove(&slot) {
                         Some(Slot::Answered(message)) => Ok(message),
-                        Some(Slot::Refused(reason)) if reason.is_empty() => {
-                            Err(ReplyError::NoReply)
-                        }
-                        Some(Slot::Refused(reason)) => Err(ReplyError::Failed { reason }),
+                        Some(Slot::Refused(None)) => Err(ReplyError::NoReply),
+                        Some(Slot::Refused(Some(failure))) => Err(ReplyError::Failed(failure)),
                         _ => Err(ReplyError::DeadName),
                     };
                 }
@@ -373,7 +372,7 @@ impl SendRight {
     pub(super) fn lose(&self, header: Header, replies: &mut Replies) -> Result<(), Nothing> {
         let lost = matches!(header.kind, Kind::Reply | Kind::Redirect);
         if let Some(waiting) = replies.slots.get_mut(&header.slot).filter(|_| lost) {
-            *waiting = Slot::Refused(Vec::new());
+            *waiting = Slot::Refused(None);
         }
         Ok(())
     }
@@ -386,7 +385,7 @@ impl SendRight {
         let slot = incoming.header.slot;
         let outcome = match incoming.header.kind {
             Kind::Reply => Slot::Answered(self.answer(incoming)?),
-            Kind::NoReply => Slot::Refused(reason_in(&incoming)?),
+            Kind::NoReply => Slot::Refused(failure_in(&incoming)?),
             Kind::Returned if self.lender.returned(slot) => return Ok(()),
             // Whoever slept on the socket is awake now, and will look at memory.
             Kind::Switch => return Ok(()),
@@ -486,11 +485,14 @@ impl SendRight {
     }
 }
 
-/// Why a request was refused. An empty reason is none.
-fn reason_in(incoming: &Incoming) -> Result<Vec<u8>, Nothing> {
+/// Why a request was refused, if that is said.
+fn failure_in(incoming: &Incoming) -> Result<Option<Box<StartFailure>>, Nothing> {
     match incoming_bytes(incoming) {
-        reason if reason.len() <= MAX_REASON_BYTES => Ok(reason.to_vec()),
-        _ => Err(Nothing::Violation),
+        [] => Ok(None),
+        bytes => {
+            let failure = StartFailure::decode(bytes).map_err(|_| Nothing::Violation)?;
+            Ok(Some(Box::new(failure)))
+        }
     }
 }
 
