@@ -6,6 +6,8 @@
 //! * [`daemon`] is the server as a process of its own, with a directory and a socket.
 //! * [`holder`] is its small parent, which has all that it opens and starts it again, and
 //!   [`journal`] says what that is.
+//! * [`supervisor`] is the state of jobs: which of them runs, and when it is started again. It does
+//!   no I/O either.
 //! * [`job`] reads job files, without the server, which does not start jobs yet.
 //! * [`launch`] makes processes of jobs, and ends them. It decides nothing.
 //! * [`log`] keeps what jobs write, [`sockets`] makes the sockets that they inherit, [`watch`] looks
@@ -26,3 +28,4 @@ pub mod registry;
 pub mod server;
 pub mod sockets;
 pub mod watch;
+pub mod supervisor;
