@@ -96,13 +96,21 @@ fn a_file_that_others_can_change_is_refused() {
 }
 
 #[test]
-fn one_failure_does_not_keep_the_others() {
-    let fake = Fake::new(|_| done(&Reply::Done));
+fn one_failure_does_not_keep_the_others_and_the_first_one_counts() {
+    let fake = Fake::new(|request| match request {
+        Request::Load { .. } => done(&Reply::Done),
+        Request::Stop { label } if label.as_str() == "a" => refuse(BootstrapCode::JOB_NOT_FOUND),
+        _ => refuse(BootstrapCode::JOB_NOT_RUNNING),
+    });
     let world = fake.world();
     let good = file(world, "good.toml", GOOD);
     let wrong = file(world, "wrong.toml", "a");
     load(world, &[&wrong, &good]).fails(78, "portolan: 1 of 2 failed");
-    assert_eq!(fake.asked().len(), 1);
+    world.run(["stop", "a", "b"]).fails(3, "2 of 2 failed");
+    world.run(["stop", "b", "a"]).fails(10, "2 of 2 failed");
+    let asked = fake.asked();
+    assert!(matches!(asked[0], Request::Load { .. }));
+    assert_eq!(asked.len(), 1 + 4);
 }
 
 #[test]
