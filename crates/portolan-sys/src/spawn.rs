@@ -9,6 +9,9 @@
 //! A program starts with nothing of its parent's but what [`Spawn`] names: all signals have their
 //! default action and none is blocked, and every other descriptor is closed, close-on-exec or not.
 //!
+//! The table of descriptors is copied up to the highest of the descriptors that the program gets:
+//! a process with very many starts programs faster if it hands on low numbers.
+//!
 //! Under another [`Identity`], the child has that user's id for the two system calls that precede
 //! the program's own first instruction. Two things follow. The kernel makes the memory of the
 //! parent undumpable for good (`PR_SET_DUMPABLE`, prctl(2)), without which that user could trace

@@ -14,6 +14,7 @@ mod cgroup;
 mod environment;
 mod error;
 mod instance;
+mod places;
 mod processes;
 mod program;
 
@@ -32,6 +33,7 @@ use rustix::process::{Pid, Resource};
 use crate::job::{Job, ProcessType};
 use account::Account;
 use cgroup::{Leaf, Tree};
+use places::Places;
 
 pub use environment::MARK;
 pub use error::StartError;
@@ -42,6 +44,7 @@ pub use processes::{become_subreaper, reap_strays};
 #[derive(Debug)]
 pub struct Launcher {
     tree: Option<Tree>,
+    places: Places,
 }
 
 /// What a job inherits from the server, besides what its file says.
@@ -83,15 +86,25 @@ const BACKGROUND_NICE: i8 = 10;
 
 impl Launcher {
     /// Gives each instance a leaf of this process's cgroup, if it may have children.
+    ///
+    /// To be made while this process has few descriptors: it reserves some low numbers, without
+    /// which starting a program takes the longer the more there are.
     #[must_use]
     pub fn new() -> Self {
-        Self { tree: Tree::find() }
+        Self {
+            tree: Tree::find(),
+            places: Places::reserve(),
+        }
     }
 
-    /// Makes no cgroups, for a server that is a guest in another program.
+    /// Makes no cgroups, for a server that is a guest in another program. See also
+    /// [`new`](Self::new).
     #[must_use]
     pub fn without_cgroups() -> Self {
-        Self { tree: None }
+        Self {
+            tree: None,
+            places: Places::reserve(),
+        }
     }
 
     /// Whether instances get leaves of a cgroup.
@@ -125,13 +138,13 @@ impl Launcher {
         };
         let identity = account.map(|account| account.identity);
         let (nice, batch) = priority(job);
-        let started = spawn(&Spawn {
+        let wishes = Spawn {
             program: &texts.program,
             arguments: &texts.arguments,
             environment: &texts.environment,
             pid_variable: (!inheritance.sockets.is_empty()).then_some(c"LISTEN_PID"),
             directory: Some(&texts.directory),
-            descriptors: &descriptors(&texts, inheritance),
+            descriptors: &[],
             umask: job.umask.map(|mask| Mode::from_bits_truncate(mask.into())),
             nice,
             batch,
@@ -139,7 +152,15 @@ impl Launcher {
             identity: identity.as_ref(),
             session: true,
             cgroup: opened.as_ref().map(OwnedFd::as_fd),
-        });
+        };
+        let started = self
+            .places
+            .lend(&descriptors(&texts, inheritance), |descriptors| {
+                spawn(&Spawn {
+                    descriptors,
+                    ..wishes
+                })
+            });
         let mark = environment::mark(&job.label, inheritance.instance);
         match started {
             Ok(child) => Ok(Instance::new(child.pid, child.pidfd, mark, leaf)),

@@ -439,7 +439,7 @@ fn kill_everything(instance: &Instance) {
 }
 
 #[test]
-fn s40_a_job_that_forks_twice_leaves_its_session_and_ignores_sigterm_is_ended() {
+fn a_job_that_forks_twice_leaves_its_session_and_ignores_sigterm_is_ended() {
     become_subreaper().expect("prctl");
     let directory = tempfile::tempdir().expect("a directory");
     let fifo = fifo(&directory);

@@ -36,11 +36,12 @@ pub(super) extern "C" fn main(plan: *mut c_void) -> libc::c_int {
 fn become_program(plan: &mut Plan<'_>) -> Result<std::convert::Infallible, Failure> {
     let spawn = plan.spawn;
     reset_signals();
+    let cgroup = spawn.cgroup.filter(|_| plan.moves_to_cgroup);
+    let cgroup = cgroup.map_or(-1, |cgroup| cgroup.as_raw_fd());
+    own_descriptors(plan.sources.iter().copied().fold(cgroup, libc::c_int::max))?;
     lead(spawn.session)?;
-    if plan.moves_to_cgroup
-        && let Some(cgroup) = spawn.cgroup
-    {
-        enter_cgroup(cgroup.as_raw_fd())?;
+    if cgroup >= 0 {
+        enter_cgroup(cgroup)?;
     }
     if let Some(umask) = spawn.umask {
         // SAFETY: takes no pointers, and cannot fail.
@@ -125,6 +126,18 @@ fn unblock_signals() {
             size_of::<u64>(),
         )
     };
+}
+
+/// From now on the table of descriptors is no longer the parent's, but a copy of it up to the
+/// `last` that is needed. (`CLOSE_RANGE_UNSHARE`, Linux 5.9. To copy all of a large table and then
+/// close it would take longer than everything else.)
+fn own_descriptors(last: libc::c_int) -> Result<(), Failure> {
+    let first = last.cast_unsigned().wrapping_add(1);
+    let unshare = libc::CLOSE_RANGE_UNSHARE;
+    // SAFETY: takes no pointers. Nothing is closed in the parent: the copy is made first.
+    check(Step::Descriptors, unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, unshare)
+    })
 }
 
 fn lead(session: bool) -> Result<(), Failure> {

@@ -91,7 +91,9 @@ fn is_unsupported(error: &io::Error) -> bool {
     )
 }
 
-const FLAGS: libc::c_int = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD;
+/// The child begins by making the table of descriptors its own, which costs it less than clone.
+const FLAGS: libc::c_int =
+    libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::CLONE_FILES;
 
 /// Makes the child where its parent is; if there is a cgroup, it moves there by itself. That takes
 /// the kernel milliseconds, because it has to wait until no process is being made.
