@@ -34,6 +34,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_killed_holder_is_noticed", killed_holder),
 ];
 
+#[expect(clippy::print_stdout, reason = "what a harness says")]
 fn main() -> ExitCode {
     if let Ok(part) = env::var(held::PART) {
         return server::play(&part);
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
 }
 
 /// Each holder's server is killed five times, which the holder follows at once; twenty holders.
+#[expect(clippy::print_stdout, reason = "docs/design/006 has the figures")]
 fn killed_at_any_moment() {
     for_each_seed(|seed| {
         let mut random = Random(seed);
@@ -97,16 +99,13 @@ fn restarted_in_place() {
     let mut before = first.clone();
     for round in 0..8 {
         model.follow(&held, 30 + round);
-        // Every other time the server does not handle it, because it is killed before it can.
         held.signal(held.id(), Signal::HUP);
-        let killed = round % 2 == 1;
-        if killed {
-            held.signal(before.server, Signal::KILL);
+        if round % 2 == 1 {
+            // Most often it is killed before it could end by itself.
+            held.try_signal(before.server, Signal::KILL);
         }
         let next = model.follow_to_the_next(&mut held);
-        if !killed {
-            assert_eq!(next.start, "InPlace");
-        }
+        assert!(next.start == "InPlace" || round % 2 == 1);
         next.check_same_holder(&first);
         before = next;
     }

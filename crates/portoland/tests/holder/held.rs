@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
@@ -66,8 +67,17 @@ impl Held {
     }
 
     pub(super) fn signal(&self, process: u32, signal: Signal) {
+        assert!(self.try_signal(process, signal), "there is no {process}");
+    }
+
+    /// Whether the process is there.
+    pub(super) fn try_signal(&self, process: u32, signal: Signal) -> bool {
         let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("a process"), signal).expect("it is there");
+        match kill_process(pid.expect("a process"), signal) {
+            Ok(()) => true,
+            Err(Errno::SRCH) => false,
+            Err(errno) => panic!("kill: {errno}"),
+        }
     }
 
     pub(super) fn say(&self, word: &str) {
