@@ -64,6 +64,11 @@ pub(crate) enum Command {
     Blame(Blame),
     /// Print everything about all jobs and names.
     Dump(Dump),
+    /// Print what a job has written to its standard output and error.
+    ///
+    /// Each line has the time and the pid. Nothing is asked of the server, and a job is not held up
+    /// by whoever reads its log. What goes to a file of the job's own (`StandardOutPath`) is there.
+    Log(Log),
     /// Check and convert job files, without the server.
     #[command(subcommand)]
     Job(Job),
@@ -254,6 +259,18 @@ pub(crate) struct Dump {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Log {
+    /// Go on with what is written from now on.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Print only so many lines of what is there.
+    #[arg(short = 'n', long)]
+    pub(crate) lines: Option<usize>,
+    /// The label of the job.
+    pub(crate) label: JobLabel,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@ mod control;
 mod demo;
 mod job;
 mod load;
+mod log;
 mod message;
 mod names;
 mod run;
@@ -40,6 +41,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Print(options) => show::print(&options),
         Command::Blame(options) => show::blame(&options),
         Command::Dump(options) => show::dump(&options),
+        Command::Log(options) => log::run(&options),
         Command::Job(command) => job::run(&command),
         Command::Bootstrap(options) => serve_names(&options),
         Command::Restart => restart(),

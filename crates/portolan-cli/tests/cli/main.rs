@@ -8,6 +8,7 @@ mod demo;
 mod fake;
 mod jobs;
 mod load;
+mod log;
 mod names;
 mod pages;
 mod parts;
