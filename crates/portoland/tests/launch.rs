@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use portoland::job::{Job, Reading};
@@ -14,7 +14,8 @@ use portoland::launch::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tempfile::TempDir;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const LONG: Duration = Duration::from_secs(20);
@@ -135,18 +136,22 @@ fn a_job_has_its_descriptors_and_no_others() {
 #[test]
 fn the_environment_is_clean_and_the_jobs_own_variables_are_in_it() {
     let keys = "[EnvironmentVariables]\nA = \"from the job\"\nLANG = \"C\"\n\
-        PORTOLAN_INSTANCE = \"a lie\"\nB = \"overridden\"\n";
+        PORTOLAN_INSTANCE = \"a lie\"\nLISTEN_PID = \"a lie\"\nB = \"overridden\"\n";
     let job = shell("tr '\\0' '\\n' </proc/$$/environ; exit 0", keys);
     let extra = [("B".to_owned(), "from the server".to_owned())];
     let nothing = nothing();
     let like = Inheritance {
         environment: &extra,
-        instance: 0xabc,
         ..inheritance(nothing.as_fd())
     };
     let output = output_with(&job, &like);
+    assert!(!output.contains("a lie"), "{output}");
     let has = |line: &str| output.lines().any(|found| found == line);
-    assert!(output.starts_with("PORTOLAN_INSTANCE=org.example.launch/0000000000000abc\n"));
+    let mark = format!(
+        "PORTOLAN_INSTANCE=org.example.launch/{:016x}\n",
+        like.instance
+    );
+    assert!(output.starts_with(&mark), "{output}");
     assert!(
         has("A=from the job") && has("B=from the server") && has("LANG=C"),
         "{output}"
@@ -389,29 +394,61 @@ const STUBBORN: &str = r#"
     eval "$lurk"
 "#;
 
-/// A stubborn job that runs, and its processes.
-fn stubborn(launcher: &Launcher, fifo: &Path, instance: u64) -> (Instance, Vec<Pid>) {
-    let keys = format!("EnvironmentVariables.FIFO = {fifo:?}\n");
-    let (reader, writer) = io::pipe().expect("pipe");
-    let nothing = nothing();
-    let started = launcher.start(
-        &shell(STUBBORN, &keys),
-        &Inheritance {
-            standard_out: Some(writer.as_fd()),
-            instance,
-            ..inheritance(nothing.as_fd())
-        },
-    );
-    let started = started.expect("a job");
-    let lines = BufReader::new(reader).lines().take(4);
-    let pids = lines.map(|line| {
-        let pid = line.expect("its output").parse().expect("a number");
-        Pid::from_raw(pid).expect("a process id")
-    });
-    (started, pids.collect())
+/// A job whose shells say their process ids and wait for ever.
+struct Running {
+    instance: Instance,
+    pids: Vec<Pid>,
+    processes: Vec<OwnedFd>,
+    /// Has the FIFO that they read from.
+    _directory: TempDir,
 }
 
-fn fifo(directory: &tempfile::TempDir) -> std::path::PathBuf {
+impl Running {
+    fn start(launcher: &Launcher, script: &str, count: usize, instance: u64) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let fifo = fifo(&directory);
+        let keys = format!("EnvironmentVariables.FIFO = {fifo:?}\n");
+        let (reader, writer) = io::pipe().expect("pipe");
+        let nothing = nothing();
+        let started = launcher.start(
+            &shell(script, &keys),
+            &Inheritance {
+                standard_out: Some(writer.as_fd()),
+                instance,
+                ..inheritance(nothing.as_fd())
+            },
+        );
+        let instance = started.expect("a job");
+        let lines = BufReader::new(reader).lines().take(count);
+        let pids = lines.map(|line| {
+            let pid = line.expect("its output").parse().expect("a number");
+            Pid::from_raw(pid).expect("a process id")
+        });
+        let pids: Vec<Pid> = pids.collect();
+        let open = |pid: &Pid| pidfd_open(*pid, PidfdFlags::empty()).expect("it runs");
+        let processes = pids.iter().map(open).collect();
+        Self {
+            instance,
+            pids,
+            processes,
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for Running {
+    /// A test that fails leaves none of them.
+    fn drop(&mut self) {
+        for process in &self.processes {
+            pidfd_send_signal(process, Signal::KILL).ok();
+            // So that their cgroup can be removed.
+            let time = Timespec::try_from(LONG).expect("short");
+            poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&time)).ok();
+        }
+    }
+}
+
+fn fifo(directory: &TempDir) -> PathBuf {
     let path = directory.path().join("fifo");
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).expect("fifo");
@@ -441,32 +478,23 @@ fn kill_everything(instance: &Instance) {
 #[test]
 fn a_job_that_forks_twice_leaves_its_session_and_ignores_sigterm_is_ended() {
     become_subreaper().expect("prctl");
-    let directory = tempfile::tempdir().expect("a directory");
-    let fifo = fifo(&directory);
     for launcher in launchers() {
         let number = random_instance().expect("a number");
-        let (instance, pids) = stubborn(&launcher, &fifo, number);
+        let job = Running::start(&launcher, STUBBORN, 4, number);
         assert_eq!(has_leaf(number), launcher.has_cgroups());
-        let handles: Vec<OwnedFd> = pids
-            .iter()
-            .map(|pid| pidfd_open(*pid, PidfdFlags::empty()).expect("it runs"))
-            .collect();
-        instance.signal(Signal::TERM).expect("signal");
-        assert_eq!(instance.reap().expect("waitid"), None);
-        assert!(instance.has_left_overs().expect("processes"));
-        kill_everything(&instance);
-        for process in &handles {
-            wait(process);
-        }
-        assert!(!instance.has_left_overs().expect("processes"));
-        let signal = Signal::KILL.as_raw();
+        job.instance.signal(Signal::TERM).expect("signal");
+        assert_eq!(job.instance.reap().expect("waitid"), None);
+        assert!(job.instance.has_left_overs().expect("processes"));
+        kill_everything(&job.instance);
+        assert!(!job.instance.has_left_overs().expect("processes"));
+        job.processes.iter().for_each(wait);
         let killed = Exit::Signal {
-            signal,
+            signal: Signal::KILL.as_raw(),
             core: false,
         };
-        assert_eq!(exit_of(&instance), killed);
-        assert_gone(&pids);
-        drop(instance);
+        assert_eq!(exit_of(&job.instance), killed);
+        assert_gone(&job.pids);
+        drop(job);
         assert!(!has_leaf(number), "its cgroup is left");
     }
 }
@@ -474,41 +502,76 @@ fn a_job_that_forks_twice_leaves_its_session_and_ignores_sigterm_is_ended() {
 #[test]
 fn what_the_first_process_left_behind_is_found_after_its_end() {
     become_subreaper().expect("prctl");
-    let directory = tempfile::tempdir().expect("a directory");
-    let fifo = fifo(&directory);
     for launcher in launchers() {
         let number = random_instance().expect("a number");
-        let (instance, pids) = stubborn(&launcher, &fifo, number);
-        rustix::process::pidfd_send_signal(instance.pidfd(), Signal::KILL).expect("kill");
-        assert!(matches!(exit_of(&instance), Exit::Signal { signal: 9, .. }));
-        assert!(instance.has_left_overs().expect("processes"));
+        let job = Running::start(&launcher, STUBBORN, 4, number);
+        let instance = &job.instance;
+        pidfd_send_signal(instance.pidfd(), Signal::KILL).expect("kill");
+        assert!(matches!(exit_of(instance), Exit::Signal { signal: 9, .. }));
         instance
             .signal(Signal::KILL)
             .expect("does nothing any more");
         assert!(instance.has_left_overs().expect("processes"));
-        kill_everything(&instance);
+        kill_everything(instance);
         assert!(!instance.has_left_overs().expect("processes"));
-        assert_gone(&pids);
+        assert_gone(&job.pids);
     }
 }
 
 #[test]
 fn an_adopted_instance_is_ended_like_any_other() {
     become_subreaper().expect("prctl");
-    let directory = tempfile::tempdir().expect("a directory");
-    let fifo = fifo(&directory);
     for launcher in launchers() {
         let number = random_instance().expect("a number");
-        let (instance, pids) = stubborn(&launcher, &fifo, number);
-        let pidfd = instance.pidfd().try_clone_to_owned().expect("dup");
+        let job = Running::start(&launcher, STUBBORN, 4, number);
+        let pidfd = job.instance.pidfd().try_clone_to_owned().expect("dup");
         let label = "org.example.launch".parse().expect("a label");
-        let adopted = launcher.adopt(instance.pid(), pidfd, &label, number);
+        let adopted = launcher.adopt(job.instance.pid(), pidfd, &label, number);
         assert_eq!(adopted.reap().expect("waitid"), None);
         kill_everything(&adopted);
-        assert!(matches!(exit_of(&instance), Exit::Signal { .. }));
+        assert!(matches!(exit_of(&job.instance), Exit::Signal { .. }));
         assert_eq!(exit_of(&adopted), Exit::Unknown, "it is nobody's child");
-        assert_gone(&pids);
+        assert_gone(&job.pids);
     }
+}
+
+#[test]
+fn a_signal_goes_to_the_group_of_the_first_process() {
+    become_subreaper().expect("prctl");
+    let script = "lurk='echo $$; while :; do read never <\"$FIFO\"; done'\n\
+        sh -c \"$lurk\" & eval \"$lurk\"";
+    let number = random_instance().expect("a number");
+    let job = Running::start(&Launcher::new(), script, 2, number);
+    job.instance.signal(Signal::TERM).expect("signal");
+    job.processes.iter().for_each(wait);
+    assert!(matches!(
+        exit_of(&job.instance),
+        Exit::Signal { signal: 15, .. }
+    ));
+    assert_gone(&job.pids);
+}
+
+#[test]
+fn nothing_that_a_job_inherits_is_kept() {
+    let launcher = Launcher::new();
+    let (nothing, (mut reader, writer)) = (nothing(), io::pipe().expect("pipe"));
+    let like = Inheritance {
+        standard_out: Some(writer.as_fd()),
+        ..inheritance(nothing.as_fd())
+    };
+    let instance = launcher.start(&shell("echo done", ""), &like);
+    let instance = instance.expect("a job");
+    drop(writer);
+    assert_eq!(exit_of(&instance), Exit::Status(0));
+    let mut output = [0; 16];
+    let mut ready = [PollFd::new(&reader, PollFlags::IN)];
+    let now = Timespec::default();
+    assert_eq!(poll(&mut ready, Some(&now)).expect("poll"), 1);
+    assert!(
+        ready[0].revents().contains(PollFlags::HUP),
+        "somebody writes"
+    );
+    assert_eq!(reader.read(&mut output).expect("read"), 5);
 }
 
 #[test]
