@@ -10,20 +10,22 @@
 //! default action and none is blocked, and every other descriptor is closed, close-on-exec or not.
 //!
 //! The table of descriptors is copied up to the highest of the descriptors that the program gets:
-//! a process with very many starts programs faster if it hands on low numbers.
+//! a process with very many starts programs faster if it hands on low numbers. This needs
+//! `close_range` (Linux 5.9).
 //!
-//! Under another [`Identity`], the child has that user's id for the two system calls that precede
-//! the program's own first instruction. Two things follow. The kernel makes the memory of the
-//! parent undumpable for good (`PR_SET_DUMPABLE`, prctl(2)), without which that user could trace
-//! the child and so write to the parent. And a SIGSTOP of that user which hits the child between
-//! the two calls holds up the parent's thread until a SIGCONT.
+//! Under another [`Identity`], the child is that user's from its last system call but one until it
+//! is the program. Two things follow. The kernel makes the memory of the parent undumpable for good
+//! (`PR_SET_DUMPABLE`, prctl(2)); else that user could trace the child and so write to the parent.
+//! And a SIGSTOP of that user which hits the child between the two calls holds up the parent's
+//! thread until a SIGCONT.
 //!
 //! # Safety
 //!
 //! The parent's thread stands still from the clone until the child has become a program or has
-//! ended, so the child is the only user of the [`Plan`] and of its stack, which both belong to the
-//! parent. It runs with all signals blocked until none has a handler any more, so nothing else of
-//! the parent's code runs in it.
+//! ended, so the child is the only user of the `Plan` and of its stack, which both belong to the
+//! parent. Until it has a table of descriptors of its own, which it makes first, it changes nothing
+//! in the one it shares. It runs with all signals blocked until none has a handler any more, so
+//! nothing else of the parent's code runs in it.
 #![allow(
     unsafe_code,
     reason = "clone with CLONE_VM and the signal mask around it"

@@ -23,7 +23,8 @@ pub(super) fn leaf_name(label: &JobLabel, instance: u64) -> String {
 pub(super) struct Tree(PathBuf);
 
 impl Tree {
-    /// `None` if the cgroup of this process is not known, or is not its own to divide.
+    /// `None` if the cgroup of this process is not known, or is not its own to divide, or if the
+    /// kernel has no `cgroup.kill`.
     pub(super) fn find() -> Option<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -32,8 +33,9 @@ impl Tree {
         // Permissions say little about a file system that may be mounted read-only, or be at its
         // limit of descendants.
         let name = format!("portolan-probe-{:016x}", random_instance().ok()?);
-        drop(tree.make(&name).ok()?);
-        Some(tree)
+        let probe = tree.make(&name).ok()?;
+        let can_kill = probe.0.join("cgroup.kill").exists();
+        can_kill.then_some(tree)
     }
 
     pub(super) fn make(&self, name: &str) -> Result<Leaf, StartError> {

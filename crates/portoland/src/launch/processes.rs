@@ -83,7 +83,8 @@ pub(super) fn kill<'a>(
         }
         for member in &members {
             match pidfd_send_signal(member, Signal::KILL) {
-                Ok(()) | Err(Errno::SRCH) => {}
+                // One that has become another user's by a set-user-ID program is left, and told of.
+                Ok(()) | Err(Errno::SRCH | Errno::PERM) => {}
                 Err(error) => return Err(error.into()),
             }
         }
