@@ -7,7 +7,7 @@
 
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
@@ -132,6 +132,7 @@ fn spawned(pid: libc::pid_t, pidfd: libc::c_int) -> io::Result<Spawned> {
 #[cfg(target_arch = "x86_64")]
 fn clone3(plan: *mut c_void, stack: &Stack, cgroup: BorrowedFd<'_>) -> io::Result<Spawned> {
     use std::arch::asm;
+    use std::os::fd::AsRawFd as _;
 
     /// Of `linux/sched.h`; libc's constant is too narrow for it.
     const CLONE_INTO_CGROUP: u64 = 1 << 33;
