@@ -12,6 +12,7 @@ mod serve;
 mod show;
 
 use std::fs;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
@@ -21,7 +22,15 @@ use portoland::daemon::{self, Mode};
 use crate::args::{self, Arguments, Command};
 use crate::output;
 
-pub(crate) fn run(command: Command) -> anyhow::Result<()> {
+/// Gives the code to exit with, if nothing is wrong.
+pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Bootstrap(options) => serve_names(&options),
+        other => run_to_end(other).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn run_to_end(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Demo(options) => demo::run(&options),
         Command::Serve(options) => serve::run(&options),
@@ -43,7 +52,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Dump(options) => show::dump(&options),
         Command::Log(options) => log::run(&options),
         Command::Job(command) => job::run(&command),
-        Command::Bootstrap(options) => serve_names(&options),
+        Command::Bootstrap(options) => serve_names(&options).map(drop),
         Command::Restart => restart(),
         Command::Shutdown => shutdown(),
         Command::Completions { shell } => {
@@ -55,7 +64,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     }
 }
 
-fn serve_names(options: &args::Bootstrap) -> anyhow::Result<()> {
+fn serve_names(options: &args::Bootstrap) -> anyhow::Result<ExitCode> {
     let mode = match (options.detach, options.detached) {
         (true, _) => Mode::Detach,
         (_, true) => Mode::Detached,

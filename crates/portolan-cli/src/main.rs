@@ -15,7 +15,7 @@ use crate::args::Arguments;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match command::run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output::error(&error);
             ExitCode::from(exit::code(&error))

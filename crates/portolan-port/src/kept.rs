@@ -281,9 +281,21 @@ impl ReceiveRight {
     ) -> Result<Self, CreateError> {
         let former = parts.ledger.map(Ledger::open).transpose()?;
         let (channels, _) = revive(parts.channels, former.as_ref());
+        for channel in channels.iter().filter(|_| !parts.refused.is_empty()) {
+            let cookie = ChannelId(socket_cookie(channel.socket())?);
+            let own = parts.refused.iter().filter(|(id, _)| *id == cookie);
+            own.for_each(|(_, slot)| channel.make_void(*slot));
+        }
         let ledger = fresh.map(Ledger::open).transpose()?;
         let keep = Keep::witnessed(witness, ledger);
         Self::with_keep(parts.id, channels, Some(Arc::new(keep)))
+    }
+
+    /// Where this process writes down what it owes, if it does.
+    #[must_use]
+    pub fn ledger(&self) -> Option<BorrowedFd<'_>> {
+        let keep = self.port().keep()?;
+        keep.ledger().map(|ledger| ledger.file())
     }
 
     /// Lends the port: gives what is kept of it, and the right to send to whoever is to receive from
@@ -337,6 +349,8 @@ pub struct PortParts {
     pub channels: Vec<ChannelParts>,
     /// Where its receiver writes down what it owes, if it does.
     pub ledger: Option<OwnedFd>,
+    /// Requests that are queued and [refused](ReceiveRight::refused).
+    pub refused: Vec<(ChannelId, u32)>,
 }
 
 impl PortParts {
@@ -350,6 +364,7 @@ impl PortParts {
             id: crate::receive_right::random_id()?,
             channels: Vec::new(),
             ledger: None,
+            refused: Vec::new(),
         })
     }
 

@@ -17,11 +17,14 @@ use crate::mapping::SharedWords;
 /// by their own time-outs.
 const MAX_ENTRIES: u32 = 1 << 14;
 
-/// The first word is 1 once the receiver let go of the port and answers what it owes itself. Behind
-/// it, each entry has two words: the channel, 0 for none, and the slot with its kind.
-const WORDS: usize = 1 + 2 * MAX_ENTRIES as usize;
+/// The first word is 1 once the receiver let go of the port and answers what it owes itself, the second
+/// is how many of the entries have ever been used. Behind them, each entry has two words: the channel, 0
+/// for none, and the slot with its kind.
+const WORDS: usize = FIRST_ENTRY + 2 * MAX_ENTRIES as usize;
 
 const RETURNED: usize = 0;
+const USED: usize = 1;
+const FIRST_ENTRY: usize = 2;
 
 /// In the second word of an entry: nobody waits for an answer to this request any more, and it is not
 /// to be served.
@@ -67,8 +70,7 @@ impl Ledger {
             words: SharedWords::open(file, WORDS)?,
             free: Mutex::default(),
         };
-        let used = (0..MAX_ENTRIES).rev().find(|at| ledger.read(*at).is_some());
-        lock(&ledger.free).fresh = used.map_or(0, |last| last + 1);
+        lock(&ledger.free).fresh = ledger.used();
         Ok(ledger)
     }
 
@@ -87,7 +89,7 @@ impl Ledger {
     }
 
     fn write(&self, channel: Cookie, what: u64) -> Option<u32> {
-        let at = lock(&self.free).take()?;
+        let at = self.take_free()?;
         let (first, second) = Self::place(at);
         self.words.word(second)?.store(what, Ordering::Relaxed);
         self.words.word(first)?.store(channel, Ordering::Release);
@@ -104,7 +106,25 @@ impl Ledger {
 
     /// All that is written down.
     pub(crate) fn entries(&self) -> Vec<Entry> {
-        (0..MAX_ENTRIES).filter_map(|at| self.read(at)).collect()
+        (0..self.used()).filter_map(|at| self.read(at)).collect()
+    }
+
+    fn used(&self) -> u32 {
+        let word = self.words.word(USED);
+        let used = word.map_or(0, |word| word.load(Ordering::Acquire));
+        u32::try_from(used).unwrap_or(MAX_ENTRIES).min(MAX_ENTRIES)
+    }
+
+    fn take_free(&self) -> Option<u32> {
+        let mut free = lock(&self.free);
+        if let Some(back) = free.back.pop() {
+            return Some(back);
+        }
+        let fresh = Some(free.fresh).filter(|fresh| *fresh < MAX_ENTRIES)?;
+        free.fresh += 1;
+        let used = self.words.word(USED)?;
+        used.store(free.fresh.into(), Ordering::Release);
+        Some(fresh)
     }
 
     fn read(&self, at: u32) -> Option<Entry> {
@@ -131,18 +151,8 @@ impl Ledger {
     }
 
     fn place(at: u32) -> (usize, usize) {
-        let first = 1 + 2 * at as usize;
+        let first = FIRST_ENTRY + 2 * at as usize;
         (first, first + 1)
-    }
-}
-
-impl Free {
-    fn take(&mut self) -> Option<u32> {
-        self.back.pop().or_else(|| {
-            let fresh = Some(self.fresh).filter(|fresh| *fresh < MAX_ENTRIES)?;
-            self.fresh += 1;
-            Some(fresh)
-        })
     }
 }
 

@@ -96,6 +96,19 @@ impl SendRight {
         Ok(Self::from_end(socket, PortId::from_bytes([0; 16])))
     }
 
+    /// Takes the end of a channel that another process of this user had, as a right to the port with
+    /// this id: what [`AsFd`] gave of a right that is used for [copies](Self::copy) alone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_socket`](Self::from_socket).
+    pub fn restore(socket: OwnedFd, port: PortId) -> Result<Self, MintError> {
+        Ok(Self {
+            port,
+            ..Self::from_socket(socket)?
+        })
+    }
+
     /// Takes the descriptor whose number is in an environment variable as a right, after
     /// [`from_socket`](Self::from_socket). The descriptor itself stays open for others.
     ///

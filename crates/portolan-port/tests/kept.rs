@@ -562,6 +562,7 @@ fn a_port_is_made_anew_of_what_its_witness_saw(flavour: Flavour) {
         id,
         channels: memory.parts(),
         ledger: Some(ledger),
+        refused: Vec::new(),
     };
     let port = ReceiveRight::recover(parts, memory.clone(), None).expect("port");
     assert!(matches!(taken.wait(PATIENCE), Err(ReplyError::NoReply)));

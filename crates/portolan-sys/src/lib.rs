@@ -19,6 +19,6 @@ pub mod ancillary;
 pub mod fork;
 pub mod holder;
 pub mod inherit;
-pub mod spawn;
 pub mod orphans;
 pub mod signals;
+pub mod spawn;

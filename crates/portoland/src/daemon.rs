@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use portolan_wire::place::{self, Surroundings};
 use rustix::fs::FlockOperation;
@@ -16,7 +17,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit};
 use thiserror::Error;
 
-use crate::server::{Server, ServerError};
+use crate::holder::{self, Ending, Exits, HolderError, Life, Start};
+use crate::notify::{self, Notifier, NotifyError};
+use crate::server::{Ended, Legacy, Server, ServerError, Workshop};
 
 /// How a server process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,23 +66,101 @@ pub enum DaemonError {
     /// The server failed.
     #[error("the server failed")]
     Server(#[from] ServerError),
+    /// The process that starts the server could not.
+    #[error("the server could not be held")]
+    Holder(#[from] HolderError),
 }
 
 /// Runs the server of this directory until it is told to end by
-/// [`Operation::Shutdown`](portolan_wire::bootstrap::Operation::Shutdown), SIGTERM or SIGINT.
+/// [`Operation::Shutdown`](portolan_wire::bootstrap::Operation::Shutdown), SIGTERM or SIGINT. Gives the
+/// code for this process to exit with.
+///
+/// This process becomes the server's [holder](crate::holder), so it must have one thread. The server is
+/// a child of it, which is started again if it is killed.
 ///
 /// # Errors
 ///
 /// [`DaemonError`]
-pub fn run(directory: &Path, mode: Mode) -> Result<(), DaemonError> {
+pub fn run(directory: &Path, mode: Mode) -> Result<ExitCode, DaemonError> {
     if mode == Mode::Detach {
-        return detach().map_err(|source| DaemonError::SetUp {
+        detach().map_err(|source| DaemonError::SetUp {
             path: PathBuf::new(),
             source,
-        });
+        })?;
+        return Ok(ExitCode::SUCCESS);
     }
     raise_descriptor_limit();
     prepare(directory)?;
+    refuse_a_second(directory)?;
+    Ok(holder::run(|life| serve(directory, mode, life))?)
+}
+
+/// Says at once, and in this process, that there is a server. If one comes up meanwhile, that is found
+/// out later.
+fn refuse_a_second(directory: &Path) -> Result<(), DaemonError> {
+    let socket = directory.join(place::SOCKET);
+    let taken = SocketAddrUnix::new(&socket).is_ok_and(|address| answers(&address) == Ok(true));
+    match taken && !holder::takes_over() {
+        true => Err(DaemonError::AlreadyRunning { socket }),
+        false => Ok(()),
+    }
+}
+
+fn serve(directory: &Path, mode: Mode, life: Life) -> Ending {
+    match try_serve(directory, mode, life) {
+        Ok(()) => Ending::Done,
+        Err(error) => {
+            tracing::error!("{}", chain(&error));
+            Ending::Failed
+        }
+    }
+}
+
+fn try_serve(directory: &Path, mode: Mode, life: Life) -> Result<(), DaemonError> {
+    let notifier = Notifier::from_environment().unwrap_or_default();
+    let started = Instant::now();
+    let (start, restart) = (life.start, life.restart);
+    let legacy = Legacy {
+        journal: life.journal,
+        recovered: life.recovered,
+        holder: life.holder,
+    };
+    let mut server = match start {
+        Start::First => first(directory, mode, life.exits, legacy)?,
+        Start::Crash | Start::InPlace => again(directory, mode, life.exits, legacy)?,
+    };
+    if start != Start::First {
+        let took = started.elapsed();
+        tracing::info!(?start, ?took, "goes on where the last server was");
+    }
+    let identity = identity_of(&directory.join(place::SOCKET));
+    server.end_on_signals()?;
+    tell(notifier.ready());
+    match server.run()? {
+        Ended::ForRestart => {
+            tell(notifier.reloading());
+            restart.now()
+        }
+        Ended::ForGood => {
+            tell(notifier.stopping());
+            remove(directory, identity);
+            Ok(())
+        }
+    }
+}
+
+fn tell(told: Result<(), NotifyError>) {
+    if let Err(error) = told {
+        tracing::debug!("{}", chain(&error));
+    }
+}
+
+fn first(
+    directory: &Path,
+    mode: Mode,
+    exits: Exits,
+    legacy: Legacy,
+) -> Result<Server, DaemonError> {
     let path = directory.join(place::LOCK);
     let starting = |source| DaemonError::SetUp {
         path: path.clone(),
@@ -89,19 +170,80 @@ pub fn run(directory: &Path, mode: Mode) -> Result<(), DaemonError> {
         Mode::Detached => None,
         Mode::Foreground | Mode::Detach => Some(lock(&path).map_err(starting)?),
     };
-    let listener = listen(directory)?;
-    let identity = identity_of(&directory.join(place::SOCKET));
+    let listener = match inherited_listener() {
+        Some(listener) => listener,
+        None => listen(directory)?,
+    };
     drop(lock);
-    let mut server = Server::new()?;
+    let workshop = Workshop::new(directory, Some(exits)).map_err(starting)?;
+    let mut server = Server::with_jobs(workshop, legacy)?;
     server.listen(listener)?;
-    server.end_on_signals()?;
+    load_jobs(&mut server);
     if mode == Mode::Detached {
         announce().map_err(starting)?;
     }
-    let result = server.run();
-    remove(directory, identity);
-    Ok(result?)
+    Ok(server)
 }
+
+fn again(
+    directory: &Path,
+    mode: Mode,
+    exits: Exits,
+    legacy: Legacy,
+) -> Result<Server, DaemonError> {
+    let mut server = Server::resume(directory, exits, legacy)?;
+    if !server.is_listening() {
+        // The last server was killed before it could listen.
+        server.listen(listen(directory)?)?;
+        load_jobs(&mut server);
+        if mode == Mode::Detached {
+            announce().ok();
+        }
+    }
+    Ok(server)
+}
+
+/// The socket that the service manager listens on for this server.
+fn inherited_listener() -> Option<OwnedFd> {
+    let mut inherited = notify::inherited().unwrap_or_default();
+    let is_ours = |(name, _): &(String, OwnedFd)| name == LISTENER;
+    let at = inherited.iter().position(is_ours)?;
+    Some(inherited.swap_remove(at).1)
+}
+
+/// What the service manager calls it, see `packaging/systemd`.
+const LISTENER: &str = "portolan-bootstrap";
+
+/// Loads what the user has put into the directory of jobs. A server in a directory of its own has none.
+fn load_jobs(server: &mut Server) {
+    if let Some(directory) = jobs_directory() {
+        server.load_directory(&directory);
+    }
+}
+
+/// Where job files are that are loaded with the server: `/etc/portolan/jobs` for root, else
+/// `portolan/jobs` in `XDG_CONFIG_HOME` or `~/.config`. `None` for a server in a directory of its own
+/// ([`place::DIRECTORY`]), unless [`JOBS`] names one.
+pub fn jobs_directory() -> Option<PathBuf> {
+    if let Some(named) = env::var_os(JOBS).filter(|named| !named.is_empty()) {
+        return Some(named.into());
+    }
+    if env::var_os(place::DIRECTORY).is_some_and(|named| !named.is_empty()) {
+        return None;
+    }
+    if rustix::process::getuid().is_root() {
+        return Some("/etc/portolan/jobs".into());
+    }
+    let config = env::var_os("XDG_CONFIG_HOME").filter(|config| !config.is_empty());
+    let config = config.map(PathBuf::from).or_else(|| {
+        let home = env::var_os("HOME").filter(|home| !home.is_empty())?;
+        Some(Path::new(&home).join(".config"))
+    });
+    Some(config?.join("portolan/jobs"))
+}
+
+/// Names the directory of job files, before all other places.
+const JOBS: &str = "PORTOLAN_JOBS_DIR";
 
 /// The directory in which clients of this user look for the server.
 pub fn directory() -> PathBuf {
@@ -277,6 +419,8 @@ pub fn log_to_stderr() {
         .with_writer(io::stderr)
         .with_ansi(false)
         .with_target(false)
+        // Nobody may read it any more, and a complaint about that would go the same way.
+        .log_internal_errors(false)
         .try_init()
         .ok();
 }

@@ -156,6 +156,12 @@ pub fn run(server: impl Fn(Life) -> Ending + Sync) -> Result<ExitCode, HolderErr
     }
 }
 
+/// Whether this process is to take over from the program before it.
+#[must_use]
+pub fn takes_over() -> bool {
+    env::var_os(VARIABLE).is_some()
+}
+
 impl Recovered {
     /// The keys of all entries, in their order.
     pub fn keys(&self) -> impl Iterator<Item = Key> {

@@ -20,12 +20,12 @@
 pub mod daemon;
 pub mod holder;
 pub mod job;
+pub mod journal;
 pub mod launch;
 pub mod log;
 pub mod notify;
-pub mod journal;
 pub mod registry;
 pub mod server;
 pub mod sockets;
-pub mod watch;
 pub mod supervisor;
+pub mod watch;

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     daemon::log_to_stderr();
     let directory = arguments.directory.unwrap_or_else(daemon::directory);
     match daemon::run(&directory, mode) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{}", daemon::chain(&error));
             ExitCode::FAILURE

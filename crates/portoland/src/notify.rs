@@ -47,7 +47,7 @@ const MAX_NAME: usize = 255;
 /// Who is to be told how the server is.
 ///
 /// Telling never waits. Where nobody asked to be told, it does nothing.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Notifier(Option<Manager>);
 
 #[derive(Debug)]

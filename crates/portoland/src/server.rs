@@ -1,52 +1,68 @@
 //! The event loop of the bootstrap server.
 //!
-//! One thread waits for requests, connections, and the ends of processes and of published ports.
-//! Nothing it does waits for a client or a service: a right is handed out or refused at once.
+//! One thread waits for requests, connections, demand for jobs, and the ends of processes and of
+//! published ports. Nothing it does waits for a client or a service: a right is handed out or refused
+//! at once.
 //!
 //! Who asks is decided by the kernel and by the port that the request came to: unconfined clients
-//! share the public port, and each confined program has a bootstrap port of its own.
+//! share the public port, and each confined program, each instance of a job and each subset has a
+//! bootstrap port of its own.
 
+mod answer;
+mod calendar;
+mod control;
+mod door;
+mod failure;
+mod jobs;
 mod limit;
+mod names;
 mod process;
+mod recover;
+mod service;
+mod status;
+mod store;
+mod workshop;
 
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use portolan_port::{
-    CreateError, Message, MintError, Notification, PortId, PortSet, ReceiveError, ReceiveRight,
-    Right, SendRight, Timeout,
+    CreateError, Message, MintError, Notification, PortId, PortSet, Presence, ReceiveError,
+    SendRight, Timeout,
 };
-use portolan_sandbox::{Entitlements, Filter, Identity, Operation, Verdict, sandbox_check};
-use portolan_wire::bootstrap::{Flags, Reply, Request};
 use portolan_wire::code::BootstrapCode;
-use portolan_wire::label::JobLabel;
-use portolan_wire::name::ServiceName;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use thiserror::Error;
 
-use crate::registry::{ClientKey, Offer, PortKey, Registry, Sandbox, Scope};
+use crate::registry::{ClientKey, JobKey, PortKey, Registry};
+use answer::Refused;
+use calendar::WallClock;
+use door::{Doors, PUBLIC, Whose};
+use jobs::Jobs;
 use limit::LogLimit;
-use process::{Processes, Unknown};
+use process::Processes;
+use service::{Port, Service};
+use store::Store;
 
-/// The most confined programs that one server serves at once.
-pub const MAX_CONFINED: usize = 4096;
+pub use recover::Legacy;
+pub use workshop::Workshop;
+
+/// The most bootstrap ports that one server has beside the public one.
+pub const MAX_DOORS: usize = 8192;
 
 /// Requests and connections that are taken before other events get their turn.
 const BATCH: usize = 64;
 
 /// How long the listener rests when a connection cannot be accepted.
-const REST: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};
+const REST: Duration = Duration::from_millis(100);
 
 /// The server cannot go on.
 #[derive(Debug, Error)]
@@ -71,6 +87,15 @@ impl From<CreateError> for ServerError {
     }
 }
 
+/// Why a server has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to, or nobody can reach it any more.
+    ForGood,
+    /// It was told to go on in a new process.
+    ForRestart,
+}
+
 /// A bootstrap server.
 #[derive(Debug)]
 pub struct Server {
@@ -78,60 +103,69 @@ pub struct Server {
     /// The ends of processes and of published ports; watched through `events`.
     deaths: OwnedFd,
     requests: PortSet,
-    public: ReceiveRight,
-    confined: HashMap<PortId, Confined>,
+    doors: Doors,
     registry: Registry,
     processes: Processes,
-    services: HashMap<PortKey, SendRight>,
+    services: HashMap<PortKey, Service>,
     last_port: u64,
+    jobs: Jobs,
+    store: Store,
+    started: Instant,
+    clock: Option<WallClock>,
     listener: Option<OwnedFd>,
     listener_rests: bool,
     signals: Option<UnixStream>,
+    holder: Option<OwnedFd>,
     refusals: LogLimit,
     /// Without a listener nobody can come back once the last right is gone.
     public_is_unused: bool,
-    ended: bool,
-}
-
-/// A program that is known by the bootstrap port that was made for it.
-#[derive(Debug)]
-struct Confined {
-    /// Received from through the set.
-    _port: ReceiveRight,
-    label: JobLabel,
-    identity: Identity,
+    ended: Option<Ended>,
 }
 
 impl Server {
-    /// Makes a server that nobody can reach yet.
+    /// Makes a server that nobody can reach yet, and that has no jobs.
     ///
     /// # Errors
     ///
     /// [`ServerError`] if the kernel has no more descriptors for this process.
     pub fn new() -> Result<Self, ServerError> {
+        let mut server = Self::bare(Store::default(), None)?;
+        server.open_door(PUBLIC, Whose::anybody())?;
+        Ok(server)
+    }
+
+    /// A server without a door.
+    fn bare(store: Store, workshop: Option<Workshop>) -> Result<Self, ServerError> {
         let events = epoll::create(CreateFlags::CLOEXEC)?;
         let deaths = epoll::create(CreateFlags::CLOEXEC)?;
         epoll::add(&events, &deaths, Source::Deaths.data(), EventFlags::IN)?;
         let requests = PortSet::new()?;
-        let public = ReceiveRight::new()?;
-        requests.insert(&public)?;
         epoll::add(&events, &requests, Source::Requests.data(), EventFlags::IN)?;
+        if let Some(workshop) = &workshop {
+            for (fd, source) in workshop.descriptors() {
+                epoll::add(&events, fd, source.data(), EventFlags::IN)?;
+            }
+        }
         Ok(Self {
             events,
             deaths,
             requests,
-            public,
-            confined: HashMap::new(),
+            doors: Doors::default(),
             registry: Registry::default(),
             processes: Processes::default(),
             services: HashMap::new(),
             last_port: 0,
+            jobs: Jobs::new(workshop),
+            store,
+            started: Instant::now(),
+            clock: None,
             listener: None,
             listener_rests: false,
             signals: None,
+            holder: None,
             refusals: LogLimit::default(),
             public_is_unused: false,
-            ended: false,
+            ended: None,
         })
     }
 
@@ -141,7 +175,8 @@ impl Server {
     ///
     /// [`MintError`]
     pub fn make_send(&self) -> Result<SendRight, MintError> {
-        self.public.make_send()
+        let door = self.doors.public().ok_or(MintError::DeadName)?;
+        door.port.make_send()
     }
 
     /// Accepts connections on this socket, which is listening and does not block.
@@ -150,71 +185,130 @@ impl Server {
     ///
     /// [`ServerError`] if it cannot be waited for.
     pub fn listen(&mut self, socket: OwnedFd) -> Result<(), ServerError> {
-        epoll::add(
-            &self.events,
-            &socket,
-            Source::Listener.data(),
-            EventFlags::IN,
-        )?;
+        self.wait_for(&socket, Source::Listener)?;
         self.listener = Some(socket);
+        self.write_itself_down();
         Ok(())
     }
 
-    /// Ends [`run`](Self::run) on SIGTERM and SIGINT, which end the process otherwise.
+    /// Ends [`run`](Self::run) on SIGTERM and SIGINT, which end the process otherwise, and restarts
+    /// the server in place on SIGHUP.
     ///
     /// # Errors
     ///
     /// [`ServerError`] if the handlers cannot be set.
     pub fn end_on_signals(&mut self) -> Result<(), ServerError> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
+        use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let (receiver, sender) = UnixStream::pair()?;
-        signal_hook::low_level::pipe::register(SIGINT, sender.try_clone()?)?;
-        signal_hook::low_level::pipe::register(SIGTERM, sender)?;
-        epoll::add(
-            &self.events,
-            &receiver,
-            Source::Signals.data(),
-            EventFlags::IN,
-        )?;
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
+        }
+        if self.holder.is_some() {
+            let (hang_up, sender) = UnixStream::pair()?;
+            signal_hook::low_level::pipe::register(SIGHUP, sender)?;
+            self.wait_for(&hang_up, Source::HangUp)?;
+            // Open for as long as the process is.
+            self.jobs.keep_open(hang_up.into());
+        }
+        self.wait_for(&receiver, Source::Signals)?;
         self.signals = Some(receiver);
         Ok(())
     }
 
-    /// Serves until it is told to end, or until nobody can reach it any more.
+    fn wait_for(&self, fd: impl AsFd, source: Source) -> Result<(), Errno> {
+        epoll::add(&self.events, fd, source.data(), EventFlags::IN)
+    }
+
+    /// Serves until it is told to end, or until nobody can reach it any more. A server that ended for a
+    /// restart must not be dropped before this process has ended: what it would close is the next one's.
     ///
     /// # Errors
     ///
     /// [`ServerError`] if the kernel refuses to wait. What a client does wrong is no error.
-    pub fn run(mut self) -> Result<(), ServerError> {
-        if self.listener.is_none() {
-            self.public.request_no_senders(1);
+    pub fn run(&mut self) -> Result<Ended, ServerError> {
+        if self.listener.is_none()
+            && let Some(door) = self.doors.public()
+        {
+            door.port.request_no_senders(1);
         }
+        self.carry_out();
         let mut buffer = [MaybeUninit::<Event>::uninit(); BATCH];
-        while !self.ended {
-            let rest = self.listener_rests.then_some(REST);
-            let events = match epoll::wait(&self.events, &mut buffer, rest.as_ref()) {
+        loop {
+            if let Some(ended) = self.ended {
+                self.jobs.flush_logs();
+                return Ok(ended);
+            }
+            let patience = self.patience();
+            let events = match epoll::wait(&self.events, &mut buffer, patience.as_ref()) {
                 Ok((events, _)) => events,
                 Err(Errno::INTR) => continue,
                 Err(other) => return Err(other.into()),
             };
             for event in &*events {
-                self.happened(Source::from_data(event.data));
+                self.happened(Source::from_data(event.data), event.flags);
             }
-            if rest.is_some() {
+            if self.listener_rests && events.is_empty() {
                 self.rest_listener(false);
             }
+            self.see_to_time();
+            self.carry_out();
         }
-        Ok(())
     }
 
-    fn happened(&mut self, source: Source) {
+    /// Time since the server's start.
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// How long to wait though nothing happens; nothing for as long as it takes.
+    fn patience(&self) -> Option<Timespec> {
+        let rest = self.listener_rests.then_some(REST);
+        let jobs = self.jobs.due(self.now());
+        let patience = rest.into_iter().chain(jobs).min()?;
+        // Rounded up, or the last fraction of a millisecond would be spent in a loop.
+        let patience = patience + Duration::from_micros(999);
+        Timespec::try_from(patience).ok()
+    }
+
+    fn happened(&mut self, source: Source, flags: EventFlags) {
         match source {
             Source::Requests => self.take_requests(),
             Source::Listener => self.accept(),
-            Source::Signals => self.ended = true,
+            Source::Signals => self.told_to_end(),
+            Source::HangUp => self.ended = Some(Ended::ForRestart),
+            Source::Holder => self.holder_is_gone(),
             Source::Deaths => self.see_to_deaths(),
             Source::Process(client) => self.process_exited(client),
-            Source::Service(port) => self.service_spoke(port),
+            Source::Service(port) => self.service_spoke(port, flags),
+            Source::Demand(port) => self.message_came(port),
+            Source::Instance(job) => self.instance_ended(job),
+            Source::Log(job) => self.jobs.drain_log(job),
+            Source::Socket(job, index) => self.connection_came(job, index),
+            Source::Watches => self.paths_changed(),
+            Source::Notices => self.notices_came(),
+            Source::Exits => self.jobs.note_exits(),
+            Source::Clock => self.see_to_calendar(),
+        }
+    }
+
+    /// SIGTERM and SIGINT: jobs are ended first.
+    fn told_to_end(&mut self) {
+        if self.jobs.is_empty() || !self.jobs.begin_to_end() {
+            self.ended = Some(Ended::ForGood);
+            return;
+        }
+        if let Some(signals) = &self.signals {
+            let mut buffer = [0; 64];
+            rustix::net::recv(signals, &mut buffer, rustix::net::RecvFlags::DONTWAIT).ok();
+        }
+        let now = self.now();
+        self.jobs.supervisor.shut_down(now);
+    }
+
+    fn holder_is_gone(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            epoll::delete(&self.events, &holder).ok();
+            tracing::warn!("the parent that would start this server again is gone");
         }
     }
 
@@ -226,11 +320,15 @@ impl Server {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        while let Ok((deaths, _)) = epoll::wait(&self.deaths, &mut buffer, Some(&now))
-            && !deaths.is_empty()
-        {
-            for death in &*deaths {
-                self.happened(Source::from_data(death.data));
+        // Each is seen to at once, and one that comes again has its turn later.
+        for _ in 0..BATCH {
+            match epoll::wait(&self.deaths, &mut buffer, Some(&now)) {
+                Ok((deaths, _)) if !deaths.is_empty() => {
+                    for death in &*deaths {
+                        self.happened(Source::from_data(death.data), death.flags);
+                    }
+                }
+                _ => return,
             }
         }
     }
@@ -257,21 +355,35 @@ impl Server {
             return;
         };
         self.see_to_deaths();
-        let answer = self
-            .answer(&mut message)
-            .unwrap_or_else(|code| Message::new(code.raw()));
+        let answer = match self.answer(&mut message) {
+            Ok(answer::Answer::Now(answer)) => answer,
+            Ok(answer::Answer::WhenStarted(job)) => return self.jobs.wait_for_start(job, reply),
+            Err(refused) => refused.into_message(),
+        };
         if let Err(error) = reply.send(answer) {
             tracing::debug!(%error, "a client did not wait for its answer");
         }
+        // What was asked for is done before the next request is looked at.
+        self.carry_out();
     }
 
     fn unused(&mut self, port: Option<PortId>) {
-        if port == Some(self.public.id()) {
-            self.public_is_unused = true;
-        } else if let Some(confined) = port.and_then(|port| self.confined.remove(&port)) {
-            tracing::debug!(label = %confined.label, "nothing of the program is left");
+        let Some(door) = port.and_then(|port| self.doors.get(port)) else {
+            return;
+        };
+        let (key, whose) = (door.key, door.whose.clone());
+        match (key, whose.job, whose.namespace) {
+            (PUBLIC, ..) => self.public_is_unused = true,
+            // An instance has its door until its end.
+            (_, Some(_), _) => return,
+            // A subset has its own until its requestor's end.
+            (_, _, Some(_)) => return,
+            _ => drop(self.doors.close(key, &self.store)),
         }
-        self.ended |= self.listener.is_none() && self.public_is_unused && self.confined.is_empty();
+        let is_deserted = self.public_is_unused && self.doors.own() == 0;
+        if self.listener.is_none() && is_deserted {
+            self.ended = Some(Ended::ForGood);
+        }
     }
 
     fn accept(&mut self) {
@@ -309,12 +421,15 @@ impl Server {
     }
 
     fn admit(&mut self, socket: OwnedFd) {
+        let Some(door) = self.doors.public() else {
+            return;
+        };
         let own = rustix::process::getuid();
         let admitted = match rustix::net::sockopt::socket_peercred(&socket) {
-            Ok(peer) if peer.uid == own || peer.uid.is_root() => self
-                .public
-                .adopt(socket, 0)
-                .map_err(|error| error.to_string()),
+            Ok(peer) if peer.uid == own || peer.uid.is_root() => {
+                let adopted = door.port.adopt(socket, 0);
+                adopted.map_err(|error| error.to_string())
+            }
             Ok(peer) => Err(format!("it comes from user {}", peer.uid.as_raw())),
             Err(errno) => Err(errno.to_string()),
         };
@@ -326,6 +441,7 @@ impl Server {
     }
 
     fn process_exited(&mut self, client: ClientKey) {
+        self.store.remove(store::Kind::Client, client.0);
         if let Some(process) = self.processes.forget(client) {
             self.stop_watching(process.as_fd());
         }
@@ -334,173 +450,56 @@ impl Server {
         }
     }
 
-    fn service_spoke(&mut self, port: PortKey) {
-        if self.services.get(&port).is_none_or(SendRight::is_dead) {
-            self.registry.port_died(port);
-            self.let_go(port);
+    fn service_spoke(&mut self, port: PortKey, flags: EventFlags) {
+        let Some(service) = self.services.get_mut(&port) else {
+            return;
+        };
+        match &mut service.port {
+            Port::Elsewhere(right) if right.is_dead() => self.port_died(port),
+            Port::Elsewhere(_) | Port::Here(_) => {}
+            Port::Lent(custody) => {
+                let presence = custody.attend();
+                if flags.contains(EventFlags::OUT) {
+                    self.expect_room(port);
+                }
+                if presence == Presence::Back {
+                    self.port_came_back(port);
+                }
+            }
         }
     }
 
+    fn port_died(&mut self, port: PortKey) {
+        let others = self.registry.port_died(port);
+        self.let_go(port);
+        for other in others {
+            self.let_go(other);
+        }
+        self.close_doors_of_subsets();
+    }
+
+    /// Lets go of a port that has no name any more.
     fn let_go(&mut self, port: PortKey) {
-        if let Some(right) = self.services.remove(&port) {
-            self.stop_watching(right.as_fd());
+        if let Some(service) = self.services.remove(&port) {
+            self.store.remove(store::Kind::Service, port.0);
+            self.ignore(&service);
         }
     }
 
     /// Closing is not enough: whoever has a duplicate of the descriptor would keep it among those
     /// that are waited for.
+    fn ignore(&self, service: &Service) {
+        if let Some(fd) = service.tells_of_its_end() {
+            self.stop_watching(fd);
+        }
+        if let Port::Here(port) = &service.port {
+            epoll::delete(&self.events, port).ok();
+        }
+    }
+
     fn stop_watching(&self, fd: BorrowedFd<'_>) {
         // Fails only for one that is not watched.
         epoll::delete(&self.deaths, fd).ok();
-    }
-
-    fn answer(&mut self, message: &mut Message) -> Result<Message, BootstrapCode> {
-        let request = Request::decode(message.id(), message.bytes());
-        let request = request.map_err(|error| error.code())?;
-        let caller = self.caller(message)?;
-        let rights = message.take_rights();
-        match request {
-            Request::Register { name, flags } => self.register(&caller, name, flags, rights),
-            Request::CheckIn { name, flags } => self.check_in(&caller, name, flags),
-            Request::LookUp { name, flags, pid } => self.look_up(&caller, name, flags, pid),
-            Request::Status { name } => {
-                let sandbox = self.check(&caller, Operation::MachLookup, Scope::Global, &name);
-                Ok(done(&Reply::Status(
-                    self.registry.status((Scope::Global, name), sandbox)?,
-                )))
-            }
-            Request::List => Ok(done(&Reply::List(self.list(&caller)))),
-            Request::Shutdown => self.shut_down(&caller),
-            Request::Confine {
-                label,
-                entitlements,
-            } => self.confine(&caller, label, &entitlements),
-            _ => Err(BootstrapCode::BAD_OPERATION),
-        }
-    }
-
-    /// Who asks: the process that the kernel names, and what the bootstrap port that it used is
-    /// known for. 1105 for a process that cannot be told, as launchd says it.
-    fn caller(&mut self, message: &Message) -> Result<Caller, BootstrapCode> {
-        let sender = message.sender().ok_or(BootstrapCode::NO_MEMORY)?;
-        let own = rustix::process::getuid().as_raw();
-        if sender.uid() != own && sender.uid() != 0 {
-            return Err(BootstrapCode::NOT_PRIVILEGED);
-        }
-        let confined = message.port().and_then(|port| self.confined.get(&port));
-        let (identity, label) = match confined {
-            Some(confined) => (confined.identity.clone(), Some(confined.label.clone())),
-            None => (Identity::Unsandboxed, None),
-        };
-        let pid = sender.pid().ok_or(BootstrapCode::NO_MEMORY)?;
-        let client = self.client(pid, sender.pidfd(), label)?;
-        Ok(Caller {
-            client,
-            pid,
-            identity,
-        })
-    }
-
-    fn client(
-        &mut self,
-        pid: u32,
-        pidfd: Option<BorrowedFd<'_>>,
-        label: Option<JobLabel>,
-    ) -> Result<ClientKey, BootstrapCode> {
-        match self.processes.find(pid) {
-            Ok(client) => return Ok(client),
-            Err(Unknown::New) => {}
-            Err(Unknown::Replaced(gone)) => self.process_exited(gone),
-        }
-        let client = self.processes.watch(pid, pidfd, |fd, client| {
-            epoll::add(
-                &self.deaths,
-                fd,
-                Source::Process(client).data(),
-                EventFlags::IN,
-            )
-        });
-        let client = client.map_err(|_| BootstrapCode::NO_MEMORY)?;
-        let label = label.unwrap_or_else(|| process::anonymous_label(pid));
-        self.registry.client_appeared(client, label, pid);
-        Ok(client)
-    }
-
-    fn check(
-        &mut self,
-        caller: &Caller,
-        operation: Operation,
-        scope: Scope,
-        name: &ServiceName,
-    ) -> Sandbox {
-        let verdict = sandbox_check(&caller.identity, operation, filter(scope), name.as_str());
-        let Verdict::Denied(violation) = verdict else {
-            return Sandbox::Allows;
-        };
-        if self.refusals.admits() {
-            tracing::warn!(pid = caller.pid, "{violation}");
-        }
-        Sandbox::Denies
-    }
-
-    fn register(
-        &mut self,
-        caller: &Caller,
-        name: ServiceName,
-        flags: Flags,
-        mut rights: Vec<Right>,
-    ) -> Result<Message, BootstrapCode> {
-        let per_pid = flags.contains(Flags::PER_PID_SERVICE);
-        let scope = if per_pid {
-            Scope::PerPid(caller.pid)
-        } else {
-            Scope::Global
-        };
-        let sandbox = self.check(caller, Operation::MachRegister, scope, &name);
-        let key = self.next_port();
-        let right = match rights.pop() {
-            None => None,
-            Some(Right::Send(right)) if !right.is_dead() => Some(right),
-            Some(Right::Send(_) | Right::Dead) => {
-                self.registry
-                    .register(caller.client, (scope, name), Offer::Dead, sandbox)?;
-                return Ok(done(&Reply::Done));
-            }
-            Some(_) => return Err(BootstrapCode::BAD_ARGUMENTS),
-        };
-        let offer = if right.is_some() {
-            Offer::Port(key)
-        } else {
-            Offer::Nothing
-        };
-        self.registry
-            .register(caller.client, (scope, name), offer, sandbox)?;
-        if let Some(right) = right {
-            self.keep(key, right)?;
-        }
-        Ok(done(&Reply::Done))
-    }
-
-    fn check_in(
-        &mut self,
-        caller: &Caller,
-        name: ServiceName,
-        flags: Flags,
-    ) -> Result<Message, BootstrapCode> {
-        let sandbox = self.check(caller, Operation::MachRegister, Scope::Global, &name);
-        let strict = flags.contains(Flags::STRICT_CHECKIN);
-        let key = self.next_port();
-        self.registry
-            .check_in(caller.client, (Scope::Global, name), strict, key, sandbox)?;
-        let made = ReceiveRight::new()
-            .ok()
-            .and_then(|port| Some((port.make_send().ok()?, port)));
-        let Some((right, port)) = made else {
-            self.registry.port_died(key);
-            return Err(BootstrapCode::NO_MEMORY);
-        };
-        self.keep(key, right)?;
-        Ok(done(&Reply::Done).with_right(port))
     }
 
     fn next_port(&mut self) -> PortKey {
@@ -508,127 +507,31 @@ impl Server {
         PortKey(self.last_port)
     }
 
-    /// Keeps the right to a published port, and notices when the port dies.
-    fn keep(&mut self, key: PortKey, right: SendRight) -> Result<(), BootstrapCode> {
-        let data = Source::Service(key).data();
-        if epoll::add(&self.deaths, right.as_fd(), data, EventFlags::IN).is_err() {
-            self.registry.port_died(key);
-            return Err(BootstrapCode::NO_MEMORY);
+    fn open_door(&mut self, key: door::DoorKey, whose: Whose) -> Result<SendRight, Refused> {
+        if key != PUBLIC && self.doors.own() >= MAX_DOORS {
+            return Err(BootstrapCode::NO_MEMORY.into());
         }
-        self.services.insert(key, right);
-        Ok(())
-    }
-
-    fn look_up(
-        &mut self,
-        caller: &Caller,
-        name: ServiceName,
-        flags: Flags,
-        pid: u32,
-    ) -> Result<Message, BootstrapCode> {
-        let per_pid = flags.contains(Flags::PER_PID_SERVICE);
-        let scope = if per_pid {
-            Scope::PerPid(pid)
-        } else {
-            Scope::Global
-        };
-        let sandbox = self.check(caller, Operation::MachLookup, scope, &name);
-        let key = self.registry.look_up((scope, name), sandbox)?;
-        let service = self
-            .services
-            .get(&key)
-            .ok_or(BootstrapCode::UNKNOWN_SERVICE)?;
-        match service.copy(Timeout::POLL) {
-            Ok(right) => Ok(done(&Reply::Done).with_right(right)),
-            // Its death has not been seen to yet.
-            Err(MintError::DeadName) => Err(BootstrapCode::UNKNOWN_SERVICE),
-            Err(_) => Err(BootstrapCode::NO_MEMORY),
-        }
-    }
-
-    fn list(&self, caller: &Caller) -> Vec<portolan_wire::bootstrap::ServiceInfo> {
-        self.registry.list(|scope, name| {
-            let operation = Operation::MachLookup;
-            let verdict = sandbox_check(&caller.identity, operation, filter(scope), name.as_str());
-            matches!(verdict, Verdict::Allowed)
-        })
-    }
-
-    fn shut_down(&mut self, caller: &Caller) -> Result<Message, BootstrapCode> {
-        caller.must_not_be_confined()?;
-        tracing::info!(pid = caller.pid, "told to end");
-        self.ended = true;
-        Ok(done(&Reply::Done))
-    }
-
-    fn confine(
-        &mut self,
-        caller: &Caller,
-        label: JobLabel,
-        entitlements: &[u8],
-    ) -> Result<Message, BootstrapCode> {
-        caller.must_not_be_confined()?;
-        if self.confined.len() >= MAX_CONFINED {
-            return Err(BootstrapCode::NO_MEMORY);
-        }
-        let entitlements = Entitlements::parse(entitlements).map_err(|error| {
-            tracing::warn!(pid = caller.pid, %label, %error, "cannot read entitlements");
-            BootstrapCode::BAD_ARGUMENTS
-        })?;
-        let identity = Identity::new(label.clone(), Arc::new(entitlements));
-        let port = ReceiveRight::new().map_err(|_| BootstrapCode::NO_MEMORY)?;
-        let right = port.make_send().map_err(|_| BootstrapCode::NO_MEMORY)?;
+        let door = self.doors.open(key, whose, &self.store);
+        let door = door.map_err(|_| BootstrapCode::NO_MEMORY)?;
+        let right = door.port.make_send();
         self.requests
-            .insert(&port)
+            .insert(&door.port)
             .map_err(|_| BootstrapCode::NO_MEMORY)?;
-        port.request_no_senders(1);
-        self.confined.insert(
-            port.id(),
-            Confined {
-                _port: port,
-                label,
-                identity,
-            },
-        );
-        Ok(done(&Reply::Done).with_right(right))
-    }
-}
-
-/// Who asks.
-struct Caller {
-    client: ClientKey,
-    pid: u32,
-    identity: Identity,
-}
-
-impl Caller {
-    fn must_not_be_confined(&self) -> Result<(), BootstrapCode> {
-        match self.identity {
-            Identity::Unsandboxed => Ok(()),
-            _ => Err(BootstrapCode::NOT_PRIVILEGED),
+        if key != PUBLIC {
+            door.port.request_no_senders(1);
         }
+        Ok(right.map_err(|_| BootstrapCode::NO_MEMORY)?)
     }
-}
-
-fn filter(scope: Scope) -> Filter {
-    match scope {
-        Scope::Global | Scope::Subset(_) => Filter::GlobalName,
-        Scope::PerPid(_) => Filter::LocalName,
-    }
-}
-
-fn done(reply: &Reply) -> Message {
-    Message::new(BootstrapCode::SUCCESS.raw()).with_bytes(reply.encode())
 }
 
 /// Starts a server in a thread of this process and gives the one right to it. It ends when that
-/// right, all copies of it, and all rights of confined programs are gone.
+/// right, all copies of it, and all rights of confined programs are gone. It has no jobs.
 ///
 /// # Errors
 ///
 /// If there are no descriptors or threads left.
 pub fn private() -> io::Result<SendRight> {
-    let server = Server::new().map_err(|error| error.0)?;
+    let mut server = Server::new().map_err(|error| error.0)?;
     let right = server.make_send().map_err(|error| match error {
         MintError::System(error) => error,
         other => io::Error::other(other),
@@ -649,31 +552,86 @@ enum Source {
     Requests,
     Listener,
     Signals,
+    HangUp,
+    Holder,
     Deaths,
+    Watches,
+    Notices,
+    Exits,
+    Clock,
     Process(ClientKey),
     Service(PortKey),
+    Demand(PortKey),
+    Instance(JobKey),
+    Log(JobKey),
+    Socket(JobKey, u16),
 }
 
 impl Source {
+    /// Those that there is one of.
+    const SINGLE: [Self; 10] = [
+        Self::Requests,
+        Self::Listener,
+        Self::Signals,
+        Self::HangUp,
+        Self::Holder,
+        Self::Deaths,
+        Self::Watches,
+        Self::Notices,
+        Self::Exits,
+        Self::Clock,
+    ];
+
     fn data(self) -> EventData {
-        EventData::new_u64(match self {
-            Self::Requests => 0,
-            Self::Listener => 1,
-            Self::Signals => 2,
-            Self::Deaths => 4,
-            Self::Process(client) => (client.0 << 2) + 3,
-            Self::Service(port) => (port.0 + 2) << 2,
-        })
+        let (kind, number) = match self {
+            Self::Process(client) => (1, client.0),
+            Self::Service(port) => (2, port.0),
+            Self::Demand(port) => (3, port.0),
+            Self::Instance(job) => (4, job.0),
+            Self::Log(job) => (5, job.0),
+            Self::Socket(job, index) => (6, job.0 << 16 | u64::from(index)),
+            single => {
+                let place = Self::SINGLE.iter().position(|known| *known == single);
+                (0, place.unwrap_or_default() as u64)
+            }
+        };
+        EventData::new_u64(number << 3 | kind)
     }
 
     fn from_data(data: EventData) -> Self {
-        match data.u64() {
-            0 => Self::Requests,
-            1 => Self::Listener,
-            2 => Self::Signals,
-            4 => Self::Deaths,
-            other if other & 3 == 3 => Self::Process(ClientKey(other >> 2)),
-            other => Self::Service(PortKey((other >> 2) - 2)),
+        let (kind, number) = (data.u64() & 7, data.u64() >> 3);
+        match kind {
+            1 => Self::Process(ClientKey(number)),
+            2 => Self::Service(PortKey(number)),
+            3 => Self::Demand(PortKey(number)),
+            4 => Self::Instance(JobKey(number)),
+            5 => Self::Log(JobKey(number)),
+            6 => Self::Socket(JobKey(number >> 16), number as u16),
+            _ => {
+                let place = usize::try_from(number).unwrap_or(0);
+                let single = Self::SINGLE.get(place);
+                single.copied().unwrap_or(Self::Requests)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_survive_the_round_trip() {
+        let many = [
+            Source::Process(ClientKey(7)),
+            Source::Service(PortKey(0)),
+            Source::Demand(PortKey(1 << 40)),
+            Source::Instance(JobKey(3)),
+            Source::Log(JobKey(9)),
+            Source::Socket(JobKey(5), u16::MAX),
+        ];
+        for source in Source::SINGLE.into_iter().chain(many) {
+            assert_eq!(Source::from_data(source.data()), source);
         }
     }
 }

@@ -249,6 +249,22 @@ impl Supervisor {
         Some(entry.status(self.others_hold(entry), self.now))
     }
 
+    /// Whether the user has disabled a job.
+    #[must_use]
+    pub fn is_disabled(&self, key: JobKey) -> bool {
+        self.jobs.get(&key).is_some_and(|entry| entry.disabled)
+    }
+
+    /// Whether an instance runs and has said that it is ready, or checked in all services.
+    #[must_use]
+    pub fn is_ready(&self, key: JobKey) -> bool {
+        let instance = self
+            .jobs
+            .get(&key)
+            .and_then(|entry| entry.instance.as_ref());
+        instance.is_some_and(|instance| instance.ready)
+    }
+
     /// All jobs, in the order in which they were loaded.
     #[must_use]
     pub fn keys(&self) -> Vec<JobKey> {
@@ -264,7 +280,8 @@ impl Supervisor {
     /// [`LoadError`]. A service whose name another job has is left out with a warning.
     pub fn load(&mut self, job: Job, now: Duration) -> Result<JobKey, LoadError> {
         self.at(now);
-        let key = self.insert(job, None)?;
+        let key = self.next_key();
+        self.insert(key, job, None)?;
         self.settle();
         Ok(key)
     }
@@ -276,22 +293,32 @@ impl Supervisor {
     /// [`LoadError`] for each that is not loaded.
     pub fn load_all(&mut self, jobs: Vec<Job>, now: Duration) -> Vec<Result<JobKey, LoadError>> {
         self.at(now);
-        let loaded = jobs.into_iter().map(|job| self.insert(job, None)).collect();
+        let load = |job| {
+            let key = self.next_key();
+            self.insert(key, job, None).map(|()| key)
+        };
+        let loaded = jobs.into_iter().map(load).collect();
         self.settle();
         loaded
     }
 
-    /// Loads a job as it was under a server that is gone. A process that still runs is adopted;
-    /// `RunAtLoad` is done.
+    /// Loads a job as it was under a server that is gone, with the key that it had there. A process
+    /// that still runs is adopted; `RunAtLoad` is done.
     ///
     /// # Errors
     ///
     /// [`LoadError`]
-    pub fn restore(&mut self, job: Job, past: &Past, now: Duration) -> Result<JobKey, LoadError> {
+    pub fn restore(
+        &mut self,
+        key: JobKey,
+        job: Job,
+        past: &Past,
+        now: Duration,
+    ) -> Result<(), LoadError> {
         self.at(now);
-        let key = self.insert(job, Some(past))?;
+        self.insert(key, job, Some(past))?;
         self.settle();
-        Ok(key)
+        Ok(())
     }
 
     /// Forgets a job, once its instance has ended.
@@ -672,10 +699,13 @@ impl Supervisor {
         key.ok_or_else(|| CommandError::NoSuchJob(label.clone()))
     }
 
-    fn insert(&mut self, job: Job, past: Option<&Past>) -> Result<JobKey, LoadError> {
+    fn next_key(&self) -> JobKey {
+        JobKey(self.last_key + 1)
+    }
+
+    fn insert(&mut self, key: JobKey, job: Job, past: Option<&Past>) -> Result<(), LoadError> {
         self.check_loadable(&job)?;
-        self.last_key += 1;
-        let key = JobKey(self.last_key);
+        self.last_key = self.last_key.max(key.0);
         let label = job.label.clone();
         let mut entry = Entry::new(job, past, self.now);
         self.declare(key, &mut entry);
@@ -698,7 +728,7 @@ impl Supervisor {
         self.unsettled.extend(dependents.into_iter().flatten());
         self.labels.insert(label, key);
         self.unsettled.insert(key);
-        Ok(key)
+        Ok(())
     }
 
     fn check_loadable(&self, job: &Job) -> Result<(), LoadError> {

@@ -1020,9 +1020,10 @@ fn an_instance_that_outlived_the_server_is_adopted() {
         ..Past::default()
     };
     let keys = echo("RunAtLoad = true\nKeepAlive = true");
-    let key = world
+    let key = JobKey(7);
+    world
         .supervisor
-        .restore(job(&keys), &past, world.now)
+        .restore(key, job(&keys), &past, world.now)
         .expect("loads");
     assert_eq!(world.starts(), []);
     let status = world.status(key);
@@ -1038,9 +1039,14 @@ fn an_instance_that_outlived_the_server_is_adopted() {
     let once = job("Label = \"once\"\nRunAtLoad = true");
     world
         .supervisor
-        .restore(once, &ended, world.now)
+        .restore(JobKey(3), once, &ended, world.now)
         .expect("loads");
     assert_eq!(world.starts(), [], "it was loaded before");
+    let fresh = world
+        .supervisor
+        .load(job("Label = \"fresh\""), world.now)
+        .expect("loads");
+    assert_eq!(fresh, JobKey(8), "no number is given out twice");
 }
 
 #[test]

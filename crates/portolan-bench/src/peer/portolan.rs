@@ -78,7 +78,8 @@ fn serve_stream(port: &ReceiveRight) -> anyhow::Result<()> {
 
 /// Runs a bootstrap server until this process is killed.
 pub(super) fn run_names(directory: &Path) -> anyhow::Result<()> {
-    Ok(daemon::run(directory, Mode::Foreground)?)
+    daemon::run(directory, Mode::Foreground)?;
+    Ok(())
 }
 
 fn open(cell: &Cell, ready: impl FnOnce()) -> anyhow::Result<ReceiveRight> {

@@ -9,6 +9,7 @@ use portolan_wire::packet::{Header, Kind};
 use super::{MAX_STEPS_WHEN_LATE, Port, ReceiveRight, Step};
 use crate::channel::{Channel, lock};
 use crate::error::ReceiveError;
+use crate::kept::ChannelId;
 use crate::message::Message;
 use crate::timeout::Deadline;
 
@@ -87,6 +88,19 @@ impl ReceiveRight {
             Step::Message(message) => Ok(Some(message)),
             Step::Other | Step::Nothing => Ok(None),
         }
+    }
+
+    /// Requests that are queued and were [refused](Self::refuse_waiting), for
+    /// [`recover`](Self::recover).
+    #[must_use]
+    pub fn refused(&self) -> Vec<(ChannelId, u32)> {
+        let channels = self.port().all_channels();
+        let refused = channels.iter().flat_map(|(_, channel)| {
+            let cookie = channel.kept().map(|kept| ChannelId(kept.cookie));
+            let slots = channel.voids().into_iter();
+            slots.filter_map(move |slot| Some((cookie?, slot)))
+        });
+        refused.collect()
     }
 
     /// Refuses all requests that are queued, for this reason, which their senders find in

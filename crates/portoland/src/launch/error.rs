@@ -87,6 +87,9 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The server has no descriptors left for what the job inherits.
+    #[error("cannot make its bootstrap right")]
+    Bootstrap,
     /// Anything else that is done on the way to the program failed.
     #[error("cannot start {}", program.display())]
     Process {
@@ -108,6 +111,7 @@ impl StartError {
             | Self::NoUser { .. }
             | Self::NoGroup { .. } => return Errno::NOENT,
             Self::Nul { .. } => return Errno::INVAL,
+            Self::Bootstrap => return Errno::MFILE,
             Self::Exec { source, .. }
             | Self::Directory { source, .. }
             | Self::StandardFile { source, .. }
@@ -130,7 +134,7 @@ impl StartError {
             | Self::Accounts { path, .. }
             | Self::Cgroup { path, .. }
             | Self::Process { program: path, .. } => Some(path),
-            Self::NoUser { .. } | Self::NoGroup { .. } | Self::Nul { .. } => None,
+            Self::NoUser { .. } | Self::NoGroup { .. } | Self::Nul { .. } | Self::Bootstrap => None,
         }
     }
 

@@ -8,6 +8,7 @@ use portolan_wire::label::JobLabel;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
+use serde::{Deserialize, Serialize};
 
 use crate::registry::ClientKey;
 
@@ -18,6 +19,20 @@ pub(super) struct Processes {
     by_pid: HashMap<u32, (ClientKey, OwnedFd)>,
     pids: HashMap<ClientKey, u32>,
     last: u64,
+}
+
+/// A process in the journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ClientEntry {
+    pub(super) pid: u32,
+    pub(super) label: String,
+}
+
+impl ClientEntry {
+    pub(super) fn new(pid: u32, label: &JobLabel) -> Self {
+        let label = label.to_string();
+        Self { pid, label }
+    }
 }
 
 /// Why a process id does not name a process that is known.
@@ -57,6 +72,19 @@ impl Processes {
         self.by_pid.insert(pid, (client, process));
         self.pids.insert(client, pid);
         Ok(client)
+    }
+
+    /// The descriptor of a process.
+    pub(super) fn descriptor(&self, client: ClientKey) -> Option<BorrowedFd<'_>> {
+        let pid = self.pids.get(&client)?;
+        self.by_pid.get(pid).map(|(_, process)| process.as_fd())
+    }
+
+    /// Goes on with a process that another server knew.
+    pub(super) fn restore(&mut self, client: ClientKey, pid: u32, process: OwnedFd) {
+        self.last = self.last.max(client.0);
+        self.by_pid.insert(pid, (client, process));
+        self.pids.insert(client, pid);
     }
 
     /// Forgets a process and gives its descriptor, which is still watched.

@@ -1,0 +1,211 @@
+//! Who asks, and the form of the answer.
+
+use portolan_port::{Message, Right};
+use portolan_sandbox::{Identity, Operation as Access, Verdict, sandbox_check};
+use portolan_wire::bootstrap::{Reply, Request};
+use portolan_wire::code::BootstrapCode;
+use portolan_wire::failure::{Refusal, StartFailure};
+use portolan_wire::label::JobLabel;
+use portolan_wire::name::ServiceName;
+use rustix::event::epoll::{self, EventFlags};
+use std::os::fd::BorrowedFd;
+
+use super::door::Whose;
+use super::names::filter;
+use super::process::{self, Unknown};
+use super::store::Kind;
+use super::{Server, Source};
+use crate::registry::{ClientKey, JobKey, Owner, Sandbox, Scope};
+
+/// What a request comes to.
+pub(super) enum Answer {
+    Now(Message),
+    /// The answer is due when the job has been started, or could not be.
+    WhenStarted(JobKey),
+}
+
+/// Why a request is refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    code: BootstrapCode,
+    why: Option<Refusal>,
+}
+
+impl Refused {
+    pub(super) fn because(code: BootstrapCode, text: impl Into<String>) -> Self {
+        let text: String = text.into();
+        Self {
+            code,
+            why: Some(Refusal::Text(text.into())),
+        }
+    }
+
+    pub(super) fn start(failure: StartFailure) -> Self {
+        Self {
+            code: BootstrapCode::START_FAILED,
+            why: Some(Refusal::Start(failure)),
+        }
+    }
+
+    /// What is wrong, in one line.
+    pub(super) fn text(&self) -> String {
+        match &self.why {
+            Some(why) => format!("{}: {why}", self.code),
+            None => self.code.to_string(),
+        }
+    }
+
+    pub(super) fn into_message(self) -> Message {
+        let message = Message::new(self.code.raw());
+        match self.why {
+            Some(why) => message.with_bytes(why.encode()),
+            None => message,
+        }
+    }
+}
+
+impl From<BootstrapCode> for Refused {
+    fn from(code: BootstrapCode) -> Self {
+        Self { code, why: None }
+    }
+}
+
+impl From<Refused> for super::ServerError {
+    fn from(refused: Refused) -> Self {
+        std::io::Error::other(refused.code.to_string()).into()
+    }
+}
+
+/// Who asks.
+pub(super) struct Caller {
+    pub(super) owner: Owner,
+    pub(super) pid: u32,
+    pub(super) whose: Whose,
+}
+
+impl Caller {
+    pub(super) fn must_not_be_confined(&self) -> Result<(), Refused> {
+        match self.whose.identity {
+            Identity::Unsandboxed => Ok(()),
+            _ => Err(BootstrapCode::NOT_PRIVILEGED.into()),
+        }
+    }
+
+    /// Where its names are.
+    pub(super) fn scope(&self, per_pid: Option<u32>) -> Scope {
+        match (per_pid, self.whose.namespace) {
+            (Some(pid), _) => Scope::PerPid(pid),
+            (None, Some(namespace)) => Scope::Subset(namespace),
+            (None, None) => Scope::Global,
+        }
+    }
+}
+
+pub(super) fn done(reply: &Reply) -> Message {
+    Message::new(BootstrapCode::SUCCESS.raw()).with_bytes(reply.encode())
+}
+
+impl Server {
+    pub(super) fn answer(&mut self, message: &mut Message) -> Result<Answer, Refused> {
+        let request = Request::decode(message.id(), message.bytes());
+        let request = request.map_err(|error| error.code())?;
+        let caller = self.caller(message)?;
+        let rights = message.take_rights();
+        let answer = match request {
+            Request::Register { name, flags } => self.register(&caller, name, flags, rights)?,
+            Request::CheckIn { name, flags } => self.check_in(&caller, name, flags)?,
+            Request::LookUp { name, flags, pid } => self.look_up(&caller, name, flags, pid)?,
+            Request::Status { name } => self.status_of(&caller, name)?,
+            Request::List => done(&Reply::List(self.list(&caller))),
+            Request::Confine {
+                label,
+                entitlements,
+            } => self.confine(&caller, label, entitlements)?,
+            Request::Subset => self.subset(&caller, rights)?,
+            Request::Parent => self.parent(&caller)?,
+            control => return self.control(&caller, control),
+        };
+        Ok(Answer::Now(answer))
+    }
+
+    /// Who asks: the process that the kernel names, and what the bootstrap port that it used is
+    /// known for. 1105 for a process that cannot be told, as launchd says it.
+    fn caller(&mut self, message: &Message) -> Result<Caller, Refused> {
+        let sender = message.sender().ok_or(BootstrapCode::NO_MEMORY)?;
+        let door = message.port().and_then(|port| self.doors.get(port));
+        let whose = door.ok_or(BootstrapCode::NO_MEMORY)?.whose.clone();
+        let own = rustix::process::getuid().as_raw();
+        // The door of a job is for it alone, whatever user that runs as.
+        if sender.uid() != own && sender.uid() != 0 && whose.job.is_none() {
+            return Err(BootstrapCode::NOT_PRIVILEGED.into());
+        }
+        let pid = sender.pid().ok_or(BootstrapCode::NO_MEMORY)?;
+        let owner = match whose.job {
+            Some(job) => Owner::Job(job),
+            None => {
+                let label = whose.label.clone();
+                Owner::Client(self.client(pid, sender.pidfd(), label)?)
+            }
+        };
+        Ok(Caller { owner, pid, whose })
+    }
+
+    fn client(
+        &mut self,
+        pid: u32,
+        pidfd: Option<BorrowedFd<'_>>,
+        label: Option<JobLabel>,
+    ) -> Result<ClientKey, BootstrapCode> {
+        match self.processes.find(pid) {
+            Ok(client) => return Ok(client),
+            Err(Unknown::New) => {}
+            Err(Unknown::Replaced(gone)) => self.process_exited(gone),
+        }
+        let client = self.processes.watch(pid, pidfd, |fd, client| {
+            let data = Source::Process(client).data();
+            epoll::add(&self.deaths, fd, data, EventFlags::IN)
+        });
+        let client = client.map_err(|_| BootstrapCode::NO_MEMORY)?;
+        let label = label.unwrap_or_else(|| process::anonymous_label(pid));
+        let fds: Vec<_> = self.processes.descriptor(client).into_iter().collect();
+        let entry = process::ClientEntry::new(pid, &label);
+        self.store.put(Kind::Client, client.0, &entry, &fds);
+        self.registry.client_appeared(client, label, pid);
+        Ok(client)
+    }
+
+    pub(super) fn check(
+        &mut self,
+        caller: &Caller,
+        operation: Access,
+        scope: Scope,
+        name: &ServiceName,
+    ) -> Sandbox {
+        let identity = &caller.whose.identity;
+        let verdict = sandbox_check(identity, operation, filter(scope), name.as_str());
+        let Verdict::Denied(violation) = verdict else {
+            return Sandbox::Allows;
+        };
+        if self.refusals.admits() {
+            tracing::warn!(pid = caller.pid, "{violation}");
+        }
+        Sandbox::Denies
+    }
+}
+
+/// The one send right of a request: nothing if there is none, and an error if it is dead.
+pub(super) fn only_send(mut rights: Vec<Right>) -> Result<Offered, BootstrapCode> {
+    match rights.pop() {
+        None => Ok(Offered::Nothing),
+        Some(Right::Send(right)) if !right.is_dead() => Ok(Offered::Right(right)),
+        Some(Right::Send(_) | Right::Dead) => Ok(Offered::Dead),
+        Some(_) => Err(BootstrapCode::BAD_ARGUMENTS),
+    }
+}
+
+/// What came with a request.
+pub(super) enum Offered {
+    Nothing,
+    Dead,
+    Right(portolan_port::SendRight),
+}

@@ -1,0 +1,344 @@
+//! What people ask of jobs: load, start, stop, look at.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use portolan_wire::bootstrap::{Page, Reply, Request};
+use portolan_wire::code::BootstrapCode;
+use portolan_wire::label::JobLabel;
+
+use super::answer::{Answer, Caller, Refused, done};
+use super::jobs::Parts;
+use super::{Ended, Server};
+use crate::job::{Job, Reading};
+use crate::log::JobLog;
+use crate::registry::JobKey;
+use crate::sockets::Listeners;
+use crate::supervisor::{CommandError, JobState, LoadError};
+
+/// How many findings in a job file one answer names.
+const MAX_NAMED: usize = 8;
+
+impl Server {
+    pub(super) fn control(&mut self, caller: &Caller, request: Request) -> Result<Answer, Refused> {
+        // An instance may speak of itself, confined or not.
+        match request {
+            Request::TryExit => return self.try_exit(caller).map(Answer::Now),
+            Request::Ready => return self.ready(caller).map(Answer::Now),
+            _ => caller.must_not_be_confined()?,
+        }
+        let now = self.now();
+        let supervisor = &mut self.jobs.supervisor;
+        match request {
+            Request::Shutdown => {
+                tracing::info!(pid = caller.pid, "told to end");
+                self.told_to_end();
+            }
+            Request::Restart => {
+                if self.holder.is_none() {
+                    let why = "this server has no parent that would start it again";
+                    return Err(Refused::because(BootstrapCode::UNSUPPORTED, why));
+                }
+                tracing::info!(pid = caller.pid, "told to restart");
+                self.ended = Some(Ended::ForRestart);
+            }
+            Request::Load { enable, path, file } => self.load(&path, file, enable)?,
+            Request::Unload { label } => supervisor.unload(&label, now)?,
+            // A job that is not loaded will be found so when it is.
+            Request::Enable { label } => {
+                supervisor.enable(&label, now).ok();
+                self.switch(&label, false);
+            }
+            Request::Disable { label } => {
+                supervisor.disable(&label, now).ok();
+                self.switch(&label, true);
+            }
+            Request::Kickstart { kill, wait, label } => {
+                supervisor.kickstart(&label, kill, caller.pid, now)?;
+                return self.kickstarted(&label, kill, wait);
+            }
+            Request::Stop { label } => {
+                let key = supervisor.find(&label);
+                let pid = key.and_then(|key| supervisor.status(key)?.pid);
+                supervisor.stop(&label, now)?;
+                if pid.is_none() {
+                    let why = format!("no instance of {label} runs");
+                    return Err(Refused::because(BootstrapCode::JOB_NOT_RUNNING, why));
+                }
+            }
+            Request::Jobs { after } => {
+                return Ok(Answer::Now(done(&Reply::Jobs(
+                    self.page_of_jobs(after.as_ref()),
+                ))));
+            }
+            Request::Job { label } => {
+                let key = self.find(&label)?;
+                let status = self.job_status(key).ok_or(BootstrapCode::NO_MEMORY)?;
+                return Ok(Answer::Now(done(&Reply::Job(Box::new(status)))));
+            }
+            Request::Blame { after } => {
+                return Ok(Answer::Now(done(&Reply::Blame(self.blame(after.as_ref())))));
+            }
+            _ => return Err(BootstrapCode::BAD_OPERATION.into()),
+        }
+        Ok(Answer::Now(done(&Reply::Done)))
+    }
+
+    pub(super) fn find(&self, label: &JobLabel) -> Result<JobKey, Refused> {
+        let key = self.jobs.supervisor.find(label);
+        key.ok_or_else(|| CommandError::NoSuchJob(label.clone()).into())
+    }
+
+    fn load(&mut self, path: &str, file: Vec<u8>, enable: bool) -> Result<(), Refused> {
+        let job = read(path, &file)?;
+        let label = job.label.clone();
+        let parts = self.make_parts(path, file, &job)?;
+        let is_disabled = match enable {
+            true => false,
+            false => self.is_switched_off(&label).unwrap_or(job.disabled),
+        };
+        if enable {
+            self.switch(&label, false);
+        }
+        self.load_parts(job, parts, is_disabled)
+    }
+
+    fn load_parts(&mut self, job: Job, parts: Parts, is_disabled: bool) -> Result<(), Refused> {
+        let label = job.label.clone();
+        let job = Job {
+            disabled: is_disabled,
+            ..job
+        };
+        let now = self.now();
+        let loaded = self.jobs.supervisor.load(job, now);
+        let key = match loaded {
+            Ok(key) => key,
+            Err(error) => {
+                parts.listeners.remove();
+                return Err(Refused::from_load(&label, &error));
+            }
+        };
+        self.furnish(key, parts);
+        self.declare_services(key);
+        self.write_job_down(key);
+        self.tell_time_of_day();
+        tracing::debug!(%label, "loaded");
+        Ok(())
+    }
+
+    fn make_parts(&self, path: &str, file: Vec<u8>, job: &Job) -> Result<Parts, Refused> {
+        let Some(shop) = &self.jobs.workshop else {
+            let why = "a server inside another program has no jobs";
+            return Err(Refused::because(BootstrapCode::UNSUPPORTED, why));
+        };
+        if self.jobs.supervisor.find(&job.label).is_some() {
+            return Err(Refused::from_load(
+                &job.label,
+                &LoadError::Duplicate(job.label.clone()),
+            ));
+        }
+        let log = JobLog::open(&shop.logs, &job.label).map_err(|_| BootstrapCode::NO_MEMORY)?;
+        let listeners = Listeners::open(job).map_err(|error| {
+            let why = format!("{path}: {}", crate::daemon::chain(&error));
+            Refused::because(BootstrapCode::BAD_JOB_FILE, why)
+        })?;
+        Ok(Parts::new(path.to_owned(), file, log, listeners))
+    }
+
+    /// Loads the job files of a directory, in the order of their names. What is wrong with one is
+    /// logged, and the others are loaded.
+    pub fn load_directory(&mut self, directory: &Path) {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                tracing::warn!(directory = %directory.display(), %error, "cannot read job files");
+                return;
+            }
+        };
+        let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_job = |path: &std::path::PathBuf| {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            matches!(extension, Some("toml" | "plist"))
+        };
+        let files: BTreeSet<_> = files.filter(is_job).collect();
+        for file in files {
+            let shown = file.display().to_string();
+            let loaded = trusted_file(&file)
+                .map_err(|error| Refused::because(BootstrapCode::BAD_JOB_FILE, error))
+                .and_then(|bytes| self.load(&shown, bytes, false));
+            if let Err(refused) = loaded {
+                tracing::warn!(file = %shown, "not loaded: {}", refused.text());
+            }
+            self.carry_out();
+        }
+    }
+
+    fn kickstarted(&mut self, label: &JobLabel, kill: bool, wait: bool) -> Result<Answer, Refused> {
+        let key = self.find(label)?;
+        let status = self.jobs.supervisor.status(key);
+        let pid = status.as_ref().and_then(|status| status.pid);
+        let is_running = status.is_some_and(|status| status.state == JobState::Running);
+        match wait && (kill || !is_running) {
+            true => Ok(Answer::WhenStarted(key)),
+            false => Ok(Answer::Now(done(&Reply::Kickstarted(pid)))),
+        }
+    }
+
+    fn try_exit(&mut self, caller: &Caller) -> Result<super::Message, Refused> {
+        let job = of_a_job(caller)?;
+        let services = self
+            .jobs
+            .parts
+            .get(&job)
+            .map(|parts| parts.services.clone());
+        let mut ports = services.unwrap_or_default().into_values();
+        let is_queued = ports.any(|port| self.has_message(port));
+        let now = self.now();
+        let may = self.jobs.supervisor.try_exit(job, !is_queued, now);
+        Ok(done(&Reply::TryExit(may)))
+    }
+
+    fn ready(&mut self, caller: &Caller) -> Result<super::Message, Refused> {
+        let job = of_a_job(caller)?;
+        let now = self.now();
+        self.jobs.supervisor.ready(job, now);
+        self.note_run(job);
+        Ok(done(&Reply::Done))
+    }
+
+    fn page_of_jobs(&self, after: Option<&JobLabel>) -> Page<portolan_wire::jobs::JobSummary> {
+        let keys = self.keys_by_label(after);
+        let jobs = keys.into_iter().filter_map(|key| self.summary(key));
+        Page::fill(jobs)
+    }
+
+    fn blame(&self, after: Option<&JobLabel>) -> Page<portolan_wire::jobs::Blame> {
+        let (mut items, mut more) = (Vec::new(), false);
+        for key in self.keys_by_label(after) {
+            let starts = self.starts(key);
+            if items.len() + starts.len() > portolan_wire::jobs::MAX_PAGE {
+                more = true;
+                break;
+            }
+            items.extend(starts);
+        }
+        Page { more, items }
+    }
+
+    fn keys_by_label(&self, after: Option<&JobLabel>) -> Vec<JobKey> {
+        let jobs = self.jobs.supervisor.keys().into_iter();
+        let labelled = jobs.filter_map(|key| {
+            let label = self.jobs.supervisor.job(key)?.label.clone();
+            after
+                .is_none_or(|after| label.as_str() > after.as_str())
+                .then_some((label.to_string(), key))
+        });
+        let mut labelled: Vec<_> = labelled.collect();
+        labelled.sort();
+        labelled.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// What the user has said about a job, if anything.
+    fn is_switched_off(&self, label: &JobLabel) -> Option<bool> {
+        let shop = self.jobs.workshop.as_ref()?;
+        let text = fs::read_to_string(&shop.switches).ok()?;
+        let mut lines = text.lines().rev();
+        lines.find_map(|line| match line.split_once(' ')? {
+            ("disabled", known) if known == label.as_str() => Some(true),
+            ("enabled", known) if known == label.as_str() => Some(false),
+            _ => None,
+        })
+    }
+
+    /// Writes down what the user has said about a job, for servers to come.
+    fn switch(&mut self, label: &JobLabel, off: bool) {
+        let Some(shop) = &self.jobs.workshop else {
+            return;
+        };
+        let known = fs::read_to_string(&shop.switches).unwrap_or_default();
+        let others = known.lines().filter(|line| {
+            let about = line.split_once(' ').map(|(_, about)| about);
+            about != Some(label.as_str())
+        });
+        let word = if off { "disabled" } else { "enabled" };
+        let mut text: String = others.flat_map(|line| [line, "\n"]).collect();
+        text.push_str(&format!("{word} {label}\n"));
+        if let Err(error) = replace_file(&shop.switches, text.as_bytes()) {
+            let path = shop.switches.display();
+            tracing::warn!(%path, %error, "the next server will not know that {label} is {word}");
+        }
+        if let Some(key) = self.jobs.supervisor.find(label) {
+            self.write_job_down(key);
+        }
+    }
+}
+
+fn of_a_job(caller: &Caller) -> Result<JobKey, Refused> {
+    let job = caller.whose.job;
+    job.ok_or_else(|| {
+        let why = "only an instance of a job can say this, through the right that it inherited";
+        Refused::because(BootstrapCode::JOB_NOT_FOUND, why)
+    })
+}
+
+fn read(path: &str, file: &[u8]) -> Result<Job, Refused> {
+    let reading = Reading::of(file);
+    if let Some(job) = reading.job {
+        return Ok(job);
+    }
+    let errors = reading.errors.iter().take(MAX_NAMED);
+    let lines: Vec<_> = errors.map(|error| format!("{path}: {error}")).collect();
+    Err(Refused::because(
+        BootstrapCode::BAD_JOB_FILE,
+        lines.join("\n"),
+    ))
+}
+
+/// The contents of a job file that nobody but its owner, this user or root, can have written.
+fn trusted_file(path: &Path) -> Result<Vec<u8>, String> {
+    use std::os::unix::fs::MetadataExt;
+    let found = fs::metadata(path).map_err(|error| error.to_string())?;
+    let own = rustix::process::getuid().as_raw();
+    if found.uid() != own && found.uid() != 0 {
+        return Err(format!("it belongs to user {}", found.uid()));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err("others can write to it: chmod go-w".to_owned());
+    }
+    crate::job::read_file(path).map_err(|error| error.to_string())
+}
+
+/// Puts a file in the place of another so that each reader sees one of them, whole.
+fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, bytes)?;
+    fs::rename(fresh, path)
+}
+
+impl From<CommandError> for Refused {
+    fn from(error: CommandError) -> Self {
+        let code = match &error {
+            CommandError::Disabled(_) => BootstrapCode::JOB_DISABLED,
+            _ => BootstrapCode::JOB_NOT_FOUND,
+        };
+        Self::because(code, error.to_string())
+    }
+}
+
+impl Refused {
+    fn from_load(label: &JobLabel, error: &LoadError) -> Self {
+        match error {
+            LoadError::Duplicate(_) => {
+                let why = format!("{label} is loaded; unload it first");
+                Self::because(BootstrapCode::JOB_LOADED, why)
+            }
+            other => Self::because(BootstrapCode::BAD_JOB_FILE, format!("{label}: {other}")),
+        }
+    }
+}

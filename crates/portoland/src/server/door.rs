@@ -1,0 +1,148 @@
+//! Bootstrap ports: who may ask through which.
+//!
+//! Unconfined clients share one door. Each confined program, each instance of a job and each subset has
+//! a door of its own, and whoever comes through it is known by it.
+
+use std::collections::HashMap;
+
+use portolan_port::{CreateError, PortId, PortParts, ReceiveRight};
+use portolan_sandbox::Identity;
+use portolan_wire::label::JobLabel;
+use serde::{Deserialize, Serialize};
+
+use super::store::{Kind, Store};
+use crate::registry::{JobKey, Namespace};
+
+/// The number of a door, given out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct DoorKey(pub(super) u64);
+
+/// The door that all unconfined clients share.
+pub(super) const PUBLIC: DoorKey = DoorKey(0);
+
+/// A bootstrap port.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) key: DoorKey,
+    pub(super) port: ReceiveRight,
+    pub(super) whose: Whose,
+}
+
+/// Who comes through a door.
+#[derive(Clone, Debug)]
+pub(super) struct Whose {
+    pub(super) identity: Identity,
+    /// What the program is called, if it is not known by its process.
+    pub(super) label: Option<JobLabel>,
+    /// The text that the identity was made of.
+    pub(super) entitlements: Option<Vec<u8>>,
+    pub(super) job: Option<JobKey>,
+    /// Where its names are.
+    pub(super) namespace: Option<Namespace>,
+}
+
+impl Whose {
+    pub(super) fn anybody() -> Self {
+        Self {
+            identity: Identity::Unsandboxed,
+            label: None,
+            entitlements: None,
+            job: None,
+            namespace: None,
+        }
+    }
+}
+
+/// A door in the journal.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct DoorEntry {
+    pub(super) port: [u8; 16],
+    pub(super) label: Option<String>,
+    pub(super) entitlements: Option<Vec<u8>>,
+    pub(super) job: Option<u64>,
+    pub(super) namespace: Option<u64>,
+}
+
+/// All doors.
+#[derive(Debug, Default)]
+pub(super) struct Doors {
+    by_port: HashMap<PortId, Door>,
+    by_key: HashMap<DoorKey, PortId>,
+    last: u64,
+}
+
+impl Doors {
+    /// Makes a door.
+    pub(super) fn open(
+        &mut self,
+        key: DoorKey,
+        whose: Whose,
+        store: &Store,
+    ) -> Result<&Door, CreateError> {
+        let parts = PortParts {
+            ledger: Some(PortParts::make_ledger().map_err(CreateError)?),
+            ..PortParts::fresh()?
+        };
+        let port = ReceiveRight::witnessed(parts, store.witness(Kind::Door, key.0))?;
+        Ok(self.add(Door { key, port, whose }, store))
+    }
+
+    fn write_down(door: &Door, store: &Store) {
+        let whose = &door.whose;
+        let entry = DoorEntry {
+            port: *door.port.id().as_bytes(),
+            label: whose.label.as_ref().map(ToString::to_string),
+            entitlements: whose.entitlements.clone(),
+            job: whose.job.map(|job| job.0),
+            namespace: whose.namespace.map(|namespace| namespace.0),
+        };
+        let ledger: Vec<_> = door.port.ledger().into_iter().collect();
+        store.put(Kind::Door, door.key.0, &entry, &ledger);
+    }
+
+    pub(super) fn add(&mut self, door: Door, store: &Store) -> &Door {
+        Self::write_down(&door, store);
+        let id = door.port.id();
+        self.last = self.last.max(door.key.0);
+        self.by_key.insert(door.key, id);
+        self.by_port.entry(id).or_insert(door)
+    }
+
+    pub(super) fn next_key(&mut self) -> DoorKey {
+        self.last += 1;
+        DoorKey(self.last)
+    }
+
+    pub(super) fn get(&self, port: PortId) -> Option<&Door> {
+        self.by_port.get(&port)
+    }
+
+    pub(super) fn public(&self) -> Option<&Door> {
+        self.by_port.get(self.by_key.get(&PUBLIC)?)
+    }
+
+    /// How many there are besides the public one.
+    pub(super) fn own(&self) -> usize {
+        self.by_port.len().saturating_sub(1)
+    }
+
+    /// The door of a namespace.
+    pub(super) fn of_namespace(&self, namespace: Namespace) -> Option<&Door> {
+        let mut doors = self.by_port.values();
+        doors.find(|door| door.whose.namespace == Some(namespace) && door.whose.job.is_none())
+    }
+
+    /// The doors of subsets.
+    pub(super) fn of_subsets(&self) -> Vec<(DoorKey, Namespace)> {
+        let doors = self.by_port.values();
+        let found = doors.filter_map(|door| Some((door.key, door.whose.namespace?)));
+        found.collect()
+    }
+
+    /// Closes a door, and forgets it.
+    pub(super) fn close(&mut self, key: DoorKey, store: &Store) -> Option<Door> {
+        let id = self.by_key.remove(&key)?;
+        store.remove(Kind::Door, key.0);
+        self.by_port.remove(&id)
+    }
+}
