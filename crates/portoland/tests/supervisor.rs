@@ -258,9 +258,10 @@ fn delays_grow_until_the_job_has_failed_and_it_recovers() {
     }
     assert!(world.now - begun < 15 * 60 * SECOND);
 
+    world.pass(PROBE / 2);
     world.demand("echo");
     assert_eq!(world.actions(), [Action::TellWaiting(key, failure)]);
-    assert_eq!(world.next(), PROBE);
+    assert_eq!(world.next(), PROBE / 2);
     world.must_start(key);
     world.exit(key, FAILURE, &[]);
     assert_eq!(world.next(), PROBE, "one more is enough");
@@ -553,6 +554,19 @@ fn an_idle_exit_that_does_not_come_is_enforced() {
 }
 
 #[test]
+fn an_idle_exit_does_not_put_off_being_stopped() {
+    let (mut world, key) = World::with("RunAtLoad = true");
+    world.must_start(key);
+    assert!(world.supervisor.try_exit(key, true, world.now));
+    world.pass(SECOND);
+    let stopped = world.supervisor.stop(&label("echo"), world.now);
+    stopped.expect("loaded");
+    let terminate = Action::Signal(key, Signal::Terminate);
+    assert!(world.actions().contains(&terminate));
+    assert_eq!(world.next(), 20 * SECOND);
+}
+
+#[test]
 fn good_runs_that_are_kept_alive_do_not_spin() {
     let (mut world, key) = World::with("KeepAlive = true");
     world.must_start(key);
@@ -791,6 +805,7 @@ fn a_job_is_forgotten_when_it_has_ended() {
     ];
     assert_eq!(world.actions(), expected);
     assert_eq!(world.supervisor.status(key), None);
+    assert_eq!(world.supervisor.owner(&name("echo")), None);
     let unknown = world.supervisor.unload(&label("echo"), world.now);
     assert_eq!(unknown, Err(CommandError::NoSuchJob(label("echo"))));
     assert_ne!(world.load(&echo("")), key);

@@ -61,6 +61,10 @@ pub(crate) enum Step {
         pick: u8,
         how: u8,
     },
+    /// An instance crashes, and so do those after it.
+    CrashLoop {
+        pick: u8,
+    },
     TryExit {
         pick: u8,
     },
@@ -126,7 +130,8 @@ impl Random {
         match self.below(200) {
             0..12 => Step::Load { job: self.byte() },
             12 => Step::Restart,
-            13..16 => Step::Unload { job: self.byte() },
+            13 => Step::CrashLoop { pick: self.byte() },
+            14..16 => Step::Unload { job: self.byte() },
             16..19 => Step::Disable { job: self.byte() },
             19..24 => Step::Enable { job: self.byte() },
             24..28 => Step::Stop { job: self.byte() },

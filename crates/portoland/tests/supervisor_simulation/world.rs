@@ -249,6 +249,7 @@ impl World {
                 }
             }
             Step::TryExit { pick } => self.try_exit(pick),
+            Step::CrashLoop { pick } => return self.crash_loop(pick),
             Step::Ready { pick } => {
                 if let Some(key) = self.pick(pick, true) {
                     self.supervisor.ready(key, self.now);
@@ -436,7 +437,7 @@ impl World {
 
     fn somebody(&self, by: u8) -> Owner {
         match self.pick(by, true) {
-            Some(key) if by % 8 != 0 => key.into(),
+            Some(key) if !by.is_multiple_of(8) => key.into(),
             _ => CLIENT.into(),
         }
     }
@@ -444,7 +445,7 @@ impl World {
     fn check_in(&mut self, by: u8, service: u8) {
         let mut owner = self.somebody(by);
         // Mostly the right one, or hardly anything would ever be checked in.
-        if by % 4 != 0
+        if !by.is_multiple_of(4)
             && let Some((key, ..)) = self.service(service)
             && self.jobs[&key].instance.is_some_and(|found| found.running)
         {
@@ -597,6 +598,27 @@ impl World {
         self.supervisor.exited(key, exit, &left, self.now);
     }
 
+    /// An instance crashes, and so does each that is started instead.
+    fn crash_loop(&mut self, pick: u8) -> Checked {
+        let Some(key) = self.pick(pick, true) else {
+            return Ok(());
+        };
+        for _ in 0..100 {
+            match self.jobs.get(&key).map(|model| model.instance) {
+                None => return Ok(()),
+                Some(Some(Instance { running: false, .. })) => self.answer_to(key, true),
+                Some(Some(_)) => self.exit(key, Exit::Status(1)),
+                Some(None) => {
+                    let due = self.supervisor.next_timer();
+                    self.pass(due.map_or(Duration::ZERO, |due| due - self.now))?;
+                }
+            }
+            self.act()?;
+            self.poll()?;
+        }
+        Ok(())
+    }
+
     fn pass(&mut self, time: Duration) -> Checked {
         let end = self.now + time;
         for _ in 0..10_000 {
@@ -736,7 +758,7 @@ impl World {
         if let Some(instance) = &mut model.instance {
             instance.late |= *failure == Failure::NotCheckedIn;
         }
-        if key.0 % 2 == 0 {
+        if key.0.is_multiple_of(2) {
             return;
         }
         for (number, service) in &mut model.services {
