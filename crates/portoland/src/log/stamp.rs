@@ -24,9 +24,13 @@ impl Stamp {
     pub(super) fn write(&self, line: &[u8], into: &mut Vec<u8>) {
         into.extend_from_slice(self.0.as_bytes());
         for chunk in line.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                push(c, into);
+            let mut rest = chunk.valid();
+            while let Some((at, odd)) = rest.char_indices().find(|(_, c)| is_odd(*c)) {
+                into.extend_from_slice(&rest.as_bytes()[..at]);
+                escape(odd, into);
+                rest = &rest[at + odd.len_utf8()..];
             }
+            into.extend_from_slice(rest.as_bytes());
             for byte in chunk.invalid() {
                 append(format_args!("\\x{byte:02x}"), into);
             }
@@ -35,15 +39,17 @@ impl Stamp {
     }
 }
 
-fn push(c: char, into: &mut Vec<u8>) {
-    match c {
-        '\t' => into.push(b'\t'),
-        c if c.is_ascii_control() => append(format_args!("\\x{:02x}", u32::from(c)), into),
-        // Beside the controls, what ends a line or turns its direction for some that show it.
-        c if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-            append(format_args!("\\u{{{:x}}}", u32::from(c)), into);
-        }
-        c => into.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+/// Whether a character could do more than be shown: beside the controls, those that end a line or
+/// turn its direction for some that show it.
+fn is_odd(c: char) -> bool {
+    (c.is_control() && c != '\t') || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn escape(c: char, into: &mut Vec<u8>) {
+    if c.is_ascii() {
+        append(format_args!("\\x{:02x}", u32::from(c)), into);
+    } else {
+        append(format_args!("\\u{{{:x}}}", u32::from(c)), into);
     }
 }
 

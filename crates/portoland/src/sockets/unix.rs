@@ -1,17 +1,18 @@
 //! Sockets in the file system.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, RenameFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{BACKLOG, SocketCause};
 
-/// How often others may get in the way.
+/// How often the lock of others may be gone when it is had.
 const ATTEMPTS: usize = 8;
 
 /// A socket file that was made here.
@@ -52,42 +53,34 @@ pub(super) fn connect(path: &Path, kind: SocketType) -> Result<OwnedFd, SocketCa
 }
 
 /// Binds a socket, in the place of one that nobody listens on.
-///
-/// Several servers may try that at once, and between `bind` and `listen` a socket looks like one
-/// that nobody listens on. So a socket is first taken out of the way and then asked once more, and
-/// put back if somebody is there by now; and whoever listens looks whether its file is still there.
 pub(super) fn bind(
     path: &Path,
     kind: SocketType,
     mode: Option<u16>,
 ) -> Result<(OwnedFd, UnixPath), SocketCause> {
     let address = address(path)?;
-    for _ in 0..ATTEMPTS {
-        let socket = new(kind)?;
-        // The file gets no more permissions than its socket has, from the first moment.
-        if let Some(mode) = mode {
-            rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode.into()))?;
+    let _lock = Lock::of(path)?;
+    let socket = new(kind)?;
+    // The file gets no more permissions than its socket has, from the first moment.
+    if let Some(mode) = mode {
+        rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode.into()))?;
+    }
+    match rustix::net::bind(&socket, &address) {
+        Err(Errno::ADDRINUSE) => {
+            remove_left_over(path, kind)?;
+            rustix::net::bind(&socket, &address)?;
         }
-        match rustix::net::bind(&socket, &address) {
-            Ok(()) => {}
-            Err(Errno::ADDRINUSE) => {
-                take_out_of_the_way(path, kind)?;
-                continue;
-            }
-            Err(errno) => return Err(errno.into()),
-        }
-        let Some(bound) = UnixPath::found(path) else {
-            continue;
-        };
-        if let Err(errno) = open_up(&socket, path, kind, mode) {
+        other => other?,
+    }
+    // Gone again only if it was removed by hand.
+    let bound = UnixPath::found(path).ok_or(Errno::NOENT)?;
+    match open_up(&socket, path, kind, mode) {
+        Ok(()) => Ok((socket, bound)),
+        Err(errno) => {
             bound.remove();
-            return Err(errno.into());
-        }
-        if bound.is_there() {
-            return Ok((socket, bound));
+            Err(errno.into())
         }
     }
-    Err(Errno::ADDRINUSE.into())
 }
 
 fn open_up(
@@ -106,39 +99,59 @@ fn open_up(
     Ok(())
 }
 
-fn take_out_of_the_way(path: &Path, kind: SocketType) -> Result<(), SocketCause> {
+fn remove_left_over(path: &Path, kind: SocketType) -> Result<(), SocketCause> {
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(SocketCause::NotASocket),
-        Ok(_) => {}
+        Ok(found) if !found.file_type().is_socket() => Err(SocketCause::NotASocket),
+        Ok(_) if answers(path, kind)? => Err(Errno::ADDRINUSE.into()),
+        Ok(_) => Ok(rustix::fs::unlink(path)?),
         // It was removed meanwhile.
-        Err(_) => return Ok(()),
+        Err(_) => Ok(()),
     }
-    if answers(path, kind)? {
-        return Err(Errno::ADDRINUSE.into());
-    }
-    let aside = aside(path);
-    match rustix::fs::renameat_with(CWD, path, CWD, &aside, RenameFlags::NOREPLACE) {
-        Ok(()) => {}
-        // Gone already, or the name was a bad choice.
-        Err(Errno::NOENT | Errno::EXIST) => return Ok(()),
-        Err(errno) => return Err(errno.into()),
-    }
-    let answer = answers(&aside, kind);
-    if matches!(answer, Ok(false)) {
-        return Ok(rustix::fs::unlink(&aside)?);
-    }
-    rustix::fs::renameat_with(CWD, &aside, CWD, path, RenameFlags::NOREPLACE)?;
-    answer.and(Err(Errno::ADDRINUSE.into()))
 }
 
-/// A name that is no longer than the path's, so that it fits a socket's address as well.
-fn aside(path: &Path) -> PathBuf {
-    let mut random = [0; 4];
-    // Without random bytes there is still the chance that nobody has the name.
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::NONBLOCK).ok();
-    let name = format!(".{:08x}", u32::from_ne_bytes(random));
-    let length = path.file_name().map_or(0, |name| name.len()).max(2);
-    path.with_file_name(name.get(..length).unwrap_or(&name))
+/// What keeps other servers from the path while a socket is made there: between `bind` and `listen`
+/// it looks like one that is left over.
+///
+/// The file is removed while it is locked, so who gets the lock looks whether it is still the file
+/// that others would lock.
+struct Lock {
+    path: PathBuf,
+    /// Locked until it is closed.
+    _file: OwnedFd,
+}
+
+impl Lock {
+    /// `EADDRINUSE` if another server makes a socket there at this moment.
+    fn of(socket: &Path) -> Result<Self, Errno> {
+        let mut name = OsString::from(".");
+        name.push(socket.file_name().ok_or(Errno::ISDIR)?);
+        name.push(".lock");
+        let path = socket.with_file_name(name);
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        for _ in 0..ATTEMPTS {
+            let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Err(Errno::ADDRINUSE),
+                Err(errno) => return Err(errno),
+            }
+            let locked = rustix::fs::fstat(&file)?;
+            let there = rustix::fs::lstat(&path);
+            let same = |there: Stat| (there.st_dev, there.st_ino) == (locked.st_dev, locked.st_ino);
+            if there.is_ok_and(same) {
+                return Ok(Self { path, _file: file });
+            }
+        }
+        Err(Errno::ADDRINUSE)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // One that stays is used the next time.
+        rustix::fs::unlink(&self.path).ok();
+    }
 }
 
 /// Whether somebody has the socket open.
@@ -146,7 +159,7 @@ fn answers(path: &Path, kind: SocketType) -> Result<bool, SocketCause> {
     let probe = new(kind)?;
     rustix::io::ioctl_fionbio(&probe, true)?;
     match rustix::net::connect(&probe, &address(path)?) {
-        Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+        Err(Errno::CONNREFUSED) => Ok(false),
         // With a full backlog, or as another type, it is there as well.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Ok(true),
         Err(errno) => Err(errno.into()),
