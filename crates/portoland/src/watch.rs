@@ -174,7 +174,7 @@ impl Watches {
     }
 
     /// What the next events mean for which entry.
-    fn happened(&mut self) -> BTreeMap<Key, Meaning> {
+    fn happened(&self) -> BTreeMap<Key, Meaning> {
         let mut happened: BTreeMap<Key, Meaning> = BTreeMap::new();
         let mut buffer = [MaybeUninit::uninit(); 16 << 10];
         let mut events = inotify::Reader::new(&self.inotify, &mut buffer);
@@ -202,9 +202,6 @@ impl Watches {
                 let meaning = interest.meaning(flags, name);
                 let known = happened.entry(*key).or_default();
                 *known = meaning.max(*known);
-            }
-            if flags.contains(ReadFlags::IGNORED) {
-                self.watched.remove(&event.wd());
             }
         }
         happened

@@ -1,6 +1,6 @@
 //! Sockets that jobs inherit: made, found by clients, given back.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -158,6 +158,20 @@ fn of_many_servers_one_gets_the_path() {
 }
 
 #[test]
+fn while_another_server_makes_the_socket_it_is_in_use() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("socket");
+    let job = unix(&path, "");
+    let lock = directory.path().join(".socket.lock");
+    let theirs = File::create(&lock).expect("create");
+    theirs.lock().expect("flock");
+    assert!(is_in_use(&refused(&job)));
+    drop(theirs);
+    open(&job).remove();
+    assert!(!lock.exists(), "one that is left over is used and removed");
+}
+
+#[test]
 fn a_socket_that_is_not_passive_is_connected() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("socket");
@@ -192,9 +206,18 @@ fn a_port_for_each_version_of_ip() {
     let (_, fd) = listeners.fds().next().expect("a socket");
     assert!(readable(fd));
     assert_eq!(sockopt::socket_reuseaddr(fd), Ok(true));
-    // A test that finds both versions can also tell that they are apart.
-    if let Some((_, v6)) = listeners.fds().nth(1) {
-        assert_eq!(sockopt::ipv6_v6only(v6), Ok(true));
+}
+
+#[test]
+fn a_socket_for_ipv6_leaves_ipv4_to_others() {
+    let six = job("Sockets.web = { SockServiceName = '0', SockFamily = 'IPv6' }");
+    match Listeners::open(&six) {
+        Ok(listeners) => {
+            let (_, fd) = listeners.fds().next().expect("a socket");
+            assert_eq!(sockopt::ipv6_v6only(fd), Ok(true));
+        }
+        // Where there is no IPv6 at all, that is said.
+        Err(error) => assert!(UdpSocket::bind("[::]:0").is_err(), "{error:?}"),
     }
 }
 
