@@ -5,8 +5,8 @@
 //! on to be when the server is killed. The next server finds in the [`journal`](crate::journal) what
 //! each descriptor is; those that no entry names are closed.
 //!
-//! * A server that is killed, or panics, is started again: at once, and after five times in a row
-//!   no sooner than a tenth of a second after its last start.
+//! * A server that is killed, or panics in any thread, is started again: at once, and after five
+//!   times in a row no sooner than a tenth of a second after its last start.
 //! * A server that ends by [`Restart::now`] is replaced with the program that is *now* where
 //!   this one was started from, so that a new version takes over. The holder executes it in its own
 //!   place, so its process id stays; the program that ran until now goes on if that fails.
@@ -28,8 +28,9 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::panic;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::{self, Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use portolan_sys::holder::{Child, start_sharing};
@@ -195,7 +196,7 @@ impl Restart {
     /// Ends this process at once. Nothing is dropped, for a descriptor that its owner closes on the
     /// way out is not there for the next server.
     pub fn now(self) -> ! {
-        std::process::exit(RESTART.into())
+        process::exit(RESTART.into())
     }
 }
 
@@ -245,7 +246,7 @@ const SIGNALS: &[Signal] = &[Signal::CHILD, Signal::TERM, Signal::INT, Signal::H
 /// `ERESTART`, which no part of a server exits with by accident.
 const RESTART: u8 = 85;
 const FAILED: u8 = 1;
-/// What [`start_sharing`] makes a panic.
+/// As a Rust program that has panicked.
 const PANICKED: u8 = 101;
 
 impl Holder {
@@ -307,6 +308,7 @@ impl Holder {
     /// In the child.
     fn begin(&self, mut orphans: Orphans) -> io::Result<Life> {
         self.signals.unblock()?;
+        end_on_panic();
         let memory = orphans.take(self.journal).ok_or(Errno::BADF)?;
         let entries = journal::replay(&memory).unwrap_or_else(|error| {
             tracing::error!("what the last server knew is lost: {}", chain(&error));
@@ -434,7 +436,7 @@ impl Ending {
 
 impl Left {
     fn to_text(self) -> String {
-        let (process, journal) = (std::process::id(), self.journal);
+        let (process, journal) = (process::id(), self.journal);
         format!("{process} {journal} {} {}", self.reader, self.writer)
     }
 
@@ -442,7 +444,7 @@ impl Left {
     fn from_text(text: &str) -> Option<Self> {
         let mut numbers = text.split(' ').map(str::parse::<u32>);
         let mut next = || numbers.next()?.ok();
-        if next()? != std::process::id() {
+        if next()? != process::id() {
             return None;
         }
         Some(Self {
@@ -451,6 +453,15 @@ impl Left {
             writer: next()?,
         })
     }
+}
+
+/// Unwinding would drop what the server has, and with it close what the next one needs.
+fn end_on_panic() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        process::exit(PANICKED.into());
+    }));
 }
 
 fn left_numbers() -> Option<Left> {
@@ -511,7 +522,7 @@ mod tests {
         for damaged in ["", "x", "-1 3 4 5"] {
             assert_eq!(Left::from_text(damaged), None);
         }
-        let short = format!("{} 3 4", std::process::id());
+        let short = format!("{} 3 4", process::id());
         assert_eq!(Left::from_text(&short), None);
     }
 }

@@ -195,9 +195,10 @@ impl Journal {
         let numbers = descriptors.iter().map(|fd| fd.as_raw_fd().cast_unsigned());
         record::write(&mut self.buffer, Operation::Put, key, numbers, bytes);
         let at = self.append()?;
-        self.forget(key);
         self.live_length += length(&at);
-        self.live.insert(key, at);
+        if let Some(old) = self.live.insert(key, at) {
+            self.live_length -= length(&old);
+        }
         self.compact_if_due();
         Ok(())
     }
@@ -214,7 +215,9 @@ impl Journal {
         let none = std::iter::empty();
         record::write(&mut self.buffer, Operation::Remove, key, none, &[]);
         self.append()?;
-        self.forget(key);
+        if let Some(old) = self.live.remove(&key) {
+            self.live_length -= length(&old);
+        }
         self.compact_if_due();
         Ok(true)
     }
@@ -272,12 +275,6 @@ impl Journal {
         }
         self.length = at.end;
         Ok(at)
-    }
-
-    fn forget(&mut self, key: Key) {
-        if let Some(at) = self.live.remove(&key) {
-            self.live_length -= length(&at);
-        }
     }
 }
 

@@ -125,7 +125,7 @@ fn take(life: &mut Life, key: Key) -> Result<(u64, (u64, Vec<OwnedFd>)), String>
 fn careless(mut life: Life) -> Ending {
     let keys = life.recovered.keys().map(|key| (key.id, 0)).collect();
     say(&begun(&life, &keys, keys.len()));
-    let mut protected = true;
+    let (mut protected, mut kept) = (true, Vec::new());
     loop {
         let mut told = [
             PollFd::from_borrowed_fd(rustix::stdio::stdin(), PollFlags::IN),
@@ -145,13 +145,13 @@ fn careless(mut life: Life) -> Ending {
         if exit && let Some(exit) = life.exits.take().expect("read") {
             say(&format!("exit {} {:?}", exit.pid, exit.status.signal()));
         }
-        if word && let Some(ending) = obey(&mut life) {
+        if word && let Some(ending) = obey(&mut life, &mut kept) {
             return ending;
         }
     }
 }
 
-fn obey(life: &mut Life) -> Option<Ending> {
+fn obey(life: &mut Life, kept: &mut Vec<OwnedFd>) -> Option<Ending> {
     let mut bytes = [0; 64];
     let stdin = rustix::stdio::stdin();
     let (count, _) = rustix::net::recv(stdin, &mut bytes, RecvFlags::empty()).unwrap_or((0, 0));
@@ -162,8 +162,7 @@ fn obey(life: &mut Life) -> Option<Ending> {
         b"put" => {
             let null = OwnedFd::from(File::open("/dev/null").expect("/dev/null"));
             life.journal.put(key(1), b"", &[null.as_fd()]).expect("put");
-            // The next server is to find it open.
-            std::mem::forget(null);
+            kept.push(null);
             say("put");
         }
         b"take" => {
