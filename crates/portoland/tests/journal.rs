@@ -165,7 +165,7 @@ proptest! {
 fn a_torn_record_is_cut_away_before_the_next_is_written() {
     let (mut journal, memory) = journal();
     journal.put(key(1), b"one", &[]).expect("put");
-    journal.put(key(2), b"two", &[]).expect("put");
+    journal.put(key(2), &[2; 1000], &[]).expect("put");
     let length = memory.metadata().expect("fstat").len();
     memory.set_len(length - 1).expect("truncate");
     let mut journal = reopen(journal);
