@@ -18,6 +18,9 @@ pub const INHERITED_FD: &str = "PORTOLAN_BOOTSTRAP_FD";
 /// Environment variable with the directory, before all other places.
 pub const DIRECTORY: &str = "PORTOLAN_RUNTIME_DIR";
 
+/// The directory of root's server, whose names every user finds.
+pub const SYSTEM: &str = "/run/portolan";
+
 /// What decides where the directory is.
 #[derive(Debug, Default)]
 pub struct Surroundings {
@@ -32,9 +35,9 @@ pub struct Surroundings {
 impl Surroundings {
     /// The directory of the bootstrap server.
     ///
-    /// It is the first of: what [`DIRECTORY`] says, `portolan` in `XDG_RUNTIME_DIR`, `portolan` in
-    /// `/run/user/UID` if `usable` says so of that, and `/tmp/portolan-UID`. Empty variables count
-    /// as missing.
+    /// It is the first of: what [`DIRECTORY`] says, [`SYSTEM`] for root, `portolan` in
+    /// `XDG_RUNTIME_DIR`, `portolan` in `/run/user/UID` if `usable` says so of that, and
+    /// `/tmp/portolan-UID`. Empty variables count as missing.
     ///
     /// ```
     /// use portolan_wire::place::Surroundings;
@@ -44,6 +47,8 @@ impl Surroundings {
     /// assert_eq!(around.directory(|_| false), Path::new("/run/user/7/portolan"));
     /// let bare = Surroundings { uid: 7, ..Default::default() };
     /// assert_eq!(bare.directory(|_| false), Path::new("/tmp/portolan-7"));
+    /// let root = Surroundings { xdg: Some("/run/user/0".into()), ..Default::default() };
+    /// assert_eq!(root.directory(|_| true), Path::new("/run/portolan"));
     /// ```
     pub fn directory(&self, usable: impl FnOnce(&Path) -> bool) -> PathBuf {
         let given = |variable: &Option<OsString>| {
@@ -54,6 +59,9 @@ impl Surroundings {
         };
         if let Some(directory) = given(&self.portolan) {
             return directory;
+        }
+        if self.uid == 0 {
+            return PathBuf::from(SYSTEM);
         }
         if let Some(xdg) = given(&self.xdg) {
             return xdg.join("portolan");

@@ -14,7 +14,7 @@ pub mod jobs;
 
 use std::time::Duration;
 
-use portolan_port::{Message, ReceiveRight, RequestError, Right, SendRight, Timeout};
+use portolan_port::{Message, ReceiveRight, ReplyError, RequestError, Right, SendRight, Timeout};
 use portolan_wire::bootstrap::{Flags, Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
 use portolan_wire::failure::Refusal;
@@ -234,12 +234,24 @@ impl Bootstrap {
             flags,
             pid,
         };
-        let mut answer = self.call(&request, None)?;
+        let mut answer = match self.call(&request, None) {
+            Err(error) if is_unknown(&error) && !which.strict && which.per_pid.is_none() => {
+                self.ask_above(&request).ok_or(error)?
+            }
+            answer => answer?,
+        };
         // The server is authenticated, not the service: launchd's library does the same.
         if which.privileged_server && answer.sender().is_none_or(|server| server.uid() != 0) {
             return Err(BootstrapError::Refused(BootstrapCode::NOT_PRIVILEGED));
         }
         take_send(&mut answer)
+    }
+
+    /// Names go up from a user's server to the system's. This process asks there itself, so that no
+    /// server waits for another; a confined one is not let in.
+    fn ask_above(&self, request: &Request) -> Option<Message> {
+        let above = Self::from_right(connect::to_system()?);
+        above.call(request, None).ok()
     }
 
     /// Whether a service is there and who would serve it (`bootstrap_status`).
@@ -338,16 +350,41 @@ impl Bootstrap {
         right: Option<Right>,
     ) -> Result<Message, BootstrapError> {
         let operation: Operation = request.operation();
+        let may_repeat = right.is_none() && may_repeat(operation);
         let mut message = Message::new(operation.id()).with_bytes(request.encode());
         if let Some(right) = right {
             message = message.with_right(right);
         }
-        let answer = self.server.request(message, PATIENCE, patience)?;
+        let mut answer = self.server.request(message, PATIENCE, patience);
+        // A server that was killed with the request in its hands is there again.
+        for _ in 0..MAX_REPEATS {
+            if !matches!(answer, Err(RequestError::Reply(ReplyError::NoReply))) || !may_repeat {
+                break;
+            }
+            let again = Message::new(operation.id()).with_bytes(request.encode());
+            answer = self.server.request(again, PATIENCE, patience);
+        }
+        let answer = answer?;
         match BootstrapCode::from_raw(answer.id()) {
             BootstrapCode::SUCCESS => Ok(answer),
             code => Err(refused(code, answer.bytes())),
         }
     }
+}
+
+/// How often a request is sent again to a server that was killed.
+const MAX_REPEATS: u32 = 3;
+
+/// Whether asking twice is the same as asking once, should the first have been heard.
+fn may_repeat(operation: Operation) -> bool {
+    !matches!(
+        operation,
+        Operation::Register | Operation::Load | Operation::Unload | Operation::Kickstart
+    )
+}
+
+fn is_unknown(error: &BootstrapError) -> bool {
+    error.code() == Some(BootstrapCode::UNKNOWN_SERVICE)
 }
 
 fn read(request: &Request, answer: &Message) -> Result<Reply, BootstrapError> {

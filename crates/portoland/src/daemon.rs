@@ -178,7 +178,7 @@ fn first(
     let workshop = Workshop::new(directory, Some(exits)).map_err(starting)?;
     let mut server = Server::with_jobs(workshop, legacy)?;
     server.listen(listener)?;
-    load_jobs(&mut server);
+    load_jobs(&mut server, directory);
     if mode == Mode::Detached {
         announce().map_err(starting)?;
     }
@@ -195,7 +195,7 @@ fn again(
     if !server.is_listening() {
         // The last server was killed before it could listen.
         server.listen(listen(directory)?)?;
-        load_jobs(&mut server);
+        load_jobs(&mut server, directory);
         if mode == Mode::Detached {
             announce().ok();
         }
@@ -215,20 +215,20 @@ fn inherited_listener() -> Option<OwnedFd> {
 const LISTENER: &str = "portolan-bootstrap";
 
 /// Loads what the user has put into the directory of jobs. A server in a directory of its own has none.
-fn load_jobs(server: &mut Server) {
-    if let Some(directory) = jobs_directory() {
+fn load_jobs(server: &mut Server, runtime: &Path) {
+    if let Some(directory) = jobs_directory(runtime) {
         server.load_directory(&directory);
     }
 }
 
 /// Where job files are that are loaded with the server: `/etc/portolan/jobs` for root, else
-/// `portolan/jobs` in `XDG_CONFIG_HOME` or `~/.config`. `None` for a server in a directory of its own
-/// ([`place::DIRECTORY`]), unless [`JOBS`] names one.
-pub fn jobs_directory() -> Option<PathBuf> {
+/// `portolan/jobs` in `XDG_CONFIG_HOME` or `~/.config`. `None` for a server that has its socket
+/// elsewhere than usual, unless `PORTOLAN_JOBS_DIR` names one.
+pub fn jobs_directory(runtime: &Path) -> Option<PathBuf> {
     if let Some(named) = env::var_os(JOBS).filter(|named| !named.is_empty()) {
         return Some(named.into());
     }
-    if env::var_os(place::DIRECTORY).is_some_and(|named| !named.is_empty()) {
+    if runtime != usual_directory() {
         return None;
     }
     if rustix::process::getuid().is_root() {
@@ -291,11 +291,16 @@ fn announce() -> io::Result<()> {
     Ok(rustix::stdio::dup2_stdout(&nothing)?)
 }
 
+/// Whether all users find their way to the socket: root's server has the names of the system.
+fn is_for_all(directory: &Path) -> bool {
+    rustix::process::getuid().is_root() && directory == Path::new(place::SYSTEM)
+}
+
 fn prepare(directory: &Path) -> Result<(), DaemonError> {
     let path = directory.to_path_buf();
     let created = DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(if is_for_all(directory) { 0o755 } else { 0o700 })
         .create(directory);
     created.map_err(|source| DaemonError::SetUp {
         path: path.clone(),
@@ -329,7 +334,11 @@ fn listen(directory: &Path) -> Result<OwnedFd, DaemonError> {
     let path = directory.join(place::SOCKET);
     let address =
         SocketAddrUnix::new(&path).map_err(|_| DaemonError::PathTooLong { path: path.clone() })?;
-    bind(&path, &address).map_err(|errno| match errno {
+    let mode = match is_for_all(directory) {
+        true => 0o666,
+        false => 0o600,
+    };
+    bind(&path, &address, mode).map_err(|errno| match errno {
         Errno::ADDRINUSE => DaemonError::AlreadyRunning {
             socket: path.clone(),
         },
@@ -340,7 +349,7 @@ fn listen(directory: &Path) -> Result<OwnedFd, DaemonError> {
     })
 }
 
-fn bind(path: &Path, address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
+fn bind(path: &Path, address: &SocketAddrUnix, mode: u32) -> Result<OwnedFd, Errno> {
     let socket = seqpacket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     match rustix::net::bind(&socket, address) {
         Err(Errno::ADDRINUSE) if !answers(address)? => {
@@ -349,7 +358,7 @@ fn bind(path: &Path, address: &SocketAddrUnix) -> Result<OwnedFd, Errno> {
         }
         other => other?,
     }
-    rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }

@@ -58,6 +58,9 @@ pub use workshop::Workshop;
 /// The most bootstrap ports that one server has beside the public one.
 pub const MAX_DOORS: usize = 8192;
 
+/// The most connections of one user to the server of another.
+const MAX_GUEST_CHANNELS: usize = 1024;
+
 /// Requests and connections that are taken before other events get their turn.
 const BATCH: usize = 64;
 
@@ -421,23 +424,41 @@ impl Server {
     }
 
     fn admit(&mut self, socket: OwnedFd) {
-        let Some(door) = self.doors.public() else {
-            return;
-        };
-        let own = rustix::process::getuid();
-        let admitted = match rustix::net::sockopt::socket_peercred(&socket) {
-            Ok(peer) if peer.uid == own || peer.uid.is_root() => {
-                let adopted = door.port.adopt(socket, 0);
-                adopted.map_err(|error| error.to_string())
-            }
-            Ok(peer) => Err(format!("it comes from user {}", peer.uid.as_raw())),
-            Err(errno) => Err(errno.to_string()),
-        };
+        let admitted = rustix::net::sockopt::socket_peercred(&socket)
+            .map_err(|errno| errno.to_string())
+            .and_then(|peer| self.admit_user(socket, peer.uid.as_raw()));
         if let Err(why) = admitted
             && self.refusals.admits()
         {
             tracing::warn!(%why, "refused a connection");
         }
+    }
+
+    /// Root's server is there for all users, any other for its own.
+    fn admit_user(&mut self, socket: OwnedFd, uid: u32) -> Result<(), String> {
+        let own = rustix::process::getuid();
+        let is_ours = uid == own.as_raw() || uid == 0;
+        if !is_ours && !own.is_root() {
+            return Err(format!("it comes from user {uid}"));
+        }
+        if !is_ours && self.doors.of_guest(uid).is_none() {
+            let key = self.doors.next_key();
+            let opened = self.open_door(key, Whose::guest(uid));
+            opened.map_err(|refused| refused.text())?;
+        }
+        let door = match is_ours {
+            true => self.doors.public(),
+            false => self.doors.of_guest(uid),
+        };
+        let Some(door) = door else {
+            return Err("there is no door".to_owned());
+        };
+        if !is_ours && door.port.status().senders >= MAX_GUEST_CHANNELS {
+            return Err(format!("user {uid} has {MAX_GUEST_CHANNELS} already"));
+        }
+        door.port
+            .adopt(socket, 0)
+            .map_err(|error| error.to_string())
     }
 
     fn process_exited(&mut self, client: ClientKey) {

@@ -96,7 +96,7 @@ pub(super) fn from_env() -> Result<SendRight, ConnectError> {
 
 /// The directory of the bootstrap server of this user, which need not exist.
 ///
-/// It is the first of: `$PORTOLAN_RUNTIME_DIR`, `$XDG_RUNTIME_DIR/portolan`,
+/// It is the first of: `$PORTOLAN_RUNTIME_DIR`, `/run/portolan` for root, `$XDG_RUNTIME_DIR/portolan`,
 /// `/run/user/UID/portolan` if this user has that, `/tmp/portolan-UID`.
 #[must_use]
 pub fn directory() -> PathBuf {
@@ -143,6 +143,15 @@ pub(super) fn to_server(directory: &Path) -> Result<SendRight, ConnectError> {
         MintError::System(error) => ConnectError::System(error),
         other => ConnectError::Inherited(other),
     })
+}
+
+/// Connects to the system's server, if there is one and this is not it.
+pub(super) fn to_system() -> Option<SendRight> {
+    let own = env::var_os(place::DIRECTORY).is_some_and(|named| !named.is_empty());
+    if own || rustix::process::getuid().is_root() {
+        return None;
+    }
+    to_server(Path::new(place::SYSTEM)).ok()
 }
 
 fn may_start() -> bool {

@@ -91,6 +91,21 @@ impl Caller {
         }
     }
 
+    /// Users other than the server's own may look names up and nothing else.
+    fn must_be_at_home_for(&self, request: &Request) -> Result<(), Refused> {
+        let looks = matches!(
+            request,
+            Request::LookUp { .. } | Request::Status { .. } | Request::List
+        );
+        match self.whose.guest {
+            Some(_) if !looks => {
+                let why = "this is another user's server; names are registered with one's own";
+                Err(Refused::because(BootstrapCode::NOT_PRIVILEGED, why))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Where its names are.
     pub(super) fn scope(&self, per_pid: Option<u32>) -> Scope {
         match (per_pid, self.whose.namespace) {
@@ -110,6 +125,7 @@ impl Server {
         let request = Request::decode(message.id(), message.bytes());
         let request = request.map_err(|error| error.code())?;
         let caller = self.caller(message)?;
+        caller.must_be_at_home_for(&request)?;
         let rights = message.take_rights();
         let answer = match request {
             Request::Register { name, flags } => self.register(&caller, name, flags, rights)?,
@@ -135,8 +151,9 @@ impl Server {
         let door = message.port().and_then(|port| self.doors.get(port));
         let whose = door.ok_or(BootstrapCode::NO_MEMORY)?.whose.clone();
         let own = rustix::process::getuid().as_raw();
+        let is_ours = sender.uid() == own || sender.uid() == 0;
         // The door of a job is for it alone, whatever user that runs as.
-        if sender.uid() != own && sender.uid() != 0 && whose.job.is_none() {
+        if !is_ours && whose.job.is_none() && whose.guest != Some(sender.uid()) {
             return Err(BootstrapCode::NOT_PRIVILEGED.into());
         }
         let pid = sender.pid().ok_or(BootstrapCode::NO_MEMORY)?;

@@ -271,7 +271,7 @@ impl Server {
             tracing::warn!(%path, %error, "the next server will not know that {label} is {word}");
         }
         if let Some(key) = self.jobs.supervisor.find(label) {
-            self.write_job_down(key);
+            self.write_tally_down(key);
         }
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Whose {
     pub(super) job: Option<JobKey>,
     /// Where its names are.
     pub(super) namespace: Option<Namespace>,
+    /// The user, if it is neither this server's nor root: such a one may look names up.
+    pub(super) guest: Option<u32>,
 }
 
 impl Whose {
@@ -49,6 +51,15 @@ impl Whose {
             entitlements: None,
             job: None,
             namespace: None,
+            guest: None,
+        }
+    }
+
+    /// Who comes through the door of another user.
+    pub(super) fn guest(uid: u32) -> Self {
+        Self {
+            guest: Some(uid),
+            ..Self::anybody()
         }
     }
 }
@@ -61,6 +72,7 @@ pub(super) struct DoorEntry {
     pub(super) entitlements: Option<Vec<u8>>,
     pub(super) job: Option<u64>,
     pub(super) namespace: Option<u64>,
+    pub(super) guest: Option<u32>,
 }
 
 /// All doors.
@@ -95,6 +107,7 @@ impl Doors {
             entitlements: whose.entitlements.clone(),
             job: whose.job.map(|job| job.0),
             namespace: whose.namespace.map(|namespace| namespace.0),
+            guest: whose.guest,
         };
         let ledger: Vec<_> = door.port.ledger().into_iter().collect();
         store.put(Kind::Door, door.key.0, &entry, &ledger);
@@ -130,6 +143,12 @@ impl Doors {
     pub(super) fn of_namespace(&self, namespace: Namespace) -> Option<&Door> {
         let mut doors = self.by_port.values();
         doors.find(|door| door.whose.namespace == Some(namespace) && door.whose.job.is_none())
+    }
+
+    /// The door of another user.
+    pub(super) fn of_guest(&self, uid: u32) -> Option<&Door> {
+        let mut doors = self.by_port.values();
+        doors.find(|door| door.whose.guest == Some(uid))
     }
 
     /// The doors of subsets.

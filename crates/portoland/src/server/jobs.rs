@@ -692,6 +692,7 @@ impl Server {
         let left = self.left_at(job);
         let now = self.now();
         self.jobs.supervisor.exited(job, exit, &left, now);
+        self.write_tally_down(job);
     }
 
     fn exit_of(&mut self, pid: u32, instance: &Instance) -> Exit {
@@ -922,6 +923,7 @@ impl Server {
             }
         }
         self.store.remove(Kind::Job, job.0);
+        self.store.remove(Kind::Tally, job.0);
         self.jobs.logs_due.remove(&job);
         let Some(mut parts) = self.jobs.parts.remove(&job) else {
             return;

@@ -249,8 +249,8 @@ impl Server {
             identity: Identity::new(label.clone(), Arc::new(parsed)),
             label: Some(label),
             entitlements: Some(entitlements),
-            job: None,
             namespace: caller.whose.namespace,
+            ..Whose::anybody()
         };
         let key = self.doors.next_key();
         let right = self.open_door(key, whose)?;

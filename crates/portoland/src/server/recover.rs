@@ -48,11 +48,16 @@ struct ServerEntry {
 struct JobEntry {
     path: String,
     file: Vec<u8>,
-    disabled: bool,
-    runs: u64,
-    last_exit: Option<(bool, u8)>,
     /// The names of its sockets, whose descriptors come after those of its log.
     sockets: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Tally {
+    disabled: bool,
+    runs: u64,
+    /// Whether it was a signal, and its number or the status.
+    last_exit: Option<(bool, u8)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -157,29 +162,37 @@ impl Server {
     }
 
     pub(super) fn write_job_down(&self, key: JobKey) {
-        let (Some(parts), Some(status)) =
-            (self.jobs.parts.get(&key), self.jobs.supervisor.status(key))
-        else {
+        let Some(parts) = self.jobs.parts.get(&key) else {
             return;
         };
-        let is_disabled = self.jobs.supervisor.is_disabled(key);
+        self.write_tally_down(key);
         let sockets = parts.listeners.names_and_fds();
         let entry = JobEntry {
             path: parts.path.clone(),
             file: parts.file.clone(),
-            disabled: is_disabled,
-            runs: status.runs,
-            last_exit: status.last_exit.and_then(|exit| match exit {
-                Exit::Status(status) => Some((false, status)),
-                Exit::Signal(signal) => Some((true, signal)),
-                Exit::Unknown => None,
-            }),
             sockets: sockets.map(|(name, _)| name.to_owned()).collect(),
         };
         let (output, input) = parts.log.ends();
         let mut fds = vec![output, input];
         fds.extend(parts.listeners.names_and_fds().map(|(_, fd)| fd));
         self.store.put(Kind::Job, key.0, &entry, &fds);
+    }
+
+    /// Writes down what has become of a job.
+    pub(super) fn write_tally_down(&self, key: JobKey) {
+        let Some(status) = self.jobs.supervisor.status(key) else {
+            return;
+        };
+        let tally = Tally {
+            disabled: self.jobs.supervisor.is_disabled(key),
+            runs: status.runs,
+            last_exit: status.last_exit.and_then(|exit| match exit {
+                Exit::Status(status) => Some((false, status)),
+                Exit::Signal(signal) => Some((true, signal)),
+                Exit::Unknown => None,
+            }),
+        };
+        self.store.put(Kind::Tally, key.0, &tally, &[]);
     }
 
     /// Writes down what an instance has come to.
@@ -202,7 +215,7 @@ impl Server {
         };
         self.store
             .put(Kind::Run, job.0, &entry, &[run.instance.pidfd()]);
-        self.write_job_down(job);
+        self.write_tally_down(job);
     }
 
     pub(super) fn write_service_down(&self, key: PortKey, service: &Service) {
@@ -263,9 +276,10 @@ impl Server {
         fds: Vec<OwnedFd>,
         estate: &Estate,
     ) -> Option<()> {
+        let tally: Tally = estate.look(Kind::Tally, key.0).unwrap_or_default();
         let job = Reading::of(&entry.file).job?;
         let job = Job {
-            disabled: entry.disabled,
+            disabled: tally.disabled,
             ..job
         };
         let mut fds = fds.into_iter();
@@ -274,7 +288,7 @@ impl Server {
         let listeners = Listeners::resume(&job, entry.sockets.into_iter().zip(fds).collect());
         let run: Option<RunEntry> = estate.look(Kind::Run, key.0);
         let past = Past {
-            disabled: entry.disabled,
+            disabled: tally.disabled,
             pid: run.as_ref().map(|run| run.pid.cast_unsigned()),
             checked_in: run
                 .iter()
@@ -282,8 +296,8 @@ impl Server {
                 .filter_map(|name| name.parse().ok())
                 .collect(),
             ready: run.is_some_and(|run| run.ready),
-            runs: entry.runs,
-            last_exit: entry.last_exit.map(|(signal, number)| match signal {
+            runs: tally.runs,
+            last_exit: tally.last_exit.map(|(signal, number)| match signal {
                 false => Exit::Status(number),
                 true => Exit::Signal(number),
             }),
@@ -532,6 +546,7 @@ impl Server {
             entitlements: entry.entitlements.clone(),
             job: None,
             namespace,
+            guest: entry.guest,
         })
     }
 

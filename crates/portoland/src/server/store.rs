@@ -24,6 +24,8 @@ pub(super) enum Kind {
     Run = 6,
     Service = 7,
     Channel = 8,
+    /// What changes of a job.
+    Tally = 9,
 }
 
 impl Kind {
