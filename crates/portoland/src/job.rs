@@ -139,7 +139,8 @@ pub struct Job {
     pub throttle_interval: Option<u32>,
     /// Seconds from being told to end to being killed, 0 for no limit; 20 if not given.
     pub exit_time_out: u32,
-    /// Seconds without work after which it should end.
+    /// Seconds in which it has to check in a service that somebody waits for, 0 for no limit; 30 if
+    /// not given.
     pub time_out: Option<u32>,
     /// Not started again before the next load.
     pub launch_only_once: bool,

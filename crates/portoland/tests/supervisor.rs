@@ -588,6 +588,19 @@ fn good_runs_that_are_kept_alive_do_not_spin() {
 }
 
 #[test]
+fn a_failed_run_does_not_wait_for_the_interval_of_a_good_one() {
+    let (mut world, key) = World::with("KeepAlive = true");
+    world.must_start(key);
+    world.exit(key, SUCCESS, &[]);
+    world.demand("echo");
+    world.must_start(key);
+    world.check_in(key, "echo");
+    world.exit(key, FAILURE, &[]);
+    assert!(world.next() < SECOND);
+    world.must_start(key);
+}
+
+#[test]
 fn conditions_of_keep_alive() {
     for (condition, exit, again) in [
         ("SuccessfulExit = true", SUCCESS, true),
