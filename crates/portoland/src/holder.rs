@@ -2,7 +2,7 @@
 //!
 //! The holder and the server share one table of descriptors ([`portolan_sys::holder`]). What the
 //! server opens is therefore open in the holder as well, without a word between the two, and goes
-//! on to be when the server is killed. The next server finds in the [`journal`](crate::journal) what
+//! on to be when the server is killed. The next server finds in the [`journal`] what
 //! each descriptor is; those that no entry names are closed.
 //!
 //! * A server that is killed, or panics in any thread, is started again: at once, and after five
