@@ -91,6 +91,14 @@ impl ChannelParts {
         socket_cookie(self.descriptors.first()?).ok()
     }
 
+    fn has_unread(&self) -> bool {
+        let mut descriptors = self.descriptors.iter();
+        let queued = descriptors
+            .next()
+            .is_some_and(|socket| socket::peek(socket.as_fd()).is_some());
+        queued || descriptors.next().is_some_and(has_unread_records)
+    }
+
     fn borrowed(&self) -> Vec<BorrowedFd<'_>> {
         self.descriptors.iter().map(AsFd::as_fd).collect()
     }
@@ -423,6 +431,13 @@ impl Custody {
         self.channels.len()
     }
 
+    /// Whether something is queued that the borrower has not received, as far as it can be told from
+    /// here: what it is about to receive counts, and so does word of a right that was copied.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.channels.values().any(ChannelParts::has_unread)
+    }
+
     /// Makes a send right to the port, which the borrower is told of. Nobody is waited for: messages
     /// that are sent before it has heard of it are queued.
     ///
@@ -583,6 +598,22 @@ impl Debts {
             }
         }
     }
+}
+
+/// Whether a holder has published more than a receiver has dealt with. The memory is looked at through
+/// its file, once, and not mapped for that.
+fn has_unread_records(memory: &OwnedFd) -> bool {
+    let word = |offset: usize| {
+        let mut bytes = [0; size_of::<u64>()];
+        let read = rustix::io::pread(memory, &mut bytes, offset as u64);
+        (read == Ok(bytes.len())).then(|| u64::from_ne_bytes(bytes))
+    };
+    let published = word(portolan_ring::PUBLISHED_OFFSET);
+    let kept = word(portolan_ring::KEPT_OFFSET);
+    // Before the holder goes over to the memory, nothing is kept and nothing is published.
+    published
+        .zip(kept)
+        .is_some_and(|(published, kept)| published != kept & !7)
 }
 
 /// Makes channels of their parts. What a former receiver owes is refused, unless it is still there and

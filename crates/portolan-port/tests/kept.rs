@@ -319,6 +319,26 @@ fn a_port_that_is_let_go_of_is_back_at_once(flavour: Flavour) {
     assert!(right.is_dead(), "the port is like any other now");
 }
 
+in_both_flavours!(the_keeper_sees_that_something_is_unread);
+fn the_keeper_sees_that_something_is_unread(flavour: Flavour) {
+    let (right, port) = right_and_port(flavour);
+    let (mut custody, lent) = lend(port);
+    // The holder may still have to say who it is, and this is not asked before.
+    wait_until(|| {
+        assert!(lent.receive(Timeout::POLL).is_err());
+        !custody.has_unread()
+    });
+    right.send(Message::new(1), PATIENCE).expect("send");
+    assert!(custody.has_unread());
+    assert_eq!(ids_in(&lent), [1]);
+    assert!(!custody.has_unread());
+    let fresh = custody.make_send(0).expect("send right");
+    fresh.send(Message::new(2), PATIENCE).expect("send");
+    assert!(custody.has_unread());
+    drop(lent);
+    assert_eq!(custody.attend(), Presence::Back);
+}
+
 in_both_flavours!(a_borrower_moves_the_port_on);
 fn a_borrower_moves_the_port_on(flavour: Flavour) {
     let (right, port) = right_and_port(flavour);

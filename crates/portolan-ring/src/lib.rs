@@ -62,7 +62,10 @@ pub use producer::{Producer, PushError};
 pub use record::{
     MAX_RECORD_FRACTION, RECORD_HEADER_BYTES, Record, Run, record_bytes, split_record,
 };
-pub use region::{HEADER_BYTES, MAX_CAPACITY, MIN_CAPACITY, Region, RegionError, region_bytes};
+pub use region::{
+    HEADER_BYTES, KEPT_OFFSET, MAX_CAPACITY, MIN_CAPACITY, PUBLISHED_OFFSET, Region, RegionError,
+    region_bytes,
+};
 pub use sleep::{Bell, Readiness};
 #[cfg(not(loom))]
 pub use window::Window;

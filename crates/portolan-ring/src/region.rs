@@ -19,6 +19,12 @@ pub const MIN_CAPACITY: usize = 64;
 /// The largest capacity, in bytes: lengths of records fit in 32 bits with room to spare.
 pub const MAX_CAPACITY: usize = 1 << 30;
 
+/// Where the word of the header is that says how far the producer has published.
+pub const PUBLISHED_OFFSET: usize = Word::Published as usize;
+
+/// Where the word of the header is that [`Glance::keep`](crate::Glance::keep) writes.
+pub const KEPT_OFFSET: usize = Word::Kept as usize;
+
 /// How long the memory of a ring of `capacity` bytes is.
 ///
 /// # Errors

@@ -239,6 +239,9 @@ impl Server {
         loop {
             if let Some(ended) = self.ended {
                 self.jobs.flush_logs();
+                if ended == Ended::ForGood {
+                    self.jobs.close_workshop();
+                }
                 return Ok(ended);
             }
             let patience = self.patience();

@@ -92,32 +92,41 @@ impl Server {
     }
 
     fn load(&mut self, path: &str, file: Vec<u8>, enable: bool) -> Result<(), Refused> {
-        let job = read(path, &file)?;
-        let label = job.label.clone();
-        let parts = self.make_parts(path, file, &job)?;
-        let is_disabled = match enable {
-            true => false,
-            false => self.is_switched_off(&label).unwrap_or(job.disabled),
+        let (job, parts) = self.prepare(path, file)?;
+        let job = match enable {
+            true => {
+                self.switch(&job.label, false);
+                Job {
+                    disabled: false,
+                    ..job
+                }
+            }
+            false => job,
         };
-        if enable {
-            self.switch(&label, false);
-        }
-        self.load_parts(job, parts, is_disabled)
+        let (label, now) = (job.label.clone(), self.now());
+        let loaded = self.jobs.supervisor.load(job, now);
+        self.loaded(&label, parts, loaded)
     }
 
-    fn load_parts(&mut self, job: Job, parts: Parts, is_disabled: bool) -> Result<(), Refused> {
-        let label = job.label.clone();
-        let job = Job {
-            disabled: is_disabled,
-            ..job
-        };
-        let now = self.now();
-        let loaded = self.jobs.supervisor.load(job, now);
+    /// Reads a job file, and makes what the job needs.
+    fn prepare(&self, path: &str, file: Vec<u8>) -> Result<(Job, Parts), Refused> {
+        let job = read(path, &file)?;
+        let parts = self.make_parts(path, file, &job)?;
+        let disabled = self.is_switched_off(&job.label).unwrap_or(job.disabled);
+        Ok((Job { disabled, ..job }, parts))
+    }
+
+    fn loaded(
+        &mut self,
+        label: &JobLabel,
+        parts: Parts,
+        loaded: Result<JobKey, LoadError>,
+    ) -> Result<(), Refused> {
         let key = match loaded {
             Ok(key) => key,
             Err(error) => {
                 parts.listeners.remove();
-                return Err(Refused::from_load(&label, &error));
+                return Err(Refused::from_load(label, &error));
             }
         };
         self.furnish(key, parts);
@@ -147,8 +156,8 @@ impl Server {
         Ok(Parts::new(path.to_owned(), file, log, listeners))
     }
 
-    /// Loads the job files of a directory, in the order of their names. What is wrong with one is
-    /// logged, and the others are loaded.
+    /// Loads the job files of a directory, all at once. What is wrong with one is logged, and the
+    /// others are loaded.
     pub fn load_directory(&mut self, directory: &Path) {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
@@ -164,16 +173,29 @@ impl Server {
             matches!(extension, Some("toml" | "plist"))
         };
         let files: BTreeSet<_> = files.filter(is_job).collect();
+        let (mut jobs, mut prepared) = (Vec::new(), Vec::new());
         for file in files {
             let shown = file.display().to_string();
-            let loaded = trusted_file(&file)
+            let read = trusted_file(&file)
                 .map_err(|error| Refused::because(BootstrapCode::BAD_JOB_FILE, error))
-                .and_then(|bytes| self.load(&shown, bytes, false));
-            if let Err(refused) = loaded {
-                tracing::warn!(file = %shown, "not loaded: {}", refused.text());
+                .and_then(|bytes| self.prepare(&shown, bytes));
+            match read {
+                Ok((job, parts)) => {
+                    prepared.push((job.label.clone(), parts));
+                    jobs.push(job);
+                }
+                Err(refused) => tracing::warn!(file = %shown, "not loaded: {}", refused.text()),
             }
-            self.carry_out();
         }
+        let now = self.now();
+        let loaded = self.jobs.supervisor.load_all(jobs, now);
+        for ((label, parts), loaded) in prepared.into_iter().zip(loaded) {
+            let file = parts.path.clone();
+            if let Err(refused) = self.loaded(&label, parts, loaded) {
+                tracing::warn!(%file, "not loaded: {}", refused.text());
+            }
+        }
+        self.carry_out();
     }
 
     fn kickstarted(&mut self, label: &JobLabel, kill: bool, wait: bool) -> Result<Answer, Refused> {
@@ -195,7 +217,7 @@ impl Server {
             .get(&job)
             .map(|parts| parts.services.clone());
         let mut ports = services.unwrap_or_default().into_values();
-        let is_queued = ports.any(|port| self.has_message(port));
+        let is_queued = ports.any(|port| self.has_unread(port));
         let now = self.now();
         let may = self.jobs.supervisor.try_exit(job, !is_queued, now);
         Ok(done(&Reply::TryExit(may)))

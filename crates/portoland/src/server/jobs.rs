@@ -132,6 +132,15 @@ impl Jobs {
         };
     }
 
+    /// Takes away what the server has put into its directory for jobs.
+    pub(super) fn close_workshop(&mut self) {
+        if let Some(shop) = self.workshop.take()
+            && let Err(error) = shop.notices.remove()
+        {
+            tracing::debug!(%error, "cannot remove the socket for notices");
+        }
+    }
+
     /// Writes down what jobs have written so far, before the server ends.
     pub(super) fn flush_logs(&mut self) {
         let wall = SystemTime::now();
@@ -673,8 +682,8 @@ impl Server {
         else {
             return;
         };
-        if !abandons && let Err(error) = run.instance.kill_everything() {
-            tracing::error!(%error, "cannot end all processes of a job");
+        if !abandons {
+            end_all(&run.instance);
         }
         self.jobs.note_exits();
         let pid = run.instance.pid().as_raw_pid().cast_unsigned();
@@ -775,6 +784,14 @@ impl Server {
         match self.services.get(&key).map(|service| &service.port) {
             Some(Port::Here(port)) => matches!(port.has_message(), Ok(true)),
             _ => false,
+        }
+    }
+
+    /// Whether something is queued at a port, whoever receives from it.
+    pub(super) fn has_unread(&self, key: PortKey) -> bool {
+        match self.services.get(&key).map(|service| &service.port) {
+            Some(Port::Lent(custody)) => custody.has_unread(),
+            _ => self.has_message(key),
         }
     }
 
@@ -964,6 +981,21 @@ impl Parts {
             set_aside: 0,
         }
     }
+}
+
+/// How often processes are killed of which not all have ended.
+const MAX_KILLS: u32 = 4;
+
+/// Ends what is left of an instance. Each try waits for half a second at most.
+fn end_all(instance: &Instance) {
+    for _ in 0..MAX_KILLS {
+        match instance.kill_everything() {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => return tracing::error!(%error, "cannot end all processes of a job"),
+        }
+    }
+    tracing::error!("processes of a job are left, which the kernel does not end");
 }
 
 fn is_readable(fd: impl AsFd) -> bool {
