@@ -1029,6 +1029,9 @@ impl Port {
         drop(state);
         for channel in channels.into_values() {
             channel.stop_watching();
+            if let Some(kept) = channel.kept() {
+                kept.keep.tell_gone(kept.cookie);
+            }
             channel.port_died();
         }
     }

@@ -608,6 +608,18 @@ fn a_port_is_made_anew_of_what_its_witness_saw(flavour: Flavour) {
     });
 }
 
+#[test]
+fn a_witness_is_told_that_a_port_was_killed() {
+    let memory = Arc::new(Memory::default());
+    let parts = PortParts::fresh().expect("parts");
+    let port = ReceiveRight::witnessed(parts, memory.clone()).expect("port");
+    let rights = [(); 3].map(|()| port.make_send().expect("send right"));
+    assert_eq!(memory.len(), 3);
+    drop(port);
+    assert_eq!(memory.len(), 0);
+    assert!(rights.iter().all(SendRight::is_dead));
+}
+
 in_both_flavours!(custody_is_put_together_again);
 fn custody_is_put_together_again(flavour: Flavour) {
     let memory = Arc::new(Memory::default());

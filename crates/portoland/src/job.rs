@@ -4,8 +4,8 @@
 //! for launchd is read as it is: one of launchd's keys that has no effect here is a warning. Any
 //! other key is an error, with its place and the key that was probably meant.
 //!
-//! The server does not start jobs yet: so far job files can be checked and converted, with
-//! `portolan job`.
+//! [`supervisor`](crate::supervisor) decides when a job runs, [`launch`](crate::launch) makes a process
+//! of it.
 //!
 //! ```
 //! use portoland::job::Reading;
