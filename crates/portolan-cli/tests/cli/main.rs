@@ -5,6 +5,7 @@ mod bad_input;
 mod confined;
 mod control;
 mod demo;
+mod domains;
 mod fake;
 mod jobs;
 mod load;

@@ -161,9 +161,14 @@ fn may_start() -> bool {
 /// Starts a server. Of several clients that find none, the first to get the lock starts it and the
 /// others find it.
 fn start(directory: &Path) -> Result<SendRight, ConnectError> {
+    // All users find the names of the system.
+    let mode = match directory == Path::new(place::SYSTEM) {
+        true => 0o755,
+        false => 0o700,
+    };
     fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(mode)
         .create(directory)?;
     check_directory(directory)?;
     let lock = open_private(directory, place::LOCK)?;
