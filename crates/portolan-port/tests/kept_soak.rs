@@ -1,0 +1,236 @@
+//! A port whose receivers are killed at any moment, while senders of every kind go on.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use portolan_port::{
+    Custody, Message, Presence, ReceiveRight, ReplyError, RequestError, Right, SendRight, Timeout,
+};
+use portolan_testkit::process::{self, Process, play};
+use portolan_testkit::soak;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
+
+/// Bytes that do not fit in a packet, and are lent.
+const LONG: usize = 256 << 10;
+
+#[test]
+fn play_a_part() {
+    let Some((part, socket)) = process::part() else {
+        return;
+    };
+    assert_eq!(part, "borrow");
+    borrow(socket);
+}
+
+/// Receives from a port for ever, and writes down what has come before it answers.
+fn borrow(socket: OwnedFd) {
+    let orders = ReceiveRight::new().expect("port");
+    orders.adopt(socket, 0).expect("adopt");
+    let mut order = orders.receive(PATIENCE).expect("order");
+    let path = String::from_utf8(order.bytes().to_vec()).expect("path");
+    let mut log = File::options().append(true).open(path).expect("log");
+    let Some(Right::Receive(port)) = order.take_rights().pop() else {
+        panic!("no port came");
+    };
+    while let Ok(mut message) = port.receive(PATIENCE) {
+        log.write_all(&entry(&message)).expect("log");
+        if let Some(reply) = message.take_reply() {
+            reply.send(Message::new(message.id())).ok();
+        }
+    }
+}
+
+/// Which sender a message is from, and its number.
+fn entry(message: &Message) -> [u8; 16] {
+    let sender = message.badge().to_le_bytes();
+    let number = u64::from(message.id().unsigned_abs()).to_le_bytes();
+    let mut entry = [0; 16];
+    entry[..8].copy_from_slice(&sender);
+    entry[8..].copy_from_slice(&number);
+    entry
+}
+
+fn entries(log: &PathBuf) -> Vec<(u64, u64)> {
+    let bytes = std::fs::read(log).expect("log");
+    let (words, rest) = bytes.as_chunks::<16>();
+    assert!(rest.is_empty(), "half an entry");
+    let number = |word: &[u8]| u64::from_le_bytes(word.try_into().expect("8 bytes"));
+    words
+        .iter()
+        .map(|word| (number(&word[..8]), number(&word[8..])))
+        .collect()
+}
+
+/// Sends numbered messages until it is told to stop, and gives the last number.
+fn stream(right: &SendRight, badge: u64, stop: &AtomicBool) -> i32 {
+    let other = ReceiveRight::new().expect("port");
+    if badge % 2 == 1 {
+        // Asking keeps it on the socket.
+        std::os::fd::AsFd::as_fd(right);
+    }
+    let mut id = 0;
+    while !stop.load(Ordering::Relaxed) {
+        id += 1;
+        let message = Message::new(id);
+        match (badge + u64::from(id.unsigned_abs())) % 7 {
+            0 | 1 => request(right, message, badge),
+            2 => {
+                let message = message.with_right(other.make_send().expect("right"));
+                right.send(message, PATIENCE).expect("send a right");
+            }
+            3 if id % 50 == 0 => {
+                let message = message.with_bytes(vec![7; LONG]);
+                right.send(message, PATIENCE).expect("send much");
+            }
+            _ => {
+                let message = message.with_bytes(vec![1; 1000 * (id % 3) as usize]);
+                right.send(message, PATIENCE).expect("send");
+            }
+        }
+    }
+    id
+}
+
+fn request(right: &SendRight, message: Message, badge: u64) {
+    let id = message.id();
+    match right.request(message, PATIENCE, PATIENCE) {
+        Ok(answer) => assert_eq!(answer.id(), id),
+        Err(RequestError::Reply(ReplyError::NoReply)) => {}
+        Err(other) => panic!("request {id} of sender {badge}: {other:?}"),
+    }
+}
+
+struct Borrower {
+    process: Process,
+    _orders: SendRight,
+}
+
+impl Borrower {
+    fn start(port: ReceiveRight, log: &PathBuf) -> Self {
+        let kind = SocketType::SEQPACKET;
+        let (here, there) =
+            socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).expect("pair");
+        let orders = SendRight::from_socket(here).expect("a right");
+        let order = Message::new(0).with_bytes(log.to_str().expect("path"));
+        orders
+            .send(order.with_right(port), PATIENCE)
+            .expect("send the port");
+        Self {
+            process: play("borrow", there),
+            _orders: orders,
+        }
+    }
+
+    /// Kills it some time after it has begun to receive.
+    fn kill_after(mut self, mut custody: Custody, log: &PathBuf, micros: u64) -> ReceiveRight {
+        let before = std::fs::metadata(log).expect("log").len();
+        wait_until(|| {
+            custody.attend();
+            std::fs::metadata(log).expect("log").len() > before
+        });
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(micros) {
+            custody.attend();
+        }
+        self.process.kill();
+        wait_until(|| custody.attend() == Presence::Back);
+        custody.take_back().expect("take back").0
+    }
+}
+
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it never is so");
+        std::thread::yield_now();
+    }
+}
+
+/// Kills in one round.
+const KILLS: usize = 8;
+
+/// Senders in one round.
+const SENDERS: u64 = 4;
+
+#[test]
+fn soak_receivers_that_are_killed_lose_what_they_had_in_hand_alone() {
+    soak::for_each_seed(kill_receivers);
+}
+
+fn kill_receivers(seed: u64) {
+    let mut random = seed;
+    let log = std::env::temp_dir().join(format!("portolan-kept-{}-{seed}", std::process::id()));
+    File::create(&log).expect("log");
+    let mut port = ReceiveRight::new().expect("port");
+    let rights: Vec<_> = (0..SENDERS)
+        .map(|badge| port.make_send_badged(badge).expect("right"))
+        .collect();
+    let stop = AtomicBool::new(false);
+    let (sent, rest) = std::thread::scope(|scope| {
+        let stop = &stop;
+        let senders: Vec<_> = (0..)
+            .zip(&rights)
+            .map(|(badge, right)| scope.spawn(move || stream(right, badge, stop)))
+            .collect();
+        for _ in 0..KILLS {
+            random = random
+                .wrapping_mul(0x5851_f42d_4c95_7f2d)
+                .wrapping_add(0x1405_7b7e_f767_814f);
+            let (custody, lent) = port.lend().expect("lend");
+            let micros = (random >> 33) % 20_000;
+            port = Borrower::start(lent, &log).kill_after(custody, &log, micros);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let rest = serve_until(&port, || senders.iter().all(|sender| sender.is_finished()));
+        let sent = senders.into_iter().map(|sender| sender.join());
+        let sent: Vec<_> = sent.map(|last| last.expect("a sender")).collect();
+        (sent, rest)
+    });
+    let received = [entries(&log), rest].concat();
+    std::fs::remove_file(&log).ok();
+    check(&received, &sent);
+}
+
+/// Serves the port in this process until there is nothing more to come.
+fn serve_until(port: &ReceiveRight, is_over: impl Fn() -> bool) -> Vec<(u64, u64)> {
+    let mut received = Vec::new();
+    loop {
+        let was_over = is_over();
+        match port.receive(Duration::from_millis(20)) {
+            Ok(mut message) => {
+                let number = u64::from(message.id().unsigned_abs());
+                received.push((message.badge(), number));
+                if let Some(reply) = message.take_reply() {
+                    reply.send(Message::new(message.id())).expect("answer");
+                }
+            }
+            Err(_) if was_over => return received,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Each receiver that was killed may have had one message in hand; all others came once, in order.
+fn check(received: &[(u64, u64)], sent: &[i32]) {
+    let mut lost = 0;
+    for (badge, last) in (0..).zip(sent) {
+        let own = received.iter().filter(|(sender, _)| *sender == badge);
+        let mut before = 0;
+        for (_, number) in own {
+            assert!(
+                *number > before,
+                "message {number} of sender {badge} after {before}"
+            );
+            lost += number - before - 1;
+            before = *number;
+        }
+        lost += u64::from(last.unsigned_abs()) - before;
+    }
+    assert!(lost <= KILLS as u64, "{lost} messages were lost");
+}
