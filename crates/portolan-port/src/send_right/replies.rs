@@ -14,6 +14,8 @@ use crate::message::Message;
 #[derive(Default)]
 pub(super) struct Replies {
     last_slot: u32,
+    /// The numbers have begun again.
+    has_wrapped: bool,
     pub(super) slots: HashMap<u32, Slot, BuildHasherDefault<SlotHasher>>,
     /// A thread waits for all that wait.
     pub(super) reading: bool,
@@ -29,6 +31,7 @@ impl Replies {
         loop {
             self.last_slot = self.last_slot.wrapping_add(1);
             let slot = self.last_slot;
+            self.has_wrapped |= slot == 0;
             if slot != 0
                 && let Entry::Vacant(vacant) = self.slots.entry(slot)
             {
@@ -36,6 +39,12 @@ impl Replies {
                 return slot;
             }
         }
+    }
+
+    /// Whether there was ever a request with this number.
+    pub(super) fn was_open(&self, slot: u32) -> bool {
+        // After so many requests that the numbers begin again, any may have been.
+        slot != 0 && (slot <= self.last_slot || self.has_wrapped)
     }
 
     /// Whether answers will come that nobody waits for.
