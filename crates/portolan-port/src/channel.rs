@@ -533,9 +533,13 @@ impl Channel {
     }
 
     fn next_record(&self, ring: &RingEnd, reading: &mut Reading) -> Result<Incoming, Nothing> {
-        let next = match ring.next() {
+        let take = || match self.is_kept() {
+            true => ring.next_kept(),
+            false => ring.next(),
+        };
+        let next = match take() {
             // Published after that look and before the end.
-            Err(Nothing::Empty) if self.has_hung_up() => match ring.next() {
+            Err(Nothing::Empty) if self.has_hung_up() => match take() {
                 Err(Nothing::Empty) => return Err(Nothing::Closed),
                 next => next,
             },

@@ -92,9 +92,9 @@ impl RingEnd {
     pub(crate) fn revive([memory, own @ .., out, into]: [OwnedFd; 5]) -> io::Result<(Self, bool)> {
         let (rings, in_use) = Rings::revive(memory)?;
         let end = Self::new(rings, Bell::of(own)?, Bell::of([out, into])?);
-        if lock(&end.rings.incoming).consumer.reclaim() == Wake::Ring {
-            end.ring();
-        }
+        lock(&end.rings.incoming).consumer.reclaim();
+        // In any case: who is gone may have taken it upon itself and not come to it.
+        end.ring();
         Ok((end, in_use))
     }
 
@@ -158,9 +158,10 @@ impl RingEnd {
         self.rings.keep(position);
     }
 
-    /// The same for everything that was taken.
+    /// The same for everything that was taken, whose space may be used again after that.
     pub(crate) fn keep_taken(&self) {
         self.rings.keep_taken();
+        self.release_if_due(&mut lock(&self.rings.incoming));
     }
 
     /// What the next record is, without taking it.
@@ -394,6 +395,18 @@ impl RingEnd {
     /// Takes the next record.
     pub(crate) fn next(&self) -> Result<Next, Nothing> {
         let mut reader = lock(&self.rings.incoming);
+        let next = self.take(&mut reader);
+        self.release_if_due(&mut reader);
+        next
+    }
+
+    /// The same, with its space not given back before a successor can know that it was
+    /// [dealt with](Self::keep_taken).
+    pub(crate) fn next_kept(&self) -> Result<Next, Nothing> {
+        self.take(&mut lock(&self.rings.incoming))
+    }
+
+    fn take(&self, reader: &mut Reader) -> Result<Next, Nothing> {
         let Some(mut record) = reader.consumer.incoming().map_err(broken)? else {
             return Err(Nothing::Empty);
         };
@@ -405,9 +418,8 @@ impl RingEnd {
             control => Next::Control(control),
         };
         drop(record);
-        self.rings.note_taken(&reader);
+        self.rings.note_taken(reader);
         reader.unreleased += taken;
-        self.release_if_due(&mut reader);
         Ok(next)
     }
 

@@ -535,6 +535,13 @@ impl Memory {
     fn len(&self) -> usize {
         self.0.lock().expect("no panic").len()
     }
+
+    /// A duplicate of one of the descriptors of the only channel.
+    fn descriptor(&self, at: usize) -> OwnedFd {
+        let known = self.0.lock().expect("no panic");
+        let (_, (_, fds)) = known.iter().next().expect("a channel");
+        fds[at].try_clone().expect("duplicate")
+    }
 }
 
 impl Witness for Memory {
@@ -643,4 +650,47 @@ fn custody_is_put_together_again(flavour: Flavour) {
     let mut ids = ids_in(&port);
     ids.sort_unstable();
     assert_eq!(ids, [2, 3, 4]);
+}
+
+/// Where the memory of a channel says that its sender waits for room.
+const SENDER_SLEEPS: u64 = 384;
+
+fn word(memory: &OwnedFd, at: u64) -> u64 {
+    let mut word = [0; 8];
+    rustix::io::pread(memory, &mut word, at).expect("read");
+    u64::from_ne_bytes(word)
+}
+
+fn set_word(memory: &OwnedFd, at: u64, word: u64) {
+    rustix::io::pwrite(memory, &word.to_ne_bytes(), at).expect("write");
+}
+
+#[test]
+fn a_sender_goes_on_whom_the_receiver_was_about_to_wake() {
+    let memory = Arc::new(Memory::default());
+    let parts = PortParts::fresh().expect("parts");
+    let port = ReceiveRight::witnessed(parts, memory.clone()).expect("port");
+    let right = port.make_send().expect("send right");
+    bring(&right, &port, Flavour::Ring);
+    let shared = memory.descriptor(1);
+    let borrower = Borrower::start();
+    let (custody, lent) = lend(port);
+    assert!(borrower.receive(lent, 0).is_empty());
+    let sender = std::thread::spawn(move || {
+        for id in 0..1000 {
+            let message = Message::new(id).with_bytes(vec![1; 1000]);
+            right.send(message, PATIENCE).expect("send");
+        }
+        right
+    });
+    wait_until(|| word(&shared, SENDER_SLEEPS) != 0);
+    // As a receiver leaves it that gives space back and is killed before it rings.
+    set_word(&shared, SENDER_SLEEPS, 0);
+    let port = borrower.kill(custody);
+    for id in 0..1000 {
+        // Less than the sender's own patience, after which it looks again by itself.
+        let message = port.receive(Duration::from_secs(10)).expect("message");
+        assert_eq!(message.id(), id);
+    }
+    drop(sender.join().expect("no panic"));
 }
