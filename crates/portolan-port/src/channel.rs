@@ -55,6 +55,8 @@ pub(crate) struct Channel {
     /// The holder is gone, but memory may hold what it published before.
     hung_up: AtomicBool,
     watch: OnceLock<Watch>,
+    /// A former receiver was killed, and may have had the packet that the next record announces.
+    is_revived: bool,
     /// Requests that were refused before anybody received them.
     voids: Mutex<HashSet<u32>>,
     has_voids: AtomicBool,
@@ -155,6 +157,7 @@ impl Channel {
             closed: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),
             watch: OnceLock::new(),
+            is_revived: false,
             voids: Mutex::default(),
             has_voids: AtomicBool::new(false),
         }
@@ -202,12 +205,14 @@ impl Channel {
         let queued = socket::peek_all(socket.as_fd());
         let mut channel = Self::new(socket, record.badge, record.once);
         channel.is_private = !record.is_known;
+        channel.is_revived = true;
         let mut unread: HashSet<_> = queued.iter().filter_map(request_slot).collect();
         let fds: Vec<_> = fds.collect();
         if let Ok(fds) = fds.try_into() {
             let (ring, has_gone_over) = RingEnd::revive(fds).map_err(|_| Nothing::Violation)?;
             let will_go_over = queued.iter().any(|header| header.kind == Kind::Switch);
             if has_gone_over && !will_go_over {
+                ring.pass_over_fetched(mark_of_packet(channel.socket()));
                 unread.extend(ring.peek_all().iter().filter_map(request_slot));
                 channel.flavour.store(RING, Ordering::Relaxed);
             }
@@ -548,14 +553,24 @@ impl Channel {
         match next? {
             Next::Packet(incoming) => Ok(incoming),
             // It was sent before it was announced.
-            Next::InSocket => match self.next_packet(reading) {
-                // A former receiver was killed when it had the packet and not the record.
-                Err(Nothing::Empty) if self.is_kept() => Err(Nothing::Empty),
+            Next::InSocket => match self.fetch_packet(ring, reading) {
+                // The former receiver had one packet of several with the same bytes.
+                Err(Nothing::Empty) if self.is_revived || self.is_kept() => Err(Nothing::Empty),
                 Err(Nothing::Empty) => Err(Nothing::Violation),
                 other => other,
             },
             Next::Control(_) => Err(Nothing::Violation),
         }
+    }
+
+    /// Takes a packet out of the socket that a record announces. A successor has to know whether that
+    /// was done, or it would take the next one for this one and lose the order.
+    fn fetch_packet(&self, ring: &RingEnd, reading: &mut Reading) -> Result<Incoming, Nothing> {
+        let mark = || mark_of_packet(self.socket());
+        if let Some(mark) = self.kept().and_then(|_| mark()) {
+            ring.fetch(mark);
+        }
+        self.next_packet(reading)
     }
 
     fn has_hung_up(&self) -> bool {
@@ -937,6 +952,13 @@ impl Drop for Channel {
 
 /// How much of a message is looked at to tell it from others.
 const DIGESTED_BYTES: usize = 1024;
+
+/// What tells the next packet in a socket from others, unless they have the same bytes.
+pub(crate) fn mark_of_packet(socket: BorrowedFd<'_>) -> Option<u64> {
+    let mut start = [0; DIGESTED_BYTES];
+    let len = socket::peek_bytes(socket, &mut start)?;
+    Some(digest(len as u64, start.get(..len).unwrap_or_default()))
+}
 
 /// The slot of a packet that is a request.
 fn request_slot(header: &Header) -> Option<u32> {

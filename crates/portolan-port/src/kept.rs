@@ -666,3 +666,66 @@ pub(crate) struct Revived {
     pub(crate) channel: Channel,
     pub(crate) unread: HashSet<u32>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Message;
+    use crate::ring_end::Next;
+    use crate::timeout::Timeout;
+
+    /// A right that goes through memory, and its port, which is lent.
+    fn lent() -> (SendRight, Custody, ReceiveRight) {
+        let port = ReceiveRight::new().expect("port");
+        let right = port.make_send().expect("right");
+        for _ in 0..8 {
+            right.send(Message::new(0), Timeout::NEVER).expect("send");
+            port.receive(Timeout::NEVER).expect("receive");
+        }
+        let (custody, lent) = port.lend().expect("lend");
+        (right, custody, lent)
+    }
+
+    /// The channel of a port that nobody receives from any more, as if it was about to be read.
+    fn channel(port: &ReceiveRight) -> Arc<Channel> {
+        let paused = port.pause().expect("pause");
+        let (channel, _) = paused.first().expect("a channel");
+        channel.stay();
+        Arc::clone(channel)
+    }
+
+    fn ids(port: &ReceiveRight) -> Vec<i32> {
+        let next = || port.receive(Timeout::POLL).ok();
+        let all = std::iter::from_fn(next);
+        all.map(|message| message.id()).collect()
+    }
+
+    #[test]
+    fn the_order_stays_if_a_receiver_is_killed_between_a_packet_and_its_record() {
+        for (had_it, expected) in [(true, &[2, 3, 4][..]), (false, &[1, 2, 3, 4])] {
+            let (right, custody, lent) = lent();
+            let other = ReceiveRight::new().expect("port");
+            // The new owner is told who sends.
+            right.send(Message::new(0), Timeout::NEVER).expect("send");
+            lent.receive(Timeout::NEVER).expect("receive");
+            for id in 1..5 {
+                let message = Message::new(id);
+                let message = match id % 2 {
+                    1 => message.with_right(other.make_send().expect("right")),
+                    _ => message,
+                };
+                right.send(message, Timeout::NEVER).expect("send");
+            }
+            let channel = channel(&lent);
+            let ring = channel.ring().expect("memory");
+            assert!(matches!(ring.next_kept(), Ok(Next::InSocket)));
+            ring.fetch(crate::channel::mark_of_packet(channel.socket()).expect("packet"));
+            if had_it {
+                socket::try_receive(channel.socket()).expect("packet");
+            }
+            std::mem::forget(lent);
+            let (port, _) = custody.take_back().expect("take back");
+            assert_eq!(ids(&port), expected);
+        }
+    }
+}

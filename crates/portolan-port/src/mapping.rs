@@ -475,6 +475,13 @@ impl Rings {
         self.keep(self.taken.load(Ordering::Relaxed));
     }
 
+    /// Notes for a successor that the packet is about to be taken out of the socket which belongs to the
+    /// record that was taken last.
+    pub(crate) fn fetch(&self, mark: u64) {
+        let position = self.taken.load(Ordering::Relaxed);
+        self.incoming_glance.fetch(position, mark);
+    }
+
     /// How far a receiver had come that is gone, and whether everything went through the memory.
     ///
     /// # Errors

@@ -92,8 +92,8 @@ impl RingEnd {
     pub(crate) fn revive([memory, own @ .., out, into]: [OwnedFd; 5]) -> io::Result<(Self, bool)> {
         let (rings, in_use) = Rings::revive(memory)?;
         let end = Self::new(rings, Bell::of(own)?, Bell::of([out, into])?);
-        lock(&end.rings.incoming).consumer.reclaim();
-        // In any case: who is gone may have taken it upon itself and not come to it.
+        // Whoever is gone may have taken it upon itself to ring and not come to it.
+        let (Wake::Ring | Wake::Quiet) = lock(&end.rings.incoming).consumer.reclaim();
         end.ring();
         Ok((end, in_use))
     }
@@ -162,6 +162,30 @@ impl RingEnd {
     pub(crate) fn keep_taken(&self) {
         self.rings.keep_taken();
         self.release_if_due(&mut lock(&self.rings.incoming));
+    }
+
+    /// Notes for a successor that the packet with this mark, which belongs to the record that was taken
+    /// last, is about to be taken out of the socket.
+    pub(crate) fn fetch(&self, mark: u64) {
+        self.rings.fetch(mark);
+    }
+
+    /// Takes the next record if it announces a packet that a former receiver has taken out of the socket,
+    /// where the next packet is the one with this mark now.
+    pub(crate) fn pass_over_fetched(&self, mark: Option<u64>) {
+        let mut reader = lock(&self.rings.incoming);
+        let Ok(Some(record)) = reader.consumer.incoming() else {
+            return;
+        };
+        let behind = record.end();
+        let was_begun = self.rings.incoming_glance.fetching(behind);
+        let is_announced = record.record().tag == RecordKind::InSocket.tag();
+        if !is_announced || was_begun.is_none_or(|fetched| mark == Some(fetched)) {
+            return record.leave();
+        }
+        drop(record);
+        self.rings.note_taken(&reader);
+        self.rings.keep_taken();
     }
 
     /// What the next record is, without taking it.

@@ -265,6 +265,12 @@ impl Incoming<'_> {
         self.copied = self.record.len;
     }
 
+    /// The position behind the record.
+    pub fn end(&self) -> u64 {
+        let bytes = record_bytes(self.record.len);
+        self.consumer.taken.wrapping_add(bytes)
+    }
+
     /// Leaves the record where it is: the next call of [`Consumer::incoming`] finds it again.
     pub fn leave(self) {
         std::mem::forget(self);
@@ -280,7 +286,6 @@ impl Incoming<'_> {
 impl Drop for Incoming<'_> {
     #[inline]
     fn drop(&mut self) {
-        let bytes = record_bytes(self.record.len);
-        self.consumer.taken = self.consumer.taken.wrapping_add(bytes);
+        self.consumer.taken = self.end();
     }
 }

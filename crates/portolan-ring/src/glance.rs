@@ -43,6 +43,23 @@ impl Glance {
         (word & 1 == 1).then_some(word & !7)
     }
 
+    /// Notes for a successor that the consumer is about to fetch something from elsewhere that belongs to
+    /// the record before `position`, and what tells it from others.
+    pub fn fetch(&self, position: u64, mark: u64) {
+        self.region.store(Word::Fetched, mark, Ordering::Relaxed);
+        // The mark is there for whoever sees the position.
+        self.region
+            .store(Word::Fetching, position | 1, Ordering::Release);
+    }
+
+    /// What a former consumer was about to [fetch](Self::fetch) for the record before this position, if
+    /// it came to that record. A claim like [`kept`](Self::kept).
+    pub fn fetching(&self, position: u64) -> Option<u64> {
+        let word = self.region.load(Word::Fetching, Ordering::Acquire);
+        let mark = self.region.load(Word::Fetched, Ordering::Relaxed);
+        (word == position | 1).then_some(mark)
+    }
+
     /// How far the producer has published, as it says.
     pub fn published(&self) -> u64 {
         self.region.load(Word::Published, Ordering::Acquire)

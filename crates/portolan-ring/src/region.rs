@@ -73,6 +73,11 @@ pub(crate) enum Word {
     /// How far the consumer has come as far as a successor is concerned, plus 1; 0 if that was never
     /// noted.
     Kept = 640,
+    /// Behind which record's end the consumer was when it last began to fetch something from elsewhere
+    /// that belongs to the record, plus 1; 0 if it never has.
+    Fetching = 648,
+    /// What tells the thing that was to be fetched from others.
+    Fetched = 656,
 }
 
 /// A run of bytes at a position, cut where the ring wraps: offset and length up to the end, and

@@ -23,7 +23,7 @@ pub struct Region {
 
 #[derive(Debug)]
 struct Memory {
-    header: [AtomicU64; 6],
+    header: [AtomicU64; 8],
     records: Vec<UnsafeCell<u64>>,
 }
 
@@ -106,7 +106,7 @@ impl Region {
     }
 
     fn word(&self, word: Word) -> &AtomicU64 {
-        &self.memory.header[word as usize / 128]
+        &self.memory.header[word as usize / 128 + word as usize % 128 / 8]
     }
 
     fn read_word(&self, offset: usize) -> u64 {
