@@ -456,6 +456,8 @@ impl Channel {
                 Read::Other
             }
             Err(Nothing::Closed | Nothing::Violation) => {
+                // A client must not be able to fill the ledger with what nobody will answer.
+                self.cross_out(reading.foreseen.take().map(|(_, entry)| entry));
                 // Before another thread takes what comes after a violation.
                 self.close();
                 Read::Closed
@@ -639,7 +641,6 @@ impl Channel {
             self.identify(&mut incoming, reading)?;
         }
         let slot = incoming.header.slot;
-        let foreseen = reading.foreseen.take().filter(|(known, _)| *known == slot);
         let borrowing = self.borrow(&mut incoming, &mut reading.borrowed)?;
         let mut message = transfer::receive(incoming)?;
         if let Some(borrowing) = borrowing {
@@ -649,6 +650,7 @@ impl Channel {
             if message.reply.is_some() {
                 return Err(Nothing::Violation);
             }
+            let foreseen = reading.foreseen.take_if(|(known, _)| *known == slot);
             let entry = foreseen.map(|(_, entry)| entry);
             if self.was_void(slot) {
                 self.cross_out(entry);
@@ -786,6 +788,7 @@ impl Channel {
             kept.keep.ledger()?.enter(kept.cookie, slot)
         });
         if !lock(&self.answers).owe(slot, entry) {
+            self.cross_out(entry);
             return Err(Nothing::Violation);
         }
         Ok(SendOnceRight::for_slot(Arc::clone(self), slot, port))

@@ -29,9 +29,10 @@ use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::net::sockopt::socket_cookie;
 
+use crate::answers::MAX_OWED;
 use crate::channel::Channel;
 use crate::error::{CreateError, MintError, SendErrorKind};
-use crate::ledger::{Cookie, Ledger};
+use crate::ledger::{Cookie, Entry, Ledger};
 use crate::receive_right::ReceiveRight;
 use crate::send_right::SendRight;
 use crate::socket::{self, Nothing, Outgoing, Refusal};
@@ -592,9 +593,13 @@ impl Debts {
 
     /// The process is gone: tells whoever waits that no answer will come.
     pub fn fail(self) {
-        for entry in self.ledger.entries() {
-            if let Some(socket) = self.sockets.get(&entry.channel).filter(|_| !entry.is_void) {
-                tell_no_reply(socket.as_fd(), entry.slot);
+        let mut owed: HashMap<Cookie, Vec<u32>> = HashMap::new();
+        for entry in self.ledger.entries().iter().filter(|entry| !entry.is_void) {
+            owed.entry(entry.channel).or_default().push(entry.slot);
+        }
+        for (channel, slots) in owed {
+            if let Some(socket) = self.sockets.get(&channel) {
+                refuse_all(socket.as_fd(), slots);
             }
         }
     }
@@ -629,42 +634,59 @@ fn revive(
     let is_returned = ledger.is_some_and(Ledger::is_returned);
     let (mut channels, mut sockets) = (Vec::new(), HashMap::new());
     for part in parts {
-        let entries = part.cookie().and_then(|cookie| entries.remove(&cookie));
         let (record, cookie) = (part.record, part.cookie());
         let Ok(revived) = Channel::revive(record, part.descriptors) else {
             continue;
         };
-        for entry in entries.unwrap_or_default() {
-            match revived.unread.contains(&entry.slot) {
-                true if entry.is_void => revived.channel.make_void(entry.slot),
-                false if !entry.is_void && !is_returned => {
-                    tell_no_reply(revived.channel.socket(), entry.slot);
-                }
-                false if !entry.is_void => {
-                    let copy = revived.channel.socket().try_clone_to_owned();
-                    sockets.extend(cookie.zip(copy.ok()));
-                }
-                _ => {}
-            }
+        let entries = cookie.and_then(|cookie| entries.remove(&cookie));
+        let debts = revived.debts(&entries.unwrap_or_default());
+        if is_returned && !debts.is_empty() {
+            let copy = revived.channel.socket().try_clone_to_owned();
+            sockets.extend(cookie.zip(copy.ok()));
+        } else {
+            refuse_all(revived.channel.socket(), debts);
         }
         channels.push(revived.channel);
     }
     (channels, sockets)
 }
 
+/// Refuses what a receiver owed that is gone. A holder never waits for more than it may, and what was
+/// answered and not crossed out is little.
+fn refuse_all(socket: BorrowedFd<'_>, slots: Vec<u32>) {
+    let mut slots = slots.into_iter().take(2 * MAX_OWED);
+    slots.all(|slot| tell_no_reply(socket, slot));
+}
+
 /// The answers of a receiver that is gone are refused through the socket, whatever its successor
 /// does with the memory.
-fn tell_no_reply(socket: BorrowedFd<'_>, slot: u32) {
-    if socket::try_send(socket, &Outgoing::control(Kind::NoReply, slot)).is_err() {
+fn tell_no_reply(socket: BorrowedFd<'_>, slot: u32) -> bool {
+    let told = socket::try_send(socket, &Outgoing::control(Kind::NoReply, slot)).is_ok();
+    if !told {
         // A holder that does not fetch its answers is not to wait for this one.
         rustix::net::shutdown(socket, Shutdown::Both).ok();
     }
+    told
 }
 
 /// A channel made of its parts, and the slots of requests in it that nobody has received yet.
 pub(crate) struct Revived {
     pub(crate) channel: Channel,
     pub(crate) unread: HashSet<u32>,
+}
+
+impl Revived {
+    /// What the former receiver had taken and not answered. Requests that it did not take and that are
+    /// not to be served are made void.
+    fn debts(&self, entries: &[Entry]) -> Vec<u32> {
+        let (unread, taken): (Vec<&Entry>, Vec<&Entry>) = entries
+            .iter()
+            .partition(|entry| self.unread.contains(&entry.slot));
+        let voids = unread.iter().filter(|entry| entry.is_void);
+        voids.for_each(|entry| self.channel.make_void(entry.slot));
+        let owed = taken.iter().filter(|entry| !entry.is_void);
+        owed.map(|entry| entry.slot).collect()
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! alone, and all that it does with it is to tell the port's own clients that no answer will come.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -13,9 +14,10 @@ use std::sync::atomic::Ordering;
 use crate::channel::lock;
 use crate::mapping::SharedWords;
 
-/// The most requests that are written down at once. Callers beyond that learn of the receiver's end
-/// by their own time-outs.
-const MAX_ENTRIES: u32 = 1 << 14;
+/// The most requests that are written down at once, which is as many as 128 channels can be owed. Callers
+/// beyond that learn of the receiver's end by their own time-outs. The memory is 2 MiB, of which there
+/// is only what has ever been used.
+const MAX_ENTRIES: u32 = 1 << 17;
 
 /// The first word is 1 once the receiver let go of the port and answers what it owes itself, the second
 /// is how many of the entries have ever been used. Behind them, each entry has two words: the channel, 0
@@ -40,10 +42,12 @@ pub(crate) struct Ledger {
     free: Mutex<Free>,
 }
 
-/// Entries that are not used: those that were given back, and all from `fresh` on.
+/// Entries that are not used: those that were given back, some of those that somebody else has used before
+/// this process, and all from `fresh` on.
 #[derive(Debug, Default)]
 struct Free {
     back: Vec<u32>,
+    unseen: Range<u32>,
     fresh: u32,
 }
 
@@ -64,13 +68,18 @@ impl Ledger {
         })
     }
 
-    /// Opens one that somebody else made.
+    /// Opens one that somebody else made, and who does not write requests down any more.
     pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
         let ledger = Self {
             words: SharedWords::open(file, WORDS)?,
             free: Mutex::default(),
         };
-        lock(&ledger.free).fresh = ledger.used();
+        let fresh = ledger.used();
+        *lock(&ledger.free) = Free {
+            back: Vec::new(),
+            unseen: 0..fresh,
+            fresh,
+        };
         Ok(ledger)
     }
 
@@ -119,6 +128,9 @@ impl Ledger {
         let mut free = lock(&self.free);
         if let Some(back) = free.back.pop() {
             return Some(back);
+        }
+        if let Some(unused) = free.unseen.find(|at| self.read(*at).is_none()) {
+            return Some(unused);
         }
         let fresh = Some(free.fresh).filter(|fresh| *fresh < MAX_ENTRIES)?;
         free.fresh += 1;
@@ -184,6 +196,19 @@ mod tests {
         assert!(other.is_returned());
         other.enter(9, 4).expect("room");
         assert_eq!(own.entries().len(), 3, "nothing was written over");
+    }
+
+    #[test]
+    fn whoever_opens_it_uses_what_was_given_back() {
+        let own = Ledger::create().expect("create");
+        for slot in 0..4 {
+            own.enter(7, slot).expect("room");
+        }
+        own.cross_out(2);
+        let file = own.file().try_clone_to_owned().expect("duplicate");
+        let other = Ledger::open(file).expect("open");
+        assert_eq!(other.enter(8, 0), Some(2));
+        assert_eq!(other.enter(8, 1), Some(4));
     }
 
     #[test]

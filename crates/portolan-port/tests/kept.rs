@@ -694,3 +694,35 @@ fn a_sender_goes_on_whom_the_receiver_was_about_to_wake() {
     }
     drop(sender.join().expect("no panic"));
 }
+
+in_both_flavours!(what_a_client_does_wrong_leaves_nothing_in_the_ledger);
+fn what_a_client_does_wrong_leaves_nothing_in_the_ledger(flavour: Flavour) {
+    use portolan_port::PortId;
+    use portolan_wire::packet::{Flags, Header, Kind, RightDescriptor, RightKind};
+    let (right, port) = right_and_port(flavour);
+    let (custody, lent) = lend(port);
+    let [_, ledger] = custody.descriptors();
+    let ledger = ledger.try_clone_to_owned().expect("duplicate");
+    let bad = lent.make_send().expect("right");
+    let bad = bad.into_socket().expect("not used");
+    // A request whose right is not there.
+    let header = Header {
+        rights: 1,
+        ..Header::control(Kind::Message, 9)
+    };
+    let missing = RightDescriptor {
+        kind: RightKind::Send,
+        fds: 1,
+        port: PortId::from_bytes([1; 16]),
+    };
+    assert_eq!(header.flags, Flags::NONE);
+    let packet = [&header.encode()[..], &missing.encode()].concat();
+    rustix::io::write(&bad, &packet).expect("write");
+    right.send(Message::new(1), PATIENCE).expect("send");
+    assert_eq!(lent.receive(PATIENCE).expect("message").id(), 1);
+    assert!(ids_in(&lent).is_empty());
+    // Behind two words, each entry begins with its channel.
+    let first_entry = 2 * size_of::<u64>() as u64;
+    assert_eq!(word(&ledger, 8), 1, "it was written down");
+    assert_eq!(word(&ledger, first_entry), 0, "and crossed out");
+}
