@@ -201,7 +201,10 @@ impl Channel {
     /// A channel whose receiver is gone, of which only what the kernel and the memory know is left.
     pub(crate) fn revive(record: MovedChannel, fds: Vec<OwnedFd>) -> Result<Revived, Nothing> {
         let mut fds = fds.into_iter();
-        let socket = fds.next().ok_or(Nothing::Violation)?;
+        let socket = fds
+            .next()
+            .filter(socket::is_channel_end)
+            .ok_or(Nothing::Violation)?;
         let queued = socket::peek_all(socket.as_fd());
         let mut channel = Self::new(socket, record.badge, record.once);
         channel.is_private = !record.is_known;
@@ -209,7 +212,12 @@ impl Channel {
         let mut unread: HashSet<_> = queued.iter().filter_map(request_slot).collect();
         let fds: Vec<_> = fds.collect();
         if let Ok(fds) = fds.try_into() {
-            let (ring, has_gone_over) = RingEnd::revive(fds).map_err(|_| Nothing::Violation)?;
+            let revived = RingEnd::revive(fds).map_err(|_| {
+                // Its sender is not to send to where nobody looks.
+                shut(channel.socket(), Shutdown::Both);
+                Nothing::Violation
+            });
+            let (ring, has_gone_over) = revived?;
             let will_go_over = queued.iter().any(|header| header.kind == Kind::Switch);
             if has_gone_over && !will_go_over {
                 ring.pass_over_fetched(mark_of_packet(channel.socket()));

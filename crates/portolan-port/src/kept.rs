@@ -88,6 +88,13 @@ impl ChannelParts {
         })
     }
 
+    /// Whether the holder is gone and has left nothing. Memory is not looked at.
+    fn is_over(&self) -> bool {
+        let socket = self.descriptors.first();
+        let next = socket.and_then(|socket| socket::peek_bytes(socket.as_fd(), &mut [0]));
+        self.record.memory.is_none() && next == Some(0)
+    }
+
     fn cookie(&self) -> Option<Cookie> {
         socket_cookie(self.descriptors.first()?).ok()
     }
@@ -204,8 +211,9 @@ impl Keep {
         }
     }
 
-    /// The next channel that the keeper made for the port.
-    pub(crate) fn take_made(&self) -> Result<Channel, Nothing> {
+    /// The next channel that the keeper made for the port. `None` if there are not the descriptors for
+    /// another sender: the keeper has its messages.
+    pub(crate) fn take_made(&self) -> Result<Option<Channel>, Nothing> {
         let Teller::Guard(guard, maker) = &self.teller else {
             return Err(Nothing::Closed);
         };
@@ -214,10 +222,21 @@ impl Keep {
         let bytes = buffer.get(..received.len).unwrap_or_default();
         let records = moved::decode(bytes).map_err(|_| Nothing::Violation)?;
         match (records.as_slice(), received.descriptors.pop()) {
+            ([_], None) if received.descriptors_lost => Ok(None),
+            ([_], Some(socket)) if socket::is_last_reserve(&socket) => Ok(None),
             ([record], Some(socket)) if record.memory.is_none() => {
-                Ok(Channel::arrived(*record, vec![socket])?.had_by(*maker))
+                let channel = Channel::arrived(*record, vec![socket])?;
+                Ok(Some(channel.had_by(*maker)))
             }
             _ => Err(Nothing::Violation),
+        }
+    }
+
+    /// Whether the port goes to somebody when it is dropped.
+    pub(crate) fn is_returnable(&self) -> bool {
+        match &self.teller {
+            Teller::Guard(guard, _) => !socket::has_ended(guard),
+            Teller::Witness(_) => false,
         }
     }
 
@@ -250,6 +269,8 @@ pub struct Custody {
     channels: HashMap<Cookie, ChannelParts>,
     /// Channels for which there was no room in the guard yet, oldest first.
     waiting: VecDeque<Cookie>,
+    /// With as many channels, those are looked for that are over.
+    prune_at: usize,
     witness: Option<Arc<dyn Witness>>,
 }
 
@@ -258,6 +279,9 @@ const MAX_REPORTS: usize = 256;
 
 /// The most channels that one port has in custody.
 const MAX_CHANNELS: usize = 1 << 16;
+
+/// With fewer channels, it is left to the borrower to say which are gone.
+const PRUNE_AT: usize = 64;
 
 impl ReceiveRight {
     /// Makes a port of which this witness is told all that [`recover`](Self::recover) needs.
@@ -339,6 +363,7 @@ impl ReceiveRight {
             ledger,
             channels: kept,
             waiting: VecDeque::new(),
+            prune_at: PRUNE_AT,
             witness,
         };
         let lent = lent.into_iter();
@@ -410,6 +435,7 @@ impl Custody {
             ledger: Ledger::open(ledger)?,
             channels: known.collect(),
             waiting: VecDeque::new(),
+            prune_at: PRUNE_AT,
             witness,
         })
     }
@@ -446,10 +472,13 @@ impl Custody {
     ///
     /// [`MintError::System`], most often for want of descriptors.
     pub fn make_send(&mut self, badge: u64) -> Result<SendRight, MintError> {
-        if self.channels.len() >= MAX_CHANNELS {
-            return Err(Errno::NFILE.into());
+        if self.channels.len() >= self.prune_at {
+            self.prune();
         }
         let ends = socket::channel()?;
+        if self.channels.len() >= MAX_CHANNELS || socket::is_last_reserve(&ends.receiver) {
+            return Err(Errno::NFILE.into());
+        }
         let cookie = socket_cookie(&ends.receiver)?;
         let record = MovedChannel {
             badge,
@@ -461,8 +490,7 @@ impl Custody {
             record,
             descriptors: vec![ends.receiver],
         };
-        self.tell_witness(cookie, &parts);
-        self.channels.insert(cookie, parts);
+        self.note(cookie, parts);
         self.waiting.push_back(cookie);
         self.deliver();
         Ok(SendRight::from_end(ends.holder, self.id))
@@ -479,9 +507,9 @@ impl Custody {
     pub fn attend(&mut self) -> Presence {
         for _ in 0..MAX_REPORTS {
             match self.hear() {
-                Ok(()) => {}
                 Err(Nothing::Closed) => return Presence::Back,
-                Err(_) => break,
+                Err(Nothing::Empty) => break,
+                Ok(()) | Err(_) => {}
             }
         }
         self.deliver();
@@ -499,7 +527,9 @@ impl Custody {
     ///
     /// [`CreateError`] if the kernel has no more descriptors for this process.
     pub fn take_back(mut self) -> Result<(ReceiveRight, Debts), CreateError> {
-        while self.hear().is_ok() {}
+        // Whoever still has the other end, a child of the borrower perhaps, could go on for ever.
+        rustix::net::shutdown(&self.guard, Shutdown::Both).ok();
+        while !matches!(self.hear(), Err(Nothing::Empty | Nothing::Closed)) {}
         let channels = self.channels.into_values().collect();
         let (channels, sockets) = revive(channels, Some(&self.ledger));
         let keep = self.witness.map(|witness| Keep::witnessed(witness, None));
@@ -532,19 +562,33 @@ impl Custody {
         };
         let cookie = Cookie::from_ne_bytes(*cookie);
         match ChannelParts::new(record, received.descriptors) {
-            Ok(parts) if parts.cookie() == Some(cookie) => self.note(cookie, parts),
-            _ if record.is_empty() => self.forget(cookie),
-            // What cannot be kept is not.
-            _ => {}
+            Ok(parts) if self.can_keep(cookie, &parts) => self.note(cookie, parts),
+            // It is gone, or cannot be kept. Without its memory, a channel is worse than none: its sender
+            // would send to where nobody looks.
+            _ => self.forget(cookie),
         }
         Ok(())
     }
 
+    fn can_keep(&self, cookie: Cookie, parts: &ChannelParts) -> bool {
+        let has_room = self.channels.len() < MAX_CHANNELS || self.channels.contains_key(&cookie);
+        let is_last_reserve = parts.descriptors.iter().any(socket::is_last_reserve);
+        let is_channel = parts.descriptors.first().is_some_and(socket::is_channel_end);
+        has_room && !is_last_reserve && is_channel && parts.cookie() == Some(cookie)
+    }
+
     fn note(&mut self, cookie: Cookie, parts: ChannelParts) {
-        if self.channels.len() < MAX_CHANNELS || self.channels.contains_key(&cookie) {
-            self.tell_witness(cookie, &parts);
-            self.channels.insert(cookie, parts);
-        }
+        self.tell_witness(cookie, &parts);
+        self.channels.insert(cookie, parts);
+    }
+
+    /// Lets go of the channels whose holders are gone, having left nothing: the borrower may not have come
+    /// to say so, and whoever asks for rights again and again must not use up all descriptors.
+    fn prune(&mut self) {
+        let over = self.channels.iter().filter(|(_, parts)| parts.is_over());
+        let over: Vec<_> = over.map(|(cookie, _)| *cookie).collect();
+        over.into_iter().for_each(|cookie| self.forget(cookie));
+        self.prune_at = PRUNE_AT.max(2 * self.channels.len());
     }
 
     fn forget(&mut self, cookie: Cookie) {
@@ -749,5 +793,99 @@ mod tests {
             let (port, _) = custody.take_back().expect("take back");
             assert_eq!(ids(&port), expected);
         }
+    }
+
+    /// Says something on a guard as another process would that has its end.
+    fn say(guard: BorrowedFd<'_>, cookie: Cookie, record: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
+        let cookie = cookie.to_ne_bytes();
+        let slices = [IoSlice::new(&cookie), IoSlice::new(record)];
+        let sent = socket::send_slices(guard, &slices, fds);
+        !matches!(sent, Err(Refusal::Closed))
+    }
+
+    fn guard(lent: &ReceiveRight) -> OwnedFd {
+        let keep = lent.port().keep().expect("a keeper");
+        let guard = keep.guard().expect("a guard");
+        guard.try_clone_to_owned().expect("duplicate")
+    }
+
+    #[test]
+    fn a_channel_whose_memory_is_lost_on_the_way_is_not_kept_without_it() {
+        let (_right, mut custody, lent) = lent();
+        let (cookie, parts) = custody.channels.iter().next().expect("a channel");
+        let (cookie, record) = (*cookie, parts.record.encode());
+        assert!(say(guard(&lent).as_fd(), cookie, &record, &[]));
+        assert_eq!(custody.attend(), Presence::Lent);
+        assert_eq!(custody.channels(), 0);
+    }
+
+    #[test]
+    fn what_is_no_channel_is_not_kept() {
+        let (_right, mut custody, lent) = lent();
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let cookie = socket_cookie(&stream).expect("cookie");
+        let record = MovedChannel {
+            badge: 0,
+            once: false,
+            is_known: false,
+            memory: None,
+        };
+        let guard = guard(&lent);
+        assert!(say(guard.as_fd(), cookie, &record.encode(), &[stream.as_fd()]));
+        assert!(say(guard.as_fd(), 1, &[7; 100], &[]));
+        assert!(say(guard.as_fd(), cookie, &record.encode(), &[stream.as_fd()]));
+        assert_eq!(custody.attend(), Presence::Lent);
+        assert_eq!(custody.channels(), 1);
+    }
+
+    #[test]
+    fn whoever_has_the_guard_too_does_not_hold_the_keeper_up() {
+        let (_right, custody, lent) = lent();
+        let guard = guard(&lent);
+        let flood = std::thread::spawn(move || while say(guard.as_fd(), 1, &[], &[]) {});
+        custody.take_back().expect("take back");
+        flood.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_keeper_that_makes_channels_for_ever_does_not_hold_the_receiver_up() {
+        let (right, custody, lent) = lent();
+        let guard = custody.guard.try_clone().expect("duplicate");
+        let record = MovedChannel {
+            badge: 0,
+            once: false,
+            is_known: false,
+            memory: None,
+        };
+        let flood = std::thread::spawn(move || {
+            let (end, _other) = socket::pair().expect("pair");
+            let record = record.encode();
+            let slices = [IoSlice::new(&record)];
+            let fds = [end.as_fd()];
+            while !matches!(
+                socket::send_slices(guard.as_fd(), &slices, &fds),
+                Err(Refusal::Closed)
+            ) {}
+        });
+        for id in 0..100 {
+            right.send(Message::new(id), Timeout::NEVER).expect("send");
+            assert_eq!(lent.receive(Timeout::NEVER).expect("message").id(), id);
+        }
+        drop(lent);
+        drop(custody);
+        flood.join().expect("no panic");
+    }
+
+    #[test]
+    fn rights_that_come_and_go_take_no_descriptors_of_the_keeper() {
+        let (_right, mut custody, _lent) = lent();
+        for _ in 0..10 * PRUNE_AT {
+            drop(custody.make_send(0).expect("right"));
+        }
+        let left = custody.make_send(0).expect("right");
+        left.send(Message::new(1), Timeout::NEVER).expect("send");
+        drop(left);
+        custody.prune();
+        assert_eq!(custody.channels(), 2, "what was sent is kept");
     }
 }

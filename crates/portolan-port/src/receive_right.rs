@@ -420,7 +420,7 @@ impl Drop for ReceiveRight {
         if self.port.check_process().is_err() {
             return;
         }
-        match self.keep() {
+        match self.keep().filter(|keep| keep.is_returnable()) {
             Some(keep) => self.give_back(keep),
             None => self.port.kill(),
         }
@@ -438,6 +438,9 @@ impl fmt::Debug for ReceiveRight {
 /// Once a deadline has passed, packets that are not messages are still taken, but not for ever:
 /// a peer could keep them coming.
 pub(crate) const MAX_STEPS_WHEN_LATE: u32 = 1024;
+
+/// Channels that the keeper made which are taken at once.
+const MAX_MADE: u32 = 64;
 
 /// Channels whose memory is looked at without being told to.
 const MAX_HOT: usize = 16;
@@ -871,10 +874,11 @@ impl Port {
         let Some(keep) = self.keep().filter(|_| !lock(&self.state).held) else {
             return;
         };
-        loop {
+        // Whoever sent the port may not be the keeper it seems to be, and go on for ever.
+        for _ in 0..MAX_MADE {
             match keep.take_made() {
                 // Without room for another sender, the keeper has its messages.
-                Ok(channel) => drop(self.add_known(channel)),
+                Ok(channel) => drop(channel.map(|channel| self.add_known(channel))),
                 Err(Nothing::Empty) => return,
                 // There is no keeper any more, or none that makes sense.
                 Err(_) => return self.ignore_guard(),
