@@ -842,9 +842,13 @@ mod tests {
     fn whoever_has_the_guard_too_does_not_hold_the_keeper_up() {
         let (_right, custody, lent) = lent();
         let guard = guard(&lent);
-        let flood = std::thread::spawn(move || while say(guard.as_fd(), 1, &[], &[]) {});
-        custody.take_back().expect("take back");
-        flood.join().expect("no panic");
+        std::thread::scope(|scope| {
+            // Enough that it never finds nothing.
+            for _ in 0..4 {
+                scope.spawn(|| while say(guard.as_fd(), 1, &[], &[]) {});
+            }
+            custody.take_back().expect("take back");
+        });
     }
 
     #[test]
@@ -857,8 +861,8 @@ mod tests {
             is_known: false,
             memory: None,
         };
-        let flood = std::thread::spawn(move || {
-            let (end, _other) = socket::pair().expect("pair");
+        let (end, _other) = socket::pair().expect("pair");
+        let flood = || {
             let record = record.encode();
             let slices = [IoSlice::new(&record)];
             let fds = [end.as_fd()];
@@ -866,14 +870,17 @@ mod tests {
                 socket::send_slices(guard.as_fd(), &slices, &fds),
                 Err(Refusal::Closed)
             ) {}
+        };
+        std::thread::scope(|scope| {
+            // Enough that the receiver never finds nothing.
+            (0..4).for_each(|_| drop(scope.spawn(flood)));
+            for id in 0..100 {
+                right.send(Message::new(id), Timeout::NEVER).expect("send");
+                assert_eq!(lent.receive(Timeout::NEVER).expect("message").id(), id);
+            }
+            drop(lent);
         });
-        for id in 0..100 {
-            right.send(Message::new(id), Timeout::NEVER).expect("send");
-            assert_eq!(lent.receive(Timeout::NEVER).expect("message").id(), id);
-        }
-        drop(lent);
         drop(custody);
-        flood.join().expect("no panic");
     }
 
     #[test]
@@ -885,6 +892,7 @@ mod tests {
         let left = custody.make_send(0).expect("right");
         left.send(Message::new(1), Timeout::NEVER).expect("send");
         drop(left);
+        assert!(custody.channels() <= PRUNE_AT + 1);
         custody.prune();
         assert_eq!(custody.channels(), 2, "what was sent is kept");
     }
