@@ -283,7 +283,12 @@ impl Channel {
     }
 
     /// What there is of the channel for a keeper to know.
-    pub(crate) fn at_rest(&self) -> MovedChannel {
+    pub(crate) fn told(&self) -> (MovedChannel, Vec<BorrowedFd<'_>>) {
+        let record = self.at_rest();
+        (record, self.fds(&record))
+    }
+
+    fn at_rest(&self) -> MovedChannel {
         MovedChannel {
             badge: self.badge,
             once: self.once,

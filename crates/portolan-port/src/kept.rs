@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use portolan_sys::ancillary::Credentials;
 use portolan_wire::moved::{self, MovedChannel, MovedMemory, RECORD_BYTES};
@@ -30,7 +30,7 @@ use rustix::net::Shutdown;
 use rustix::net::sockopt::socket_cookie;
 
 use crate::answers::MAX_OWED;
-use crate::channel::Channel;
+use crate::channel::{Channel, lock};
 use crate::error::{CreateError, MintError, SendErrorKind};
 use crate::ledger::{Cookie, Entry, Ledger};
 use crate::receive_right::ReceiveRight;
@@ -124,6 +124,14 @@ fn at_rest(record: &MovedChannel) -> MovedChannel {
 pub(crate) struct Keep {
     teller: Teller,
     ledger: Option<Arc<Ledger>>,
+    /// What there was no room for in the guard yet, oldest first: at most one for each channel.
+    untold: Mutex<VecDeque<Untold>>,
+}
+
+/// Something that the keeper is to be told.
+enum Untold {
+    Come(Cookie, Weak<Channel>),
+    Gone(Cookie),
 }
 
 enum Teller {
@@ -143,6 +151,7 @@ impl Keep {
         Self {
             teller: Teller::Guard(guard, maker),
             ledger: Some(Arc::new(ledger)),
+            untold: Mutex::default(),
         }
     }
 
@@ -150,6 +159,7 @@ impl Keep {
         Self {
             teller: Teller::Witness(witness),
             ledger: ledger.map(Arc::new),
+            untold: Mutex::default(),
         }
     }
 
@@ -179,7 +189,19 @@ impl Keep {
         Some([self.guard()?, self.ledger.as_ref()?.file()])
     }
 
-    /// Tells of a channel. False if the keeper does not hear it, and then it does not keep it.
+    /// Tells that a channel has come. A keeper in another process is told as soon as there is room.
+    pub(crate) fn tell_come(&self, cookie: Cookie, channel: &Arc<Channel>) {
+        if let Teller::Witness(witness) = &self.teller {
+            let (record, fds) = channel.told();
+            return witness.changed(ChannelId(cookie), &record.encode(), &fds);
+        }
+        let come = Untold::Come(cookie, Arc::downgrade(channel));
+        lock(&self.untold).push_back(come);
+        self.tell_untold().ok();
+    }
+
+    /// Tells that a channel has memory. False if the keeper does not hear it now, and then it must not be
+    /// used.
     pub(crate) fn tell_changed(
         &self,
         cookie: Cookie,
@@ -193,22 +215,41 @@ impl Keep {
                 true
             }
             Teller::Guard(guard, _) => {
-                let cookie = cookie.to_ne_bytes();
-                let slices = [IoSlice::new(&cookie), IoSlice::new(&record)];
-                socket::send_slices(guard.as_fd(), &slices, descriptors).is_ok()
+                let told = self.tell_untold();
+                told.is_ok() && say(guard.as_fd(), cookie, &record, descriptors).is_ok()
             }
         }
     }
 
-    /// Tells that a channel is gone. Where that is not heard, the keeper finds it out itself.
+    /// Tells that a channel is gone.
     pub(crate) fn tell_gone(&self, cookie: Cookie) {
-        match &self.teller {
-            Teller::Witness(witness) => witness.gone(ChannelId(cookie)),
-            Teller::Guard(guard, _) => {
-                let cookie = cookie.to_ne_bytes();
-                socket::send_slices(guard.as_fd(), &[IoSlice::new(&cookie)], &[]).ok();
+        if let Teller::Witness(witness) = &self.teller {
+            return witness.gone(ChannelId(cookie));
+        }
+        let mut untold = lock(&self.untold);
+        let came = untold.iter().position(|untold| untold.is_coming(cookie));
+        match came {
+            // Whoever comes and goes while the keeper does not listen is none of its business.
+            Some(at) => drop(untold.remove(at)),
+            None => untold.push_back(Untold::Gone(cookie)),
+        }
+        drop(untold);
+        self.tell_untold().ok();
+    }
+
+    /// Tells what has not been told, as far as there is room.
+    pub(crate) fn tell_untold(&self) -> Result<(), Refusal> {
+        let Some(guard) = self.guard() else {
+            return Ok(());
+        };
+        let mut untold = lock(&self.untold);
+        while let Some(next) = untold.front() {
+            match next.say(guard) {
+                Err(refusal @ (Refusal::Full(_) | Refusal::InFlight)) => return Err(refusal),
+                Ok(()) | Err(_) => drop(untold.pop_front()),
             }
         }
+        Ok(())
     }
 
     /// The next channel that the keeper made for the port. `None` if there are not the descriptors for
@@ -248,6 +289,37 @@ impl Keep {
             rustix::net::shutdown(guard, Shutdown::Both).ok();
         }
     }
+}
+
+impl Untold {
+    fn is_coming(&self, channel: Cookie) -> bool {
+        matches!(self, Self::Come(cookie, _) if *cookie == channel)
+    }
+
+    fn say(&self, guard: BorrowedFd<'_>) -> Result<(), Refusal> {
+        match self {
+            Self::Gone(cookie) => say(guard, *cookie, &[], &[]),
+            Self::Come(cookie, channel) => match channel.upgrade() {
+                Some(channel) => {
+                    let (record, fds) = channel.told();
+                    say(guard, *cookie, &record.encode(), &fds)
+                }
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// Tells the keeper of a channel: what it has, or that it is gone if that is nothing.
+fn say(
+    guard: BorrowedFd<'_>,
+    cookie: Cookie,
+    record: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Refusal> {
+    let cookie = cookie.to_ne_bytes();
+    let slices = [IoSlice::new(&cookie), IoSlice::new(record)];
+    socket::send_slices(guard, &slices, descriptors)
 }
 
 /// Where the receive right of a port is that was lent.
@@ -795,14 +867,6 @@ mod tests {
         }
     }
 
-    /// Says something on a guard as another process would that has its end.
-    fn say(guard: BorrowedFd<'_>, cookie: Cookie, record: &[u8], fds: &[BorrowedFd<'_>]) -> bool {
-        let cookie = cookie.to_ne_bytes();
-        let slices = [IoSlice::new(&cookie), IoSlice::new(record)];
-        let sent = socket::send_slices(guard, &slices, fds);
-        !matches!(sent, Err(Refusal::Closed))
-    }
-
     fn guard(lent: &ReceiveRight) -> OwnedFd {
         let keep = lent.port().keep().expect("a keeper");
         let guard = keep.guard().expect("a guard");
@@ -814,7 +878,7 @@ mod tests {
         let (_right, mut custody, lent) = lent();
         let (cookie, parts) = custody.channels.iter().next().expect("a channel");
         let (cookie, record) = (*cookie, parts.record.encode());
-        assert!(say(guard(&lent).as_fd(), cookie, &record, &[]));
+        say(guard(&lent).as_fd(), cookie, &record, &[]).expect("send");
         assert_eq!(custody.attend(), Presence::Lent);
         assert_eq!(custody.channels(), 0);
     }
@@ -831,9 +895,9 @@ mod tests {
             memory: None,
         };
         let guard = guard(&lent);
-        assert!(say(guard.as_fd(), cookie, &record.encode(), &[stream.as_fd()]));
-        assert!(say(guard.as_fd(), 1, &[7; 100], &[]));
-        assert!(say(guard.as_fd(), cookie, &record.encode(), &[stream.as_fd()]));
+        say(guard.as_fd(), cookie, &record.encode(), &[stream.as_fd()]).expect("send");
+        say(guard.as_fd(), 1, &[7; 100], &[]).expect("send");
+        say(guard.as_fd(), cookie, &record.encode(), &[stream.as_fd()]).expect("send");
         assert_eq!(custody.attend(), Presence::Lent);
         assert_eq!(custody.channels(), 1);
     }
@@ -845,7 +909,10 @@ mod tests {
         std::thread::scope(|scope| {
             // Enough that it never finds nothing.
             for _ in 0..4 {
-                scope.spawn(|| while say(guard.as_fd(), 1, &[], &[]) {});
+                scope.spawn(|| {
+                    let say = || say(guard.as_fd(), 1, &[], &[]);
+                    while !matches!(say(), Err(Refusal::Closed)) {}
+                });
             }
             custody.take_back().expect("take back");
         });

@@ -27,7 +27,7 @@ use crate::message::{Message, Notification, Origin};
 use crate::ring_end::RingEnd;
 use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
-use crate::socket::{self, Nothing};
+use crate::socket::{self, Nothing, Refusal};
 use crate::timeout::{Deadline, Timeout};
 use crate::wait::{Spinner, Spun, WaitPolicy, Whereabouts};
 
@@ -319,6 +319,10 @@ impl ReceiveRight {
         // Held until the end: a thread that looks at memory asks for nothing else.
         let mut hot = self.port.hot();
         hot.channels.clear();
+        if let Some(keep) = self.port.keep() {
+            // The next owner knows of no channel that the keeper does not.
+            keep.tell_untold().ok();
+        }
         self.port.ignore_guard();
         let mut state = lock(&self.port.state);
         state.held = true;
@@ -797,7 +801,7 @@ impl Port {
     /// is hot then.
     fn channel_of(&self, event: Event, flags: EventFlags) -> Option<(u64, Arc<Channel>)> {
         if event == Event::Guard {
-            self.take_made_channels();
+            self.attend_to_keeper(flags);
         }
         let (Event::Socket(token) | Event::Bell(token)) = event else {
             return None;
@@ -869,6 +873,31 @@ impl Port {
         }
     }
 
+    /// Has the port told of room in the guard while there is something that the keeper has not heard.
+    fn wait_for_keeper(&self, keep: &Keep) {
+        if matches!(keep.tell_untold(), Err(Refusal::Full(_))) {
+            self.set_guard_events(keep, EventFlags::IN | EventFlags::OUT);
+        }
+    }
+
+    fn set_guard_events(&self, keep: &Keep, flags: EventFlags) {
+        if let Some(guard) = keep.guard() {
+            // Fails if it is not watched any more.
+            epoll::modify(&*self.epoll, guard, Event::Guard.data(), flags).ok();
+        }
+    }
+
+    fn attend_to_keeper(&self, flags: EventFlags) {
+        let Some(keep) = self.keep() else { return };
+        if flags.contains(EventFlags::OUT) {
+            self.set_guard_events(keep, EventFlags::IN);
+            self.wait_for_keeper(keep);
+        }
+        if flags.intersects(EventFlags::IN | EventFlags::HUP) {
+            self.take_made_channels();
+        }
+    }
+
     /// The keeper has made rights to this port.
     fn take_made_channels(&self) {
         let Some(keep) = self.keep().filter(|_| !lock(&self.state).held) else {
@@ -890,9 +919,8 @@ impl Port {
     fn add(&self, channel: Channel) -> Result<(), Errno> {
         let channel = self.add_known(channel)?;
         if let Some(kept) = channel.kept().filter(|kept| kept.keep.guard().is_some()) {
-            // What is not heard is not kept.
-            let (record, fds) = (channel.at_rest(), [channel.socket()]);
-            kept.keep.tell_changed(kept.cookie, &record, &fds);
+            kept.keep.tell_come(kept.cookie, &channel);
+            self.wait_for_keeper(&kept.keep);
         }
         Ok(())
     }
@@ -902,9 +930,7 @@ impl Port {
         let channel = Arc::new(channel);
         let kept = self.kept(&channel)?;
         if let Some(kept) = kept.as_ref().filter(|kept| kept.keep.guard().is_none()) {
-            let record = channel.at_rest();
-            let fds = channel.fds(&record);
-            kept.keep.tell_changed(kept.cookie, &record, &fds);
+            kept.keep.tell_come(kept.cookie, &channel);
         }
         let mut state = lock(&self.state);
         state.last_token += 1;
@@ -948,6 +974,7 @@ impl Port {
         channel.stop_watching();
         if let Some(kept) = channel.kept() {
             kept.keep.tell_gone(kept.cookie);
+            self.wait_for_keeper(&kept.keep);
         }
         if channel.is_once() {
             return true;

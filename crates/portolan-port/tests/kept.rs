@@ -726,3 +726,35 @@ fn what_a_client_does_wrong_leaves_nothing_in_the_ledger(flavour: Flavour) {
     assert_eq!(word(&ledger, 8), 1, "it was written down");
     assert_eq!(word(&ledger, first_entry), 0, "and crossed out");
 }
+
+#[test]
+fn a_keeper_that_is_busy_hears_of_everything_later() {
+    let port = ReceiveRight::new().expect("port");
+    let right = port.make_send().expect("send right");
+    let (mut custody, lent) = lend(port);
+    // More than the guard has room for.
+    let mut copies = Vec::new();
+    for _ in 0..40 {
+        for _ in 0..20 {
+            copies.push(right.copy(PATIENCE).expect("copy"));
+        }
+        right.send(Message::new(1), PATIENCE).expect("send");
+        lent.receive(PATIENCE).expect("message");
+    }
+    let gone = copies.split_off(400);
+    let count = gone.len();
+    drop(gone);
+    wait_until(|| {
+        assert!(ids_in(&lent).is_empty());
+        custody.attend();
+        custody.channels() == 1 + 800 - count
+    });
+    for (id, copy) in (0..).zip(&copies) {
+        copy.send(Message::new(id), PATIENCE).expect("send");
+    }
+    std::mem::forget(lent);
+    let (port, _) = custody.take_back().expect("take back");
+    let mut ids = ids_in(&port);
+    ids.sort_unstable();
+    assert_eq!(ids, (0..400).collect::<Vec<_>>());
+}
