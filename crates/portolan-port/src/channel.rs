@@ -523,7 +523,29 @@ impl Channel {
             _ if header.kind == Kind::Switch => {
                 self.ring.get().into_iter().for_each(RingEnd::keep_taken);
             }
+            _ if header.kind == Kind::Mint => self.foretell(kept),
             _ => {}
+        }
+    }
+
+    /// Tells the keeper of the channel that the next packet brings, and again when it has come: a receiver
+    /// may be killed in between.
+    pub(crate) fn foretell(&self, kept: &Kept) {
+        let minted = socket::peek_mint(self.socket());
+        let minted = minted.filter(|(socket, _)| !socket::is_last_reserve(socket));
+        let Some((socket, maker)) = minted else {
+            return;
+        };
+        if let Ok(cookie) = socket_cookie(&socket) {
+            let channel = Self::new(socket, self.badge, false).had_by(maker);
+            kept.keep.tell_come(cookie, &Arc::new(channel));
+        }
+    }
+
+    /// Has the keeper let go of a channel that it was told of and that is not taken.
+    fn retract(&self, socket: &OwnedFd) {
+        if let (Some(kept), Ok(cookie)) = (self.kept(), socket_cookie(socket)) {
+            kept.keep.tell_gone(cookie);
         }
     }
 
@@ -606,6 +628,7 @@ impl Channel {
                 let socket = socket.ok_or(Nothing::Violation)?;
                 if socket::is_last_reserve(&socket) {
                     // The new right is dead from the start.
+                    self.retract(&socket);
                     return Ok(Read::Other);
                 }
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;

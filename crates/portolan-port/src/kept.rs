@@ -95,6 +95,14 @@ impl ChannelParts {
         self.record.memory.is_none() && next == Some(0)
     }
 
+    /// The channel that the next packet brings.
+    fn to_come(&self) -> Option<Cookie> {
+        let socket = self.descriptors.first()?.as_fd();
+        socket::peek(socket).filter(|header| header.kind == Kind::Mint)?;
+        let (minted, _) = socket::peek_mint(socket)?;
+        socket_cookie(minted).ok()
+    }
+
     fn cookie(&self) -> Option<Cookie> {
         socket_cookie(self.descriptors.first()?).ok()
     }
@@ -749,7 +757,12 @@ fn revive(
     }
     let is_returned = ledger.is_some_and(Ledger::is_returned);
     let (mut channels, mut sockets) = (Vec::new(), HashMap::new());
+    // A receiver that is killed may have told of a channel and not taken the packet that brings it.
+    let to_come: HashSet<_> = parts.iter().filter_map(ChannelParts::to_come).collect();
     for part in parts {
+        if part.cookie().is_some_and(|own| to_come.contains(&own)) {
+            continue;
+        }
         let (record, cookie) = (part.record, part.cookie());
         let Ok(revived) = Channel::revive(record, part.descriptors) else {
             continue;
@@ -871,6 +884,32 @@ mod tests {
         let keep = lent.port().keep().expect("a keeper");
         let guard = keep.guard().expect("a guard");
         guard.try_clone_to_owned().expect("duplicate")
+    }
+
+    #[test]
+    fn a_copy_is_kept_whenever_the_receiver_is_killed() {
+        for stages in 0..3 {
+            let (right, mut custody, lent) = lent();
+            right.send(Message::new(0), Timeout::NEVER).expect("send");
+            lent.receive(Timeout::NEVER).expect("receive");
+            let copy = right.copy(Timeout::NEVER).expect("copy");
+            copy.send(Message::new(1), Timeout::NEVER).expect("send");
+            let channel = channel(&lent);
+            if stages > 0 {
+                let ring = channel.ring().expect("memory");
+                assert!(matches!(ring.next_kept(), Ok(Next::InSocket)));
+                ring.fetch(crate::channel::mark_of_packet(channel.socket()).expect("packet"));
+                channel.foretell(channel.kept().expect("a keeper"));
+            }
+            if stages > 1 {
+                socket::try_receive(channel.socket()).expect("packet");
+            }
+            std::mem::forget(lent);
+            assert_eq!(custody.attend(), Presence::Lent);
+            let (port, _) = custody.take_back().expect("take back");
+            assert_eq!(ids(&port), [1]);
+            assert_eq!(port.status().senders, 2);
+        }
     }
 
     #[test]

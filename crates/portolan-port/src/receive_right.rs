@@ -917,12 +917,20 @@ impl Port {
 
     /// Puts a channel among those that are received from.
     fn add(&self, channel: Channel) -> Result<(), Errno> {
-        let channel = self.add_known(channel)?;
-        if let Some(kept) = channel.kept().filter(|kept| kept.keep.guard().is_some()) {
-            kept.keep.tell_come(kept.cookie, &channel);
+        let kept = self.kept(&channel)?;
+        let added = self.add_known(channel);
+        match (&added, &kept) {
+            // It may have been told of it before it came, and must not keep what nobody looks at.
+            (Err(_), Some(kept)) => kept.keep.tell_gone(kept.cookie),
+            (Ok(channel), Some(kept)) if kept.keep.guard().is_some() => {
+                kept.keep.tell_come(kept.cookie, channel);
+            }
+            _ => {}
+        }
+        if let Some(kept) = kept {
             self.wait_for_keeper(&kept.keep);
         }
-        Ok(())
+        added.map(drop)
     }
 
     /// The same for a channel that the keeper has. One in this process is told what it has.

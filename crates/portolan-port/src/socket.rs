@@ -184,6 +184,16 @@ pub(crate) fn peek(socket: BorrowedFd<'_>) -> Option<Header> {
     is_whole.then(|| packet::decode_header(&head).ok())?
 }
 
+/// The channel that the next packet brings, if it is one that does and that has come whole, and who sent it.
+/// The packet stays where it is.
+pub(crate) fn peek_mint(socket: BorrowedFd<'_>) -> Option<(OwnedFd, Option<Credentials>)> {
+    let mut head = [0; HEADER_BYTES];
+    let mut received = ancillary::peek(socket, &mut head).ok()?;
+    let header = packet::decode_header(&head).ok()?;
+    let socket = received.descriptors.pop().filter(is_channel_end)?;
+    (header.kind == Kind::Mint).then_some((socket, received.credentials))
+}
+
 /// As many bytes of the next packet as fit. Descriptors that are not asked for are not installed.
 pub(crate) fn peek_bytes(socket: BorrowedFd<'_>, into: &mut [u8]) -> Option<usize> {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;

@@ -73,6 +73,23 @@ struct Control([mem::MaybeUninit<u8>; CONTROL_BYTES]);
 /// `WouldBlock` when nothing is queued; `ConnectionReset` once when the peer closed with unread
 /// data (queued packets and then end of file follow); otherwise what `recvmsg(2)` says.
 pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket.as_fd(), buffer, 0)
+}
+
+/// The same, but the packet stays where it is, and the descriptors are duplicates.
+///
+/// # Errors
+///
+/// Those of [`receive`].
+pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
+    receive_with(socket.as_fd(), buffer, libc::MSG_PEEK)
+}
+
+fn receive_with(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    more: libc::c_int,
+) -> io::Result<Received> {
     let mut control = Control([mem::MaybeUninit::uninit(); CONTROL_BYTES]);
     let mut iov = libc::iovec {
         iov_base: buffer.as_mut_ptr().cast(),
@@ -84,11 +101,11 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_BYTES as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | libc::MSG_NOSIGNAL | more;
     let len = loop {
         // SAFETY: `header` points at `iov`, `buffer` and `control`, all alive and writable for
         // the lengths given. Tested by this module's tests.
-        let n = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut header, flags) };
+        let n = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
         match usize::try_from(n) {
             Ok(n) => break n,
             Err(_) => match io::Error::last_os_error() {
