@@ -653,7 +653,10 @@ impl Custody {
     fn can_keep(&self, cookie: Cookie, parts: &ChannelParts) -> bool {
         let has_room = self.channels.len() < MAX_CHANNELS || self.channels.contains_key(&cookie);
         let is_last_reserve = parts.descriptors.iter().any(socket::is_last_reserve);
-        let is_channel = parts.descriptors.first().is_some_and(socket::is_channel_end);
+        let is_channel = parts
+            .descriptors
+            .first()
+            .is_some_and(socket::is_channel_end);
         has_room && !is_last_reserve && is_channel && parts.cookie() == Some(cookie)
     }
 
