@@ -361,6 +361,8 @@ impl Server {
             return;
         };
         self.see_to_deaths();
+        // Whoever saw a process end finds its services reset and emptied as its job file says.
+        self.carry_out();
         let answer = match self.answer(&mut message) {
             Ok(answer::Answer::Now(answer)) => answer,
             Ok(answer::Answer::WhenStarted(job)) => return self.jobs.wait_for_start(job, reply),
