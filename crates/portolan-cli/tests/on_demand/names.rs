@@ -81,7 +81,7 @@ fn s57_a_name_that_a_job_registered_outlives_its_process() {
 }
 
 #[test]
-fn s61_a_hidden_name_is_found_while_it_is_checked_in() {
+fn s61_a_hidden_name_is_not_found_before_its_job_checks_it_in() {
     let director = Director::new();
     director.load("job", "MachServices.'test.a'.HideUntilCheckIn = true");
     let is_listed = || {
@@ -211,7 +211,7 @@ fn s67_a_name_of_two_hundred_bytes_is_refused() {
 }
 
 #[test]
-fn s68_asking_for_the_status_leaves_a_service_as_it_is() {
+fn s68_asking_for_the_status_starts_and_checks_in_nothing() {
     let director = Director::new();
     director.load("job", SERVICE);
     let status = || director.bootstrap.status(&name("test.a")).expect("status");

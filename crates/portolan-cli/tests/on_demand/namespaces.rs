@@ -27,7 +27,7 @@ fn is_gone(bootstrap: &Bootstrap) {
 }
 
 #[test]
-fn s66_a_namespace_shadows_the_one_around_it_and_goes_with_its_requestor() {
+fn s66_the_names_of_a_namespace_are_seen_within_it_and_go_with_its_requestor() {
     let director = Director::new();
     director.load("job", "MachServices.'test.a' = true");
     let root = &director.bootstrap;
