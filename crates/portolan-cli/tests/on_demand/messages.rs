@@ -189,3 +189,46 @@ fn an_instance_exits_only_while_nothing_is_queued(flavour: Flavour) {
     next.check_in("test.a");
     assert_eq!(next.receive("test.a"), 2);
 }
+
+in_both_flavours!(a_message_that_was_first_at_three_crashes_is_set_aside);
+fn a_message_that_was_first_at_three_crashes_is_set_aside(flavour: Flavour) {
+    let director = Director::new();
+    director.load("job", SERVICE);
+    let right = director.right("test.a", flavour);
+    let poison = right.begin_request(Message::new(1), PATIENCE);
+    let mut poison = poison.expect("send");
+    send(&right, [2]);
+    for _ in 0..3 {
+        let actor = director.actor();
+        assert!(matches!(poison.poll(), Err(ReplyError::TimedOut)));
+        actor.check_in("test.a");
+        actor.kill(Signal::KILL);
+    }
+    let told = poison.wait(PATIENCE).expect_err("nobody answers");
+    assert!(matches!(told, ReplyError::Failed(_)), "{told}");
+    let last = director.actor();
+    last.check_in("test.a");
+    assert_eq!(last.receive("test.a"), 2);
+    let note = director.job("job").note.to_string();
+    assert!(note.contains("1 messages were set aside"), "{note}");
+}
+
+#[test]
+fn a_service_that_is_reset_does_not_keep_callers_of_a_missing_program_waiting() {
+    let director = Director::new();
+    let program = director.path("missing");
+    let file = format!(
+        "Label = 'job'\nProgram = '{}'\nMachServices.'test.a'.ResetAtClose = true\n",
+        program.display()
+    );
+    let loaded = director
+        .bootstrap
+        .load("job.toml".as_ref(), file.as_bytes());
+    loaded.expect("load");
+    let right = director.look_up("test.a").expect("look up");
+    send(&right, [1]);
+    wait_for_death(&right);
+    let new = director.look_up("test.a").expect("look up");
+    assert_ne!(new.port(), right.port());
+    assert_eq!(director.queued("job", "test.a"), 0);
+}
