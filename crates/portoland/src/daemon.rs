@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{self, Command, ExitCode};
 use std::time::Instant;
 
 use portolan_wire::place::{self, Surroundings};
@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit};
 use thiserror::Error;
 
 use crate::holder::{self, Ending, Exits, HolderError, Life, Start};
-use crate::notify::{self, Notifier, NotifyError};
+use crate::notify::{Inherited, Notifier, NotifyError};
 use crate::server::{Ended, Legacy, Server, ServerError, Workshop};
 
 /// How a server process runs.
@@ -92,7 +92,10 @@ pub fn run(directory: &Path, mode: Mode) -> Result<ExitCode, DaemonError> {
     raise_descriptor_limit();
     prepare(directory)?;
     refuse_a_second(directory)?;
-    Ok(holder::run(|life| serve(directory, mode, life))?)
+    let inherited = inherited_listener();
+    Ok(holder::run(|life| {
+        serve(directory, mode, life, inherited.as_ref())
+    })?)
 }
 
 /// Says at once, and in this process, that there is a server. If one comes up meanwhile, that is found
@@ -106,8 +109,8 @@ fn refuse_a_second(directory: &Path) -> Result<(), DaemonError> {
     }
 }
 
-fn serve(directory: &Path, mode: Mode, life: Life) -> Ending {
-    match try_serve(directory, mode, life) {
+fn serve(directory: &Path, mode: Mode, life: Life, inherited: Option<&OwnedFd>) -> Ending {
+    match try_serve(directory, mode, life, inherited) {
         Ok(()) => Ending::Done,
         Err(error) => {
             tracing::error!("{}", chain(&error));
@@ -116,7 +119,12 @@ fn serve(directory: &Path, mode: Mode, life: Life) -> Ending {
     }
 }
 
-fn try_serve(directory: &Path, mode: Mode, life: Life) -> Result<(), DaemonError> {
+fn try_serve(
+    directory: &Path,
+    mode: Mode,
+    life: Life,
+    inherited: Option<&OwnedFd>,
+) -> Result<(), DaemonError> {
     let notifier = Notifier::from_environment().unwrap_or_default();
     let started = Instant::now();
     let (start, restart) = (life.start, life.restart);
@@ -124,10 +132,13 @@ fn try_serve(directory: &Path, mode: Mode, life: Life) -> Result<(), DaemonError
         journal: life.journal,
         recovered: life.recovered,
         holder: life.holder,
+        jobs_were_ended: start == Start::Kept,
     };
     let mut server = match start {
-        Start::First => first(directory, mode, life.exits, legacy)?,
-        Start::Crash | Start::InPlace => again(directory, mode, life.exits, legacy)?,
+        Start::First => first(directory, mode, life.exits, legacy, inherited)?,
+        Start::Crash | Start::InPlace | Start::Kept => {
+            again(directory, mode, life.exits, legacy, inherited)?
+        }
     };
     if start != Start::First {
         let took = started.elapsed();
@@ -143,7 +154,13 @@ fn try_serve(directory: &Path, mode: Mode, life: Life) -> Result<(), DaemonError
         }
         Ended::ForGood => {
             tell(notifier.stopping());
-            remove(directory, identity);
+            if restart.can_keep() {
+                restart.keep();
+            }
+            // A socket that is the service manager's is there for the next server.
+            if inherited.is_none() {
+                remove(directory, identity);
+            }
             Ok(())
         }
     }
@@ -160,6 +177,7 @@ fn first(
     mode: Mode,
     exits: Exits,
     legacy: Legacy,
+    inherited: Option<&OwnedFd>,
 ) -> Result<Server, DaemonError> {
     let path = directory.join(place::LOCK);
     let starting = |source| DaemonError::SetUp {
@@ -170,10 +188,7 @@ fn first(
         Mode::Detached => None,
         Mode::Foreground | Mode::Detach => Some(lock(&path).map_err(starting)?),
     };
-    let listener = match inherited_listener() {
-        Some(listener) => listener,
-        None => listen(directory)?,
-    };
+    let listener = listener(directory, inherited)?;
     drop(lock);
     let workshop = Workshop::new(directory, Some(exits)).map_err(starting)?;
     let mut server = Server::with_jobs(workshop, legacy)?;
@@ -190,29 +205,47 @@ fn again(
     mode: Mode,
     exits: Exits,
     legacy: Legacy,
+    inherited: Option<&OwnedFd>,
 ) -> Result<Server, DaemonError> {
+    let is_new = legacy.jobs_were_ended;
     let mut server = Server::resume(directory, exits, legacy)?;
     if !server.is_listening() {
         // The last server was killed before it could listen.
-        server.listen(listen(directory)?)?;
+        server.listen(listener(directory, inherited)?)?;
         load_jobs(&mut server, directory);
         if mode == Mode::Detached {
             announce().ok();
         }
+    } else if is_new {
+        // Files may have come while there was no server.
+        load_jobs(&mut server, directory);
     }
     Ok(server)
 }
 
+/// The socket to listen on: a copy of the one that this process was given, or one that is made.
+fn listener(directory: &Path, inherited: Option<&OwnedFd>) -> Result<OwnedFd, DaemonError> {
+    match inherited {
+        Some(given) => given.try_clone().map_err(|source| DaemonError::SetUp {
+            path: directory.join(place::SOCKET),
+            source,
+        }),
+        None => listen(directory),
+    }
+}
+
 /// The socket that the service manager listens on for this server.
 fn inherited_listener() -> Option<OwnedFd> {
-    let mut inherited = notify::inherited().unwrap_or_default();
-    let is_ours = |(name, _): &(String, OwnedFd)| name == LISTENER;
-    let at = inherited.iter().position(is_ours)?;
-    Some(inherited.swap_remove(at).1)
+    let inherited = Inherited::from_environment().numbers(process::id());
+    let (_, number) = inherited.into_iter().find(|(name, _)| name == LISTENER)?;
+    let listener = portolan_sys::inherit::duplicate(number).ok()?;
+    // Whoever made it may have it block, and the event loop must not.
+    rustix::io::ioctl_fionbio(&listener, true).ok()?;
+    Some(listener)
 }
 
 /// What the service manager calls it, see `packaging/systemd`.
-const LISTENER: &str = "portolan-bootstrap";
+pub(crate) const LISTENER: &str = "portolan-bootstrap";
 
 /// Loads what the user has put into the directory of jobs. A server in a directory of its own has none.
 fn load_jobs(server: &mut Server, runtime: &Path) {

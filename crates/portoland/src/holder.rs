@@ -13,6 +13,8 @@
 //! * SIGHUP to the holder asks the server for that, by the same signal. A server that does not
 //!   handle it is ended by it, and loses nothing either.
 //! * SIGTERM and SIGINT are passed to the server. When it has ended, the holder ends.
+//! * A server that ends by [`Restart::keep`] leaves all it has to the service manager, and the
+//!   holder that this starts next takes it back ([`Start::Kept`]).
 //!
 //! Processes whose parent was a server that is gone become the holder's children. It reaps them and
 //! reports how they ended ([`Exits`]).
@@ -20,6 +22,7 @@
 //! If the holder is killed the server goes on, unprotected, and can notice it ([`Life::holder`]).
 
 mod exits;
+mod kept;
 mod pace;
 
 use std::collections::BTreeSet;
@@ -64,6 +67,8 @@ pub enum Start {
     Crash,
     /// The last one ended by [`Restart::now`], or somebody asked the holder for it.
     InPlace,
+    /// The last one ended by [`Restart::keep`], in a process that is gone as well.
+    Kept,
 }
 
 /// What a server begins with.
@@ -83,8 +88,7 @@ pub struct Life {
     pub restart: Restart,
 }
 
-/// Ends a server so that it is started again, with all it has, by the program that is installed
-/// now.
+/// Ends a server so that the next one, of the program that is installed then, has all it has.
 #[derive(Debug)]
 pub struct Restart(());
 
@@ -135,7 +139,7 @@ pub fn run(server: impl Fn(Life) -> Ending + Sync) -> Result<ExitCode, HolderErr
                 orphans = holder.own.orphans(child).map_err(HolderError::Hold)?;
                 holder.what_next(status)
             }
-            Err(error) if holder.start != Start::First => {
+            Err(error) if !matches!(holder.start, Start::First | Start::Kept) => {
                 tracing::error!("cannot start the server again: {}", chain(&error));
                 Next::Again
             }
@@ -143,6 +147,10 @@ pub fn run(server: impl Fn(Life) -> Ending + Sync) -> Result<ExitCode, HolderErr
         };
         match next {
             Next::End(code) => return Ok(ExitCode::from(code)),
+            Next::Keep => {
+                holder.keep();
+                return Ok(ExitCode::SUCCESS);
+            }
             Next::Replace => holder.replace(&mut orphans),
             Next::Again => {
                 let rest = pace.after(started.elapsed());
@@ -157,10 +165,10 @@ pub fn run(server: impl Fn(Life) -> Ending + Sync) -> Result<ExitCode, HolderErr
     }
 }
 
-/// Whether this process is to take over from the program before it.
+/// Whether this process is to take over from the program before it, or from the service manager.
 #[must_use]
 pub fn takes_over() -> bool {
-    env::var_os(VARIABLE).is_some()
+    left_numbers().is_some() || kept::is_given()
 }
 
 impl Recovered {
@@ -198,6 +206,20 @@ impl Restart {
     pub fn now(self) -> ! {
         process::exit(RESTART.into())
     }
+
+    /// Whether [`keep`](Self::keep) has somebody to leave things to: a service manager that says how
+    /// many descriptors it keeps.
+    #[must_use]
+    pub fn can_keep(&self) -> bool {
+        kept::is_offered()
+    }
+
+    /// Ends this process for good, and leaves all it has to the service manager. As in
+    /// [`now`](Self::now), nothing is dropped. If the service manager does not take it, it ends with
+    /// the holder.
+    pub fn keep(self) -> ! {
+        process::exit(KEEP.into())
+    }
 }
 
 #[derive(Debug)]
@@ -226,6 +248,7 @@ enum Asked {
 enum Next {
     Again,
     Replace,
+    Keep,
     End(u8),
 }
 
@@ -245,15 +268,24 @@ const SIGNALS: &[Signal] = &[Signal::CHILD, Signal::TERM, Signal::INT, Signal::H
 
 /// `ERESTART`, which no part of a server exits with by accident.
 const RESTART: u8 = 85;
+/// `ESTRPIPE`, likewise.
+const KEEP: u8 = 86;
 const FAILED: u8 = 1;
 /// As a Rust program that has panicked.
 const PANICKED: u8 = 101;
 
 impl Holder {
     fn new() -> io::Result<(Self, Orphans)> {
-        let mut orphans = Orphans::default();
-        let journal = orphans.adopt(journal::memory()?);
-        let holder = Self::with(journal, exits::pipe()?, Start::First, &orphans)?;
+        let kept = kept::take_back().unwrap_or_else(|error| {
+            tracing::error!("what the last server knew is lost: {}", chain(&error));
+            None
+        });
+        let (memory, mut orphans, start) = match kept {
+            Some((memory, orphans)) => (memory, orphans, Start::Kept),
+            None => (journal::memory()?, Orphans::default(), Start::First),
+        };
+        let journal = orphans.adopt(memory);
+        let holder = Self::with(journal, exits::pipe()?, start, &orphans)?;
         Ok((holder, orphans))
     }
 
@@ -387,9 +419,16 @@ impl Holder {
         }
         self.start = match next {
             Next::Replace => Start::InPlace,
-            Next::Again | Next::End(_) => Start::Crash,
+            Next::Again | Next::Keep | Next::End(_) => Start::Crash,
         };
         next
+    }
+
+    fn keep(&self) {
+        match kept::hand_over(self.journal) {
+            Ok(count) => tracing::info!(count, "the service manager keeps what there is"),
+            Err(error) => tracing::error!("what there is is lost: {}", chain(&error)),
+        }
     }
 
     /// Executes the program in this process. Returns if that fails, with all as it was.
@@ -472,6 +511,7 @@ fn left_numbers() -> Option<Left> {
 fn after(code: Option<u8>, asked: Asked) -> Next {
     match (code, asked) {
         (Some(0), _) => Next::End(0),
+        (Some(KEEP), _) => Next::Keep,
         (None, Asked::End) => Next::End(0),
         (Some(code), Asked::End) => Next::End(code),
         (Some(RESTART), _) | (None | Some(PANICKED), Asked::Restart) => Next::Replace,
@@ -503,6 +543,8 @@ mod tests {
         assert_eq!(after(Some(FAILED), Asked::Nothing), Next::End(FAILED));
         assert_eq!(after(Some(RESTART), Asked::Nothing), Next::Replace);
         assert_eq!(after(Some(RESTART), Asked::End), Next::End(RESTART));
+        assert_eq!(after(Some(KEEP), Asked::End), Next::Keep);
+        assert_eq!(after(Some(KEEP), Asked::Nothing), Next::Keep);
         for crash in [None, Some(PANICKED)] {
             assert_eq!(after(crash, Asked::Nothing), Next::Again);
             assert_eq!(after(crash, Asked::Restart), Next::Replace);

@@ -19,14 +19,18 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType,
 };
+use rustix::pipe::PipeFlags;
 use rustix::time::{ClockId, Timespec};
 use thiserror::Error;
 
@@ -46,7 +50,7 @@ const MAX_NAME: usize = 255;
 
 /// Who is to be told how the server is.
 ///
-/// Telling never waits. Where nobody asked to be told, it does nothing.
+/// Telling does not wait unless it is made [`patient`](Notifier::patient). Where nobody asked to be told, it does nothing.
 #[derive(Debug, Default)]
 pub struct Notifier(Option<Manager>);
 
@@ -106,6 +110,39 @@ impl Notifier {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         Ok(Self(Some(Manager { socket, address })))
+    }
+
+    /// Has each telling wait for as long as this, until there is room for it.
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError::Send`]
+    pub fn patient(self, patience: Duration) -> Result<Self, NotifyError> {
+        if let Some(Manager { socket, .. }) = &self.0 {
+            rustix::io::ioctl_fionbio(socket, false)?;
+            set_socket_timeout(socket, Timeout::Send, Some(patience))?;
+        }
+        Ok(self)
+    }
+
+    /// Waits, for no longer than this, until all that was told before is dealt with (`BARRIER=1`).
+    ///
+    /// # Errors
+    ///
+    /// [`NotifyError::Send`], with `ETIMEDOUT` if it takes longer.
+    pub fn barrier(&self, patience: Duration) -> Result<(), NotifyError> {
+        if !self.is_there() {
+            return Ok(());
+        }
+        let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        self.send(b"BARRIER=1\n", Some(theirs.as_fd()))?;
+        drop(theirs);
+        let patience = Timespec::try_from(patience).map_err(|_| Errno::INVAL)?;
+        let mut closed = [PollFd::new(&ours, PollFlags::IN)];
+        match rustix::io::retry_on_intr(|| poll(&mut closed, Some(&patience)))? {
+            0 => Err(Errno::TIMEDOUT.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Whether somebody asked to be told.
@@ -199,7 +236,7 @@ impl Notifier {
             return Err(Errno::NOBUFS.into());
         }
         let text = [IoSlice::new(text)];
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let flags = SendFlags::NOSIGNAL;
         rustix::io::retry_on_intr(|| {
             rustix::net::sendmsg_addr(socket, address, &text, &mut control, flags)
         })?;
@@ -249,18 +286,26 @@ impl Inherited {
         pid: u32,
         take: impl Fn(u32) -> io::Result<OwnedFd>,
     ) -> io::Result<Vec<(String, OwnedFd)>> {
+        let numbers = self.numbers(pid).into_iter();
+        let taken = numbers.map(|(name, number)| Ok((name, take(number)?)));
+        taken.collect()
+    }
+
+    /// The names and the numbers of the descriptors for process `pid`, as in [`take`](Self::take).
+    #[must_use]
+    pub fn numbers(&self, pid: u32) -> Vec<(String, u32)> {
         if number(self.pid.as_deref()) != Some(pid) {
-            return Ok(Vec::new());
+            return Vec::new();
         }
         let many = number(self.number.as_deref()).filter(|number| *number <= MAX_INHERITED);
         let names = self.names.as_deref().unwrap_or_default().to_string_lossy();
         let mut names = names.split(':');
         let numbers = (0..many.unwrap_or(0)).map(|at| FIRST_INHERITED + at);
-        let taken = numbers.map(|number| {
+        let named = numbers.map(|number| {
             let name = names.next().filter(|name| !name.is_empty());
-            take(number).map(|taken| (name.unwrap_or("unknown").to_owned(), taken))
+            (name.unwrap_or("unknown").to_owned(), number)
         });
-        taken.collect()
+        named.collect()
     }
 }
 

@@ -147,6 +147,9 @@ pub struct Past {
     pub runs: u64,
     /// How its last instance ended.
     pub last_exit: Option<Exit>,
+    /// Whether that server ended it because it was about to end itself, so that `RunAtLoad` starts it
+    /// again.
+    pub ended_with_server: bool,
 }
 
 /// The jobs of one domain.
@@ -303,7 +306,7 @@ impl Supervisor {
     }
 
     /// Loads a job as it was under a server that is gone, with the key that it had there. A process
-    /// that still runs is adopted; `RunAtLoad` is done.
+    /// that still runs is adopted; `RunAtLoad` is done, unless [`Past::ended_with_server`] says otherwise.
     ///
     /// # Errors
     ///

@@ -7,6 +7,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::thread;
+use std::time::Duration;
 
 use portolan_sys::ancillary;
 use portolan_testkit::process;
@@ -255,4 +257,31 @@ fn the_socket_outlives_the_server() {
     let notices = second.take().expect("take").into_iter();
     let notices: Vec<Notice> = notices.map(|notified| notified.notice).collect();
     assert_eq!(notices, [Notice::Ready, Notice::Stopping]);
+}
+
+#[test]
+fn a_barrier_waits_until_what_was_told_is_dealt_with() {
+    let (socket, notifier, _directory) = manager();
+    let nobody = notifier.barrier(Duration::from_millis(1));
+    assert!(
+        matches!(nobody, Err(NotifyError::Send(error)) if error.kind() == io::ErrorKind::TimedOut)
+    );
+    let notifier = notifier.patient(Duration::from_secs(20)).expect("fcntl");
+    thread::scope(|scope| {
+        // More than a socket has room for.
+        let told = scope.spawn(|| {
+            (0..2000).try_for_each(|_| notifier.ready())?;
+            notifier.barrier(Duration::from_secs(20))
+        });
+        let mut count = 0;
+        while count < 2001 {
+            let mut buffer = [0; 4096];
+            let mut come = [PollFd::new(&socket, PollFlags::IN)];
+            rustix::event::poll(&mut come, None).expect("poll");
+            let received = ancillary::receive(&socket, &mut buffer).expect("receive");
+            // The first one is of the barrier that nobody waits for any more.
+            count += usize::from(&buffer[..received.len] != b"BARRIER=1\n" || count > 0);
+        }
+        told.join().expect("no panic").expect("told");
+    });
 }

@@ -178,12 +178,16 @@ impl Server {
             let shown = file.display().to_string();
             let read = trusted_file(&file)
                 .map_err(|error| Refused::because(BootstrapCode::BAD_JOB_FILE, error))
-                .and_then(|bytes| self.prepare(&shown, bytes));
+                .and_then(|bytes| match self.is_loaded(&shown, &bytes) {
+                    true => Ok(None),
+                    false => self.prepare(&shown, bytes).map(Some),
+                });
             match read {
-                Ok((job, parts)) => {
+                Ok(Some((job, parts))) => {
                     prepared.push((job.label.clone(), parts));
                     jobs.push(job);
                 }
+                Ok(None) => {}
                 Err(refused) => tracing::warn!(file = %shown, "not loaded: {}", refused.text()),
             }
         }
@@ -196,6 +200,12 @@ impl Server {
             }
         }
         self.carry_out();
+    }
+
+    /// Whether a job is from this file, as it is now.
+    fn is_loaded(&self, path: &str, file: &[u8]) -> bool {
+        let mut parts = self.jobs.parts.values();
+        parts.any(|parts| parts.path == path && parts.file == file)
     }
 
     fn kickstarted(&mut self, label: &JobLabel, kill: bool, wait: bool) -> Result<Answer, Refused> {

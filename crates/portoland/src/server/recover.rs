@@ -37,6 +37,9 @@ pub struct Legacy {
     pub recovered: Recovered,
     /// Readable when nobody would start the next server any more.
     pub holder: OwnedFd,
+    /// Whether the last one ended its jobs before it ended, so that they are to be started as at a
+    /// first start.
+    pub jobs_were_ended: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,8 +111,9 @@ impl Server {
             journal,
             recovered,
             holder,
+            jobs_were_ended,
         } = legacy;
-        let mut estate = Estate::new(recovered);
+        let mut estate = Estate::new(recovered, jobs_were_ended);
         let own = estate.take(Kind::Server, 0);
         let (listener, notices) = match own {
             Some((ServerEntry { has_notices }, mut fds)) => {
@@ -296,6 +300,7 @@ impl Server {
                 .filter_map(|name| name.parse().ok())
                 .collect(),
             ready: run.is_some_and(|run| run.ready),
+            ended_with_server: estate.jobs_were_ended,
             runs: tally.runs,
             last_exit: tally.last_exit.map(|(signal, number)| match signal {
                 false => Exit::Status(number),
@@ -562,12 +567,14 @@ struct Estate {
     recovered: Recovered,
     /// By the kind and the number of the port's owner.
     channels: HashMap<(u16, u64), BTreeMap<u64, ChannelParts>>,
+    jobs_were_ended: bool,
 }
 
 impl Estate {
-    fn new(recovered: Recovered) -> Self {
+    fn new(recovered: Recovered, jobs_were_ended: bool) -> Self {
         Self {
             recovered,
+            jobs_were_ended,
             channels: HashMap::new(),
         }
     }

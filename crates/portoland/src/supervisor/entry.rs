@@ -154,7 +154,8 @@ impl Entry {
             tell: false,
             job,
         };
-        if past.is_none() && entry.job.run_at_load {
+        let is_first = past.is_none_or(|past| past.ended_with_server);
+        if is_first && entry.job.run_at_load {
             entry.pending = Some(Reason::RunAtLoad);
         }
         entry.restart_interval(now);
