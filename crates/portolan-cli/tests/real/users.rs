@@ -1,0 +1,128 @@
+//! The server of root and of another user. Only root can be both.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::process::{Command, Stdio};
+
+use crate::world::{World, ran};
+use crate::{eventually, load, pid, print, skipped};
+
+/// A user that need not have an account.
+const USER: u32 = 64_123;
+
+/// The command in this world as another user, with no capabilities and no groups.
+fn as_user(world: &World, arguments: &[&str]) -> Command {
+    let id = USER.to_string();
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid",
+            &id,
+            "--regid",
+            &id,
+            "--clear-groups",
+            "--inh-caps=-all",
+        ])
+        .arg("--no-new-privs")
+        .arg(env!("CARGO_BIN_EXE_portolan"))
+        .args(arguments)
+        .env("PORTOLAN_RUNTIME_DIR", world.runtime())
+        .env("HOME", world.path(""))
+        .env_remove("PORTOLAN_BOOTSTRAP_FD")
+        .env_remove("PORTOLAN_AUTOSTART")
+        .env("PORTOLAN_SERVER", "")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Whether the user can execute the command at all: a checkout below /root is not for others.
+fn can_execute() -> bool {
+    let world = World::new();
+    let output = as_user(&world, &["--version"]).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn a_users_server_runs_jobs_as_that_user() {
+    if !is_root() || !can_execute() {
+        return skipped("only root can be another user, and that one has to reach the command");
+    }
+    let world = World::new();
+    let home = world.path("");
+    chown(&home, Some(USER), Some(USER)).expect("chown");
+    let output = world.path("who");
+    let job = format!(
+        "Label = 'test.who'\nProgramArguments = ['sh', '-c', 'id -u; id -G']\n\
+         StandardOutPath = '{}'\n",
+        output.display()
+    );
+    let file = crate::job_file(&world, "who.toml", &job);
+    chown(&file, Some(USER), Some(USER)).expect("chown");
+    let run = |arguments: &[&str]| ran(as_user(&world, arguments).output().expect("setpriv"));
+    run(&["load", file.to_str().expect("a path")]).ok();
+    run(&["kickstart", "test.who"]).ok();
+    let said = eventually("what it says", || {
+        let said = fs::read_to_string(&output).ok()?;
+        (said.lines().count() == 2).then_some(said)
+    });
+    assert_eq!(said, format!("{USER}\n{USER}\n"));
+    let socket = fs::metadata(world.runtime().join("bootstrap")).expect("a socket");
+    assert_eq!(
+        (socket.uid(), socket.permissions().mode() & 0o777),
+        (USER, 0o600)
+    );
+    // Another identity is not his to give.
+    let job = "Label = 'test.root'\nProgram = '/bin/true'\nUserName = 'root'\n";
+    let file = crate::job_file(&world, "root.toml", job);
+    chown(&file, Some(USER), Some(USER)).expect("chown");
+    run(&["load", file.to_str().expect("a path")]).ok();
+    run(&["kickstart", "test.root"]).fails(11, "Operation not permitted");
+    run(&["shutdown"]).ok();
+    eventually("the end of the server", || {
+        (!world.runtime().join("bootstrap").exists()).then_some(())
+    });
+}
+
+#[test]
+fn roots_server_runs_a_job_as_another_user() {
+    if !is_root() {
+        return skipped("only root has a server that can");
+    }
+    let world = World::new();
+    let directory = world.path("open");
+    fs::create_dir(&directory).expect("directory");
+    chown(&directory, Some(65_534), None).expect("chown");
+    // The job has to get there.
+    fs::set_permissions(world.path(""), fs::Permissions::from_mode(0o755)).expect("permissions");
+    let output = directory.join("who");
+    let script = format!(
+        "id -un > {0}.new; id -G >> {0}.new; mv {0}.new {0}; exec sleep 1000",
+        output.display()
+    );
+    let job = format!(
+        "Label = 'test.nobody'\nUserName = 'nobody'\nProgramArguments = ['sh', '-c', '{script}']\n"
+    );
+    load(&world, "nobody.toml", &job).ok();
+    world.run(["kickstart", "test.nobody"]).ok();
+    let said = eventually("what it says", || fs::read_to_string(&output).ok());
+    assert_eq!(said, "nobody\n65534\n");
+    let running = pid(&world, "test.nobody").expect("it runs");
+    let process = fs::metadata(format!("/proc/{running}")).expect("a process");
+    assert_eq!(process.uid(), 65_534);
+    let missing = "Label = 'test.missing'\nUserName = 'no-such-user'\nProgram = '/bin/true'\n";
+    load(&world, "missing.toml", missing).ok();
+    let ran = world.run(["kickstart", "test.missing"]);
+    assert!(!ran.stderr.contains("cannot execute"), "{}", ran.stderr);
+    ran.fails(11, "no user no-such-user");
+    let note = print(&world, "test.missing");
+    assert!(
+        note["note"]
+            .as_str()
+            .is_some_and(|note| note.contains("no-such-user")),
+        "{note}"
+    );
+}
