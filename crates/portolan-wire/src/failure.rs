@@ -100,9 +100,9 @@ pub struct StartFailure {
 pub enum FailureKind {
     /// 1: the program could not be executed.
     Exec {
-        /// `i32`. The kernel's error number.
+        /// `i32`. The kernel's error number; 0 if `path` is the whole reason.
         errno: i32,
-        /// String. The program, or what it needs and is missing.
+        /// String. The program, or why it was not even tried.
         path: Text<{ StartFailure::MAX_PATH_BYTES }>,
     },
     /// 2: it exited before it answered.
@@ -225,6 +225,9 @@ impl fmt::Display for StartFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { label, kind, text } = self;
         match kind {
+            FailureKind::Exec { errno: 0, path } => {
+                write!(f, "job {label} cannot be started: {path}")
+            }
             FailureKind::Exec { errno, path } => {
                 let error = io::Error::from_raw_os_error(*errno);
                 write!(f, "job {label} cannot execute {path}: {error}")

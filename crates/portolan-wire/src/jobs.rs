@@ -132,9 +132,9 @@ pub enum LastExit {
     Signal(Signal),
     /// 3: it could not be executed.
     NotStarted {
-        /// `i32`. The kernel's error number.
+        /// `i32`. The kernel's error number; 0 if `path` is the whole reason.
         errno: i32,
-        /// String. The program, or what it needs and is missing.
+        /// String. The program, or why it was not even tried.
         path: Text<MAX_PATH_BYTES>,
     },
     /// 4: it ended while nobody looked.
@@ -183,6 +183,7 @@ impl fmt::Display for LastExit {
             Self::None => f.write_str("it has not run"),
             Self::Status(status) => write!(f, "exited with status {status}"),
             Self::Signal(signal) => write!(f, "ended by {signal}"),
+            Self::NotStarted { errno: 0, path } => path.fmt(f),
             Self::NotStarted { errno, path } => {
                 let error = io::Error::from_raw_os_error(*errno);
                 write!(f, "cannot execute {path}: {error}")

@@ -157,6 +157,7 @@ fn try_serve(
             if restart.can_keep() {
                 restart.keep();
             }
+            server.clear_away();
             // A socket that is the service manager's is there for the next server.
             if inherited.is_none() {
                 remove(directory, identity);

@@ -239,9 +239,6 @@ impl Server {
         loop {
             if let Some(ended) = self.ended {
                 self.jobs.flush_logs();
-                if ended == Ended::ForGood {
-                    self.jobs.close_workshop();
-                }
                 return Ok(ended);
             }
             let patience = self.patience();
@@ -259,6 +256,11 @@ impl Server {
             self.see_to_time();
             self.carry_out();
         }
+    }
+
+    /// Takes away what the server has put into its directory for jobs, if nobody goes on from here.
+    pub fn clear_away(&mut self) {
+        self.jobs.close_workshop();
     }
 
     /// Time since the server's start.

@@ -359,9 +359,15 @@ fn a_user_is_taken_on_by_root_and_by_nobody_else() {
     assert_eq!(lines[..2], [fields[2], fields[3]]);
     assert_eq!(lines[2], format!("{USER} {}", fields[5]));
     let error = failure_of(&unknown);
-    assert_eq!(error.reason(), "no user no-such-user");
+    assert_eq!(
+        error.reason(),
+        "there is no user no-such-user: UserName has to be in /etc/passwd"
+    );
     let error = failure_of(&shell("exit 0", "GroupName = \"no-such-group\""));
-    assert_eq!(error.reason(), "no group no-such-group");
+    assert_eq!(
+        error.reason(),
+        "there is no group no-such-group: GroupName has to be in /etc/group"
+    );
     let group = shell("id -u; id -g; exit 0", "GroupName = \"daemon\"");
     assert_eq!(output_of(&group), format!("0\n{}\n", fields[3]));
 }

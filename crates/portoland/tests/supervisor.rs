@@ -104,6 +104,7 @@ impl World {
         let failure = StartFailure {
             errno: Errno::NOENT,
             path: "/bin/job".into(),
+            other: None,
         };
         let told = failure.clone().into();
         self.supervisor.start_failed(key, failure, self.now);
@@ -278,7 +279,7 @@ fn a_missing_program_is_told_at_once_and_started_when_it_appears() {
     let failure = world.fail_to_start(key);
     let actions = world.actions();
     assert!(actions.contains(&Action::TellWaiting(key, failure.clone())));
-    let text = "cannot start /bin/job: No such file or directory (os error 2)";
+    let text = "cannot execute /bin/job: No such file or directory (os error 2)";
     assert_eq!(failure.to_string(), text);
     world.supervisor.program_appeared(key, world.now);
     world.must_start(key);

@@ -204,9 +204,17 @@ impl<'a> From<&'a JobSummary> for Summary<'a> {
 #[derive(Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Exit<'a> {
-    Exited { status: i32 },
-    Signalled { signal: u32 },
-    NotStarted { errno: i32, path: &'a str },
+    Exited {
+        status: i32,
+    },
+    Signalled {
+        signal: u32,
+    },
+    /// Without an error number, the path is the whole reason.
+    NotStarted {
+        errno: i32,
+        path: &'a str,
+    },
     Unknown,
 }
 

@@ -75,12 +75,23 @@ fn a_users_server_runs_jobs_as_that_user() {
         (socket.uid(), socket.permissions().mode() & 0o777),
         (USER, 0o600)
     );
-    // Another identity is not his to give.
-    let job = "Label = 'test.root'\nProgram = '/bin/true'\nUserName = 'root'\n";
-    let file = crate::job_file(&world, "root.toml", job);
+    // Another identity is not his to give, and the job's log says so.
+    fs::remove_file(&output).expect("remove");
+    let job = job.replace("test.who", "test.root") + "UserName = 'root'\n";
+    let file = crate::job_file(&world, "root.toml", &job);
     chown(&file, Some(USER), Some(USER)).expect("chown");
     run(&["load", file.to_str().expect("a path")]).ok();
-    run(&["kickstart", "test.root"]).fails(11, "Operation not permitted");
+    run(&["kickstart", "test.root"]).ok();
+    let said = eventually("what it says", || {
+        let said = fs::read_to_string(&output).ok()?;
+        (said.lines().count() == 2).then_some(said)
+    });
+    assert_eq!(said, format!("{USER}\n{USER}\n"));
+    let log = String::from_utf8(run(&["log", "test.root"]).ok()).expect("text");
+    assert!(
+        log.contains("UserName and GroupName have no effect"),
+        "{log}"
+    );
     run(&["shutdown"]).ok();
     eventually("the end of the server", || {
         (!world.runtime().join("bootstrap").exists()).then_some(())
@@ -117,7 +128,10 @@ fn roots_server_runs_a_job_as_another_user() {
     load(&world, "missing.toml", missing).ok();
     let ran = world.run(["kickstart", "test.missing"]);
     assert!(!ran.stderr.contains("cannot execute"), "{}", ran.stderr);
-    ran.fails(11, "no user no-such-user");
+    ran.fails(
+        11,
+        "job test.missing cannot be started: there is no user no-such-user",
+    );
     let note = print(&world, "test.missing");
     assert!(
         note["note"]

@@ -95,15 +95,15 @@ pub(super) fn hand_over(number: u32) -> Result<usize, KeepError> {
         return Err(KeepError::TooMany { count, limit });
     }
     let manager = Notifier::from_environment()?.patient(PATIENCE)?;
-    let store = |name: &str, number| {
-        let copy = inherit::duplicate(number).map_err(KeepError::Journal)?;
-        manager.store(name, copy.as_fd()).map_err(KeepError::from)
-    };
     for descriptor in descriptors {
-        store(&format!("{PREFIX}{descriptor}"), descriptor)?;
+        // One that is closed is missing when it is taken back, and is seen to then.
+        if let Ok(copy) = inherit::duplicate(descriptor) {
+            manager.store(&format!("{PREFIX}{descriptor}"), copy.as_fd())?;
+        }
     }
     // Without it the others are of no use, so nobody takes a part for the whole.
-    store(JOURNAL, number)?;
+    let journal = inherit::duplicate(number).map_err(KeepError::Journal)?;
+    manager.store(JOURNAL, journal.as_fd())?;
     manager.barrier(PATIENCE)?;
     Ok(count)
 }

@@ -163,11 +163,14 @@ mod tests {
     #[test]
     fn names_that_nobody_has_are_told() {
         let error = user_of(USERS, "broken").expect_err("its line is not valid");
-        assert_eq!(error.to_string(), "no user broken");
+        assert_eq!(
+            error.to_string(),
+            "there is no user broken: UserName has to be in /etc/passwd"
+        );
         assert_eq!(gid(GROUPS, "video").expect("a group"), 44);
         assert_eq!(
             gid(GROUPS, "x").expect_err("none").to_string(),
-            "no group x"
+            "there is no group x: GroupName has to be in /etc/group"
         );
     }
 }

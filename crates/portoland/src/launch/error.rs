@@ -54,13 +54,13 @@ pub enum StartError {
         source: io::Error,
     },
     /// There is no user with the name that `UserName` gives.
-    #[error("no user {name}")]
+    #[error("there is no user {name}: UserName has to be in /etc/passwd")]
     NoUser {
         /// The name.
         name: String,
     },
     /// There is no group with the name that `GroupName` gives.
-    #[error("no group {name}")]
+    #[error("there is no group {name}: GroupName has to be in /etc/group")]
     NoGroup {
         /// The name.
         name: String,
@@ -136,6 +136,12 @@ impl StartError {
             | Self::Process { program: path, .. } => Some(path),
             Self::NoUser { .. } | Self::NoGroup { .. } | Self::Nul { .. } | Self::Bootstrap => None,
         }
+    }
+
+    /// Whether the program could not be executed; otherwise something that the job needs is missing.
+    #[must_use]
+    pub fn is_of_program(&self) -> bool {
+        matches!(self, Self::Exec { .. })
     }
 
     /// The whole reason in one line: this error and those behind it.

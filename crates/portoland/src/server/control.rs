@@ -21,6 +21,9 @@ use crate::supervisor::{CommandError, JobState, LoadError};
 /// How many findings in a job file one answer names.
 const MAX_NAMED: usize = 8;
 
+const NO_IDENTITY: &str =
+    "UserName and GroupName have no effect: only root's server runs a job as somebody else";
+
 impl Server {
     pub(super) fn control(&mut self, caller: &Caller, request: Request) -> Result<Answer, Refused> {
         // An instance may speak of itself, confined or not.
@@ -133,8 +136,20 @@ impl Server {
         self.declare_services(key);
         self.write_job_down(key);
         self.tell_time_of_day();
+        self.warn_of_identity(key);
         tracing::debug!(%label, "loaded");
         Ok(())
+    }
+
+    /// As with launchd, the server of a user runs each job as that user, whatever its file says.
+    fn warn_of_identity(&mut self, key: JobKey) {
+        let job = self.jobs.supervisor.job(key);
+        let names_one = job.is_some_and(|job| job.user_name.is_some() || job.group_name.is_some());
+        if names_one && !rustix::process::geteuid().is_root() {
+            let label = self.label(key);
+            tracing::warn!(%label, "{NO_IDENTITY}");
+            self.jobs.note(key, NO_IDENTITY);
+        }
     }
 
     fn make_parts(&self, path: &str, file: Vec<u8>, job: &Job) -> Result<Parts, Refused> {

@@ -4,15 +4,18 @@ use portolan_wire::failure::{FailureKind, StartFailure};
 use portolan_wire::label::JobLabel;
 use portolan_wire::signal::Signal;
 
-use crate::supervisor::{Exit, Failure};
+use crate::supervisor::{self, Exit, Failure};
 
 /// What callers are told.
 pub(super) fn to_callers(label: &JobLabel, failure: &Failure, advice: &str) -> StartFailure {
     let kind = match failure {
-        Failure::Start(start) => FailureKind::Exec {
-            errno: start.errno.raw_os_error(),
-            path: start.path.to_string_lossy().into_owned().into(),
-        },
+        Failure::Start(start) => {
+            let (errno, path) = said_of(start);
+            FailureKind::Exec {
+                errno,
+                path: path.into(),
+            }
+        }
         Failure::Ended(Exit::Status(status)) => FailureKind::Exited {
             status: i32::from(*status),
         },
@@ -32,6 +35,17 @@ pub(super) fn to_callers(label: &JobLabel, failure: &Failure, advice: &str) -> S
         label: label.clone(),
         kind,
         text: text.into(),
+    }
+}
+
+/// The kernel's error number and of what it said so, or 0 and the whole reason.
+pub(super) fn said_of(failure: &supervisor::StartFailure) -> (i32, String) {
+    match &failure.other {
+        Some(reason) => (0, reason.clone()),
+        None => {
+            let path = failure.path.to_string_lossy().into_owned();
+            (failure.errno.raw_os_error(), path)
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
@@ -629,7 +629,8 @@ impl Server {
         }
         let failure = StartFailure {
             errno: error.errno(),
-            path: path.unwrap_or_else(|| PathBuf::from(why)),
+            path: path.unwrap_or_default(),
+            other: (!error.is_of_program()).then_some(why),
         };
         let told = self.to_callers(job, &Failure::Start(failure.clone()));
         let now = self.now();

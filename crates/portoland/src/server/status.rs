@@ -127,10 +127,13 @@ fn summary_of(status: &Status) -> JobSummary {
         JobState::Failed { .. } => jobs::JobState::Failed,
     };
     let last_exit = match (&status.last_failure, status.last_exit) {
-        (Some(Failure::Start(start)), _) => LastExit::NotStarted {
-            errno: start.errno.raw_os_error(),
-            path: start.path.to_string_lossy().into_owned().into(),
-        },
+        (Some(Failure::Start(start)), _) => {
+            let (errno, path) = super::failure::said_of(start);
+            LastExit::NotStarted {
+                errno,
+                path: path.into(),
+            }
+        }
         (_, Some(Exit::Status(status))) => LastExit::Status(status.into()),
         (_, Some(Exit::Signal(signal))) => LastExit::Signal(Signal(signal.into())),
         (_, Some(Exit::Unknown)) => LastExit::Unknown,

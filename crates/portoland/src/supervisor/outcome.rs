@@ -1,5 +1,7 @@
 //! How runs of a job begin and end, in the words in which users are told.
 
+use std::fmt;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -53,12 +55,25 @@ impl Exit {
 
 /// Why a program could not be started.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("cannot start {}: {errno}", path.display())]
 pub struct StartFailure {
     /// What the kernel said.
     pub errno: Errno,
     /// Of what it said so: the program, or another file that its job names.
     pub path: PathBuf,
+    /// The whole reason, unless it is that the program could not be executed.
+    pub other: Option<String>,
+}
+
+impl fmt::Display for StartFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.other {
+            Some(reason) => f.write_str(reason),
+            None => {
+                let errno = io::Error::from(self.errno);
+                write!(f, "cannot execute {}: {errno}", self.path.display())
+            }
+        }
+    }
 }
 
 /// Why nobody serves what a caller waits for.

@@ -541,7 +541,11 @@ impl World {
         model.instance = None;
         model.has_failed(&LOADED[number_of(&model.label)], since, self.now);
         let (errno, path) = (Errno::NOENT, "/p".into());
-        let failure = StartFailure { errno, path };
+        let failure = StartFailure {
+            errno,
+            path,
+            other: None,
+        };
         self.supervisor.start_failed(key, failure, self.now);
     }
 
