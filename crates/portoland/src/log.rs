@@ -8,7 +8,8 @@
 //! 2026-11-25T17:16:16.140Z 4711: listening on port 8080
 //! ```
 //!
-//! The pipe outlives the instance and, with [`JobLog::resume`], the server. Nothing that goes wrong
+//! The pipe outlives the instance and, with [`JobLog::resume`], the server. If the server is killed, no
+//! line is lost; the last ones may be there twice. Nothing that goes wrong
 //! with the file holds up a job or the server: lines that cannot be written are counted, and the
 //! number is written as soon as it can be. (A file system that hangs hangs the server; a log on a
 //! network is not for this.)
@@ -29,6 +30,7 @@
 //! In the name of a file, `/` and `%` of the label stand as `%2F` and `%25`, and so does a period at
 //! its beginning (`%2E`).
 
+mod desk;
 mod file;
 mod lines;
 mod reader;
@@ -37,7 +39,6 @@ mod stamp;
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -48,6 +49,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 use crate::daemon;
+use desk::Desk;
 use file::LogFile;
 use lines::Lines;
 pub use reader::{ReadError, Reader};
@@ -85,6 +87,7 @@ pub struct JobLog {
     output: OwnedFd,
     /// Keeps the pipe open between two instances.
     input: OwnedFd,
+    desk: Desk,
     pid: Option<u32>,
     lines: Lines,
     file: LogFile,
@@ -95,29 +98,31 @@ impl JobLog {
     ///
     /// # Errors
     ///
-    /// What `pipe2(2)` says, such as too many open files.
+    /// What `pipe2(2)` and `memfd_create(2)` say, such as too many open files.
     pub fn open(directory: &Path, label: &JobLabel) -> io::Result<Self> {
         let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        Self::resume(directory, label, output, input)
+        Self::resume(directory, label, [output, input, Desk::new()?])
     }
 
-    /// Goes on with the pipe of a server that was here before; see [`ends`](Self::ends).
+    /// Goes on with the [`descriptors`](Self::descriptors) of a server that was here before. To be
+    /// [drained](Self::drain) at once, for that one may have left something.
     ///
     /// # Errors
     ///
-    /// What `fcntl(2)` says if `output` is no descriptor to read from.
+    /// What the kernel says if they are not what they should be.
     pub fn resume(
         directory: &Path,
         label: &JobLabel,
-        output: OwnedFd,
-        input: OwnedFd,
+        descriptors: [OwnedFd; 3],
     ) -> io::Result<Self> {
+        let [output, input, desk] = descriptors;
         // The ends have flags of their own, so the job's stays one that blocks.
         let flags = rustix::fs::fcntl_getfl(&output)?;
         rustix::fs::fcntl_setfl(&output, flags | OFlags::NONBLOCK)?;
         Ok(Self {
             output,
             input,
+            desk: Desk::resume(desk)?,
             pid: None,
             lines: Lines::default(),
             file: LogFile::new(directory, label),
@@ -140,30 +145,27 @@ impl JobLog {
         self.input.as_fd()
     }
 
-    /// The ends to read from and to write to, for [`resume`](Self::resume) in another server. Call
-    /// [`flush`](Self::flush) first.
+    /// Both ends of the pipe and what is between it and the file, for [`resume`](Self::resume) in
+    /// another server.
     #[must_use]
-    pub fn ends(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        (self.output.as_fd(), self.input.as_fd())
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.output.as_fd(), self.input.as_fd(), self.desk.as_fd()]
     }
 
     /// Appends what the job has written to its file, 32 KiB at the most. Says whether there may be
     /// more.
     pub fn drain(&mut self, now: SystemTime) -> bool {
-        let mut buffer = [MaybeUninit::<u8>::uninit(); TURN];
+        let mut buffer = [0; TURN];
         let mut batch = Vec::new();
         let stamp = stamp::Stamp::of(now, self.pid);
-        let bytes = match rustix::io::read(&self.output, &mut buffer) {
-            Ok((bytes, _)) => &*bytes,
-            // Nothing there, or interrupted: the descriptor stays readable if there is something.
-            Err(_) => &[],
-        };
+        let bytes = self.desk.take(&self.output, &mut buffer);
         self.lines
             .push(bytes, now, |line| stamp.write(line, &mut batch));
         let rest = self.lines.take_if_old(now);
         rest.into_iter()
             .for_each(|line| stamp.write(&line, &mut batch));
         self.file.append(&batch, now);
+        self.desk.done_but(self.lines.begun());
         bytes.len() == TURN
     }
 
@@ -187,6 +189,7 @@ impl JobLog {
             let mut batch = Vec::new();
             stamp::Stamp::of(now, self.pid).write(&line, &mut batch);
             self.file.append(&batch, now);
+            self.desk.done_but(0);
         }
     }
 

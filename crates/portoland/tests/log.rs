@@ -352,14 +352,42 @@ fn the_pipe_outlives_the_server() {
     output.write_all(b"b\n").expect("write");
     let own =
         |fd: std::os::fd::BorrowedFd<'_>| -> OwnedFd { fd.try_clone_to_owned().expect("dup") };
-    let (read, write) = stage.log.ends();
-    let (read, write) = (own(read), own(write));
+    let descriptors = stage.log.descriptors().map(own);
     let directory = stage.directory();
-    stage.log = JobLog::resume(&directory, &label(), read, write).expect("resume");
+    stage.log = JobLog::resume(&directory, &label(), descriptors).expect("resume");
     stage.log.set_pid(Some(7));
     output.write_all(b"c\n").expect("write");
     assert!(!stage.log.drain(NOW));
     assert_eq!(stage.text(), stamped(&["a", "b", "c"]));
+}
+
+#[test]
+fn what_a_killed_server_has_taken_is_written_by_the_next() {
+    let mut stage = Stage::new();
+    let mut output = stage.output();
+    let directory = stage.directory();
+    let mut expected = Vec::new();
+    for round in 0..40 {
+        // The beginning of a line is with the server, and its end comes to the next one.
+        let line = format!("line {round} {}", "x".repeat(round * 100));
+        output.write_all(line.as_bytes()).expect("write");
+        stage.log.drain(NOW);
+        let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().expect("dup");
+        let descriptors = stage.log.descriptors().map(own);
+        stage.log = JobLog::resume(&directory, &label(), descriptors).expect("resume");
+        stage.log.set_pid(Some(7));
+        if round % 3 == 0 {
+            output.write_all(b" and the rest\nnext").expect("write");
+            expected.push(format!("{line} and the rest"));
+            expected.push("next".to_owned());
+        } else {
+            expected.push(line);
+        }
+        output.write_all(b"\n").expect("write");
+        stage.log.drain(NOW);
+    }
+    let lines: Vec<_> = expected.iter().map(String::as_str).collect();
+    assert_eq!(stage.text(), stamped(&lines));
 }
 
 fn read(reader: &mut Reader) -> String {

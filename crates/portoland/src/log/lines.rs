@@ -48,6 +48,11 @@ impl Lines {
         self.begun.drain(..from);
     }
 
+    /// How many bytes the beginning of a line has.
+    pub(super) fn begun(&self) -> usize {
+        self.begun.len()
+    }
+
     /// The beginning of a line.
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
         self.since

@@ -149,6 +149,12 @@ impl Jobs {
             .for_each(|parts| parts.log.flush(wall));
     }
 
+    /// Writes down what jobs have written that a server before this one did not come to.
+    pub(super) fn drain_logs(&mut self) {
+        let jobs: Vec<_> = self.parts.keys().copied().collect();
+        jobs.into_iter().for_each(|job| self.drain_log(job));
+    }
+
     fn drain_due_logs(&mut self) {
         let wall = SystemTime::now();
         let is_due = |job: &&JobKey| {

@@ -139,6 +139,7 @@ impl Server {
             server.listen(listener)?;
         }
         server.forget_orphaned_channels(&estate);
+        server.jobs.drain_logs();
         server.tell_time_of_day();
         Ok(server)
     }
@@ -176,8 +177,7 @@ impl Server {
             file: parts.file.clone(),
             sockets: sockets.map(|(name, _)| name.to_owned()).collect(),
         };
-        let (output, input) = parts.log.ends();
-        let mut fds = vec![output, input];
+        let mut fds = parts.log.descriptors().to_vec();
         fds.extend(parts.listeners.names_and_fds().map(|(_, fd)| fd));
         self.store.put(Kind::Job, key.0, &entry, &fds);
     }
@@ -288,7 +288,12 @@ impl Server {
         };
         let mut fds = fds.into_iter();
         let shop = self.jobs.workshop.as_ref()?;
-        let log = JobLog::resume(&shop.logs, &job.label, fds.next()?, fds.next()?).ok()?;
+        let log = JobLog::resume(
+            &shop.logs,
+            &job.label,
+            [fds.next()?, fds.next()?, fds.next()?],
+        )
+        .ok()?;
         let listeners = Listeners::resume(&job, entry.sockets.into_iter().zip(fds).collect());
         let run: Option<RunEntry> = estate.look(Kind::Run, key.0);
         let past = Past {
