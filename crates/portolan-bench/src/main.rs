@@ -6,12 +6,14 @@
 //! compared with the raw socket of the same round.
 
 mod cell;
+mod jobs;
 mod machine;
 mod measure;
 mod payload;
 mod peer;
 mod place;
 mod plan;
+mod process;
 mod report;
 mod role;
 mod rounds;
@@ -19,7 +21,7 @@ mod session;
 
 use std::io::{self, Write};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use cell::Workload;
 use peer::Peer;
@@ -27,8 +29,14 @@ use role::Role;
 
 /// Measures Portolan beside other ways to talk between processes, and prints a table.
 #[derive(Debug, Parser)]
-#[command(name = "portolan-bench", version)]
+#[command(
+    name = "portolan-bench",
+    version,
+    args_conflicts_with_subcommands = true
+)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Measurement>,
     /// Print one JSON object instead of tables.
     #[arg(long)]
     json: bool,
@@ -56,8 +64,17 @@ struct Arguments {
     cell: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Measurement {
+    /// Measure the bootstrap server as a manager of jobs instead.
+    Jobs(jobs::Options),
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    if let Some(Measurement::Jobs(options)) = &arguments.command {
+        return jobs::run(options);
+    }
     if let (Some(role), Some(cell)) = (arguments.role, &arguments.cell) {
         return role::play(role, cell);
     }

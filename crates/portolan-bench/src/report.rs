@@ -152,51 +152,55 @@ impl Report {
     }
 
     fn head(&self) -> String {
-        let machine = &self.machine;
-        let versions: Vec<String> = machine
-            .versions
-            .iter()
-            .map(|(name, version)| format!("{name} {version}"))
-            .collect();
-        let facts = [
-            ("date", machine.date.clone()),
-            ("command", format!("`{}`", machine.command)),
-            (
-                "processor",
-                format!("{}, usable: {:?}", machine.cpu, machine.cpus),
-            ),
-            ("kernel", machine.kernel.clone()),
-            (
-                "compiler",
-                format!("{}, {} build", machine.rustc, machine.profile),
-            ),
-            ("versions", versions.join(", ")),
-            (
-                "rounds",
-                format!(
-                    "{}, in {:.0} s at niceness {}",
-                    machine.rounds, machine.seconds, machine.niceness
-                ),
-            ),
-            (
-                "load before, after",
-                format!("{:.2}, {:.2}", machine.before.load, machine.after.load),
-            ),
-            (
-                "ticks stolen by the host",
-                machine
-                    .after
-                    .steal_ticks
-                    .saturating_sub(machine.before.steal_ticks)
-                    .to_string(),
-            ),
-        ];
-        let mut text = "| machine | |\n| --- | --- |\n".to_owned();
-        for (name, value) in facts {
-            text += &format!("| {name} | {value} |\n");
-        }
-        text + NOTES
+        machine_table(&self.machine) + NOTES
     }
+}
+
+/// What machine it was, how busy, and what was run.
+pub(crate) fn machine_table(machine: &Machine) -> String {
+    let versions: Vec<String> = machine
+        .versions
+        .iter()
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    let facts = [
+        ("date", machine.date.clone()),
+        ("command", format!("`{}`", machine.command)),
+        (
+            "processor",
+            format!("{}, usable: {:?}", machine.cpu, machine.cpus),
+        ),
+        ("kernel", machine.kernel.clone()),
+        (
+            "compiler",
+            format!("{}, {} build", machine.rustc, machine.profile),
+        ),
+        ("versions", versions.join(", ")),
+        (
+            "rounds",
+            format!(
+                "{}, in {:.0} s at niceness {}",
+                machine.rounds, machine.seconds, machine.niceness
+            ),
+        ),
+        (
+            "load before, after",
+            format!("{:.2}, {:.2}", machine.before.load, machine.after.load),
+        ),
+        (
+            "ticks stolen by the host",
+            machine
+                .after
+                .steal_ticks
+                .saturating_sub(machine.before.steal_ticks)
+                .to_string(),
+        ),
+    ];
+    let mut text = "| machine | |\n| --- | --- |\n".to_owned();
+    for (name, value) in facts {
+        text += &format!("| {name} | {value} |\n");
+    }
+    text
 }
 
 const NOTES: &str = "
@@ -253,7 +257,7 @@ fn table(rows: &[Row]) -> String {
 /// A heading and how to read the figure below it.
 type Column = (&'static str, &'static dyn Fn(&Row) -> Option<String>);
 
-fn line(cells: impl Iterator<Item = String>) -> String {
+pub(crate) fn line(cells: impl Iterator<Item = String>) -> String {
     let mut text = String::from("|");
     for cell in cells {
         // Writing to a string cannot fail.
@@ -262,7 +266,7 @@ fn line(cells: impl Iterator<Item = String>) -> String {
     text + "\n"
 }
 
-fn time(nanoseconds: f64) -> String {
+pub(crate) fn time(nanoseconds: f64) -> String {
     match nanoseconds {
         ..1e3 => format!("{nanoseconds:.0} ns"),
         ..1e6 => format!("{} µs", significant(nanoseconds / 1e3)),
@@ -271,7 +275,7 @@ fn time(nanoseconds: f64) -> String {
     }
 }
 
-fn rate(per_second: f64) -> String {
+pub(crate) fn rate(per_second: f64) -> String {
     match per_second {
         ..1e4 => format!("{per_second:.0}"),
         ..1e6 => format!("{} k", significant(per_second / 1e3)),
@@ -280,7 +284,7 @@ fn rate(per_second: f64) -> String {
 }
 
 /// Three digits that matter.
-fn significant(value: f64) -> String {
+pub(crate) fn significant(value: f64) -> String {
     let digits = value.abs().log10().floor();
     if value == 0.0 || !digits.is_finite() {
         return "0".to_owned();
@@ -293,7 +297,7 @@ fn whole(nanoseconds: f64) -> u64 {
     nanoseconds.round() as u64
 }
 
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let (low, high) = (values.len().checked_sub(1)? / 2, values.len() / 2);
     Some(f64::midpoint(*values.get(low)?, *values.get(high)?))

@@ -88,7 +88,7 @@ fn is_idle_used(cell: &Cell) -> bool {
     cell.task.action == Action::Idle
 }
 
-fn wait_for_order() {
+pub(crate) fn wait_for_order() {
     say(WAITING);
     let mut line = String::new();
     match io::stdin().lock().read_line(&mut line) {
@@ -98,7 +98,7 @@ fn wait_for_order() {
     }
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
     if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
         std::process::exit(1);

@@ -199,10 +199,10 @@ fn row(task: &Task, who: (Peer, Option<Policy>), rounds: &[Turns]) -> Row {
 }
 
 /// Where cells have their directories; removed at the end.
-struct Directory(PathBuf);
+pub(crate) struct Directory(pub(crate) PathBuf);
 
 impl Directory {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let name = format!("portolan-bench-{}", std::process::id());
         session::private_directory(&std::env::temp_dir().join(name)).map(Self)
     }
@@ -216,7 +216,7 @@ impl Drop for Directory {
 }
 
 /// Overwrites the last such line on a terminal's standard error.
-fn progress(line: &str) {
+pub(crate) fn progress(line: &str) {
     let mut out = io::stderr().lock();
     if rustix::termios::isatty(&out) {
         // Nobody misses it.
