@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use super::part::{Found, Part};
+use super::part::{Found, LOOKED_UP, Part};
 use super::row::{Row, Unit};
 use super::usage::Usage;
 use super::world::{World, succeed, write_job};
@@ -184,7 +184,8 @@ fn look_ups(world: &World, size: &Size) -> anyhow::Result<Vec<Row>> {
             )
             .at_most(MOST_TO_LOOK_UP_NS)
             .beside(format!(
-                "median of {} rounds of {}; best {}, 99th there {}",
+                "{} of them; median of {} rounds of {}; best {}, 99th there {}",
+                among.min(LOOKED_UP),
                 size.rounds,
                 size.look_ups,
                 time(best.p50_ns),

@@ -173,6 +173,12 @@ pub(super) fn poll<T>(
 pub(super) fn succeed(command: &mut Command) -> anyhow::Result<()> {
     let output = command.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {said}");
+    // One line is enough of a thousand.
+    let first = said.lines().next().unwrap_or_default();
+    ensure!(
+        output.status.success(),
+        "{}: {first}",
+        command.get_program().display()
+    );
     Ok(())
 }

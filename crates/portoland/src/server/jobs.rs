@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use portolan_port::{Message, ReceiveRight, SendOnceRight};
 use portolan_sandbox::Identity;
 use portolan_wire::bootstrap::Reply;
+use portolan_wire::code::BootstrapCode;
 use portolan_wire::name::ServiceName;
 use rustix::event::epoll::{self, EventFlags};
 
@@ -23,7 +24,7 @@ use crate::job::{Drain, Job, KeepAlive};
 use crate::launch::{self, Inheritance, Instance, StartError};
 use crate::log::JobLog;
 use crate::notify::Notice;
-use crate::registry::{JobKey, PortKey, Visibility};
+use crate::registry::{JobKey, Owner, PortKey, Scope, Visibility};
 use crate::sockets::Listeners;
 use crate::supervisor::{
     Action, Exit, Failure, Reason, Signal, StartFailure, Supervisor, Trigger, Watch,
@@ -58,6 +59,7 @@ pub(super) struct Parts {
     pub(super) file: Vec<u8>,
     pub(super) log: JobLog,
     pub(super) listeners: Listeners,
+    /// A port without an entry among the server's services is not made yet.
     pub(super) services: BTreeMap<ServiceName, PortKey>,
     pub(super) run: Option<Run>,
     pub(super) starts: VecDeque<Started>,
@@ -272,7 +274,7 @@ impl Server {
         job.map(|job| job.label.to_string()).unwrap_or_default()
     }
 
-    /// Makes the ports of a job that was just loaded, and looks after all that starts it.
+    /// Looks after all that starts a job that was just loaded.
     pub(super) fn furnish(&mut self, job: JobKey, parts: Parts) {
         let Some(known) = self.jobs.supervisor.job(job).cloned() else {
             return;
@@ -289,25 +291,51 @@ impl Server {
         self.watch_paths(job, &known);
     }
 
-    /// Declares the services of a job that was just loaded.
+    /// Declares the services of a job that are not declared yet.
     pub(super) fn declare_services(&mut self, job: JobKey) {
         let names: Vec<_> = self.jobs.supervisor.services(job).cloned().collect();
-        for name in names {
-            if let Err(refused) = self.declare(job, &name) {
+        let Some(parts) = self.jobs.parts.get(&job) else {
+            return;
+        };
+        let is_new = |name: &ServiceName| !parts.services.contains_key(name);
+        for name in names.into_iter().filter(is_new).collect::<Vec<_>>() {
+            if let Err(code) = self.declare(job, &name) {
                 let label = self.label(job);
-                tracing::warn!(%label, %name, ?refused, "a service is left out");
+                tracing::warn!(%label, %name, %code, "a service is left out");
                 let now = self.now();
                 self.jobs.supervisor.undeclared(&name, now);
             }
         }
     }
 
-    fn declare(&mut self, job: JobKey, name: &ServiceName) -> Result<(), Refused> {
+    fn declare(&mut self, job: JobKey, name: &ServiceName) -> Result<(), BootstrapCode> {
         let key = self.next_port();
         let visibility = self.visibility(job, name);
         self.registry.declare(job, name.clone(), visibility, key)?;
+        if let Some(parts) = self.jobs.parts.get_mut(&job) {
+            parts.services.insert(name.clone(), key);
+        }
+        Ok(())
+    }
+
+    /// Makes the port of a declared name, if nobody has asked for it before.
+    pub(super) fn make_declared(
+        &mut self,
+        key: PortKey,
+        name: &ServiceName,
+    ) -> Result<(), Refused> {
+        if self.services.contains_key(&key) {
+            return Ok(());
+        }
+        let owner = self.registry.owner((Scope::Global, name.clone()));
+        let Some(Owner::Job(job)) = owner else {
+            return Err(BootstrapCode::UNKNOWN_SERVICE.into());
+        };
         let port = self.make_port(key)?;
-        self.keep_declared(job, name, key, port)
+        self.keep_declared(job, name, key, port)?;
+        let watch = self.jobs.parts.get(&job).map(|parts| parts.watch);
+        self.watch_port(key, watch.unwrap_or(Watch::Off));
+        Ok(())
     }
 
     pub(super) fn visibility(&self, job: JobKey, name: &ServiceName) -> Visibility {
@@ -323,7 +351,7 @@ impl Server {
         let witness = self.store.witness(Kind::Service, key.0);
         let made = portolan_port::PortParts::fresh()
             .and_then(|parts| ReceiveRight::witnessed(parts, witness));
-        made.map_err(|_| portolan_wire::code::BootstrapCode::NO_MEMORY.into())
+        made.map_err(|_| BootstrapCode::NO_MEMORY.into())
     }
 
     fn keep_declared(

@@ -53,6 +53,10 @@ impl Server {
     /// The job of a declared name does not want it any more.
     fn undeclared(&mut self, port: PortKey, name: &ServiceName) {
         let now = self.now();
+        let job = self.jobs.supervisor.owner(name);
+        if let Some(parts) = job.and_then(|job| self.jobs.parts.get_mut(&job)) {
+            parts.services.remove(name);
+        }
         self.jobs.supervisor.undeclared(name, now);
         self.let_go(port);
     }
@@ -72,6 +76,8 @@ impl Server {
             .registry
             .check_in(caller.owner, named, strict, fresh, sandbox)?;
         if key != fresh {
+            self.make_declared(key, &name)
+                .inspect_err(|_| self.registry.returned(key))?;
             return self.lend(key);
         }
         let made = ReceiveRight::new()
@@ -169,7 +175,8 @@ impl Server {
         let per_pid = flags.contains(Flags::PER_PID_SERVICE);
         let scope = caller.scope(per_pid.then_some(pid));
         let sandbox = self.check(caller, Operation::MachLookup, scope, &name);
-        let key = self.registry.look_up((scope, name), sandbox)?;
+        let key = self.registry.look_up((scope, name.clone()), sandbox)?;
+        self.make_declared(key, &name)?;
         let service = self
             .services
             .get_mut(&key)

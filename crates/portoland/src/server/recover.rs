@@ -354,20 +354,8 @@ impl Server {
                 self.store.remove(Kind::Service, id);
             }
         }
-        // A server that was killed between the two had not made all ports.
+        // Of a port that was not made, nothing is written down.
         for job in self.jobs.supervisor.keys() {
-            self.declare_missing(job);
-        }
-    }
-
-    fn declare_missing(&mut self, job: JobKey) {
-        let names: Vec<_> = self.jobs.supervisor.services(job).cloned().collect();
-        let parts = self.jobs.parts.get(&job);
-        let is_there = parts.map(|parts| {
-            let missing = |name: &&_| !parts.services.contains_key(*name);
-            names.iter().find(missing).is_none()
-        });
-        if is_there == Some(false) {
             self.declare_services(job);
         }
     }

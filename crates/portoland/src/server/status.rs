@@ -45,18 +45,19 @@ impl Server {
         let job = self.jobs.supervisor.job(key)?;
         let parts = self.jobs.parts.get(&key)?;
         let runs = status.pid.is_some();
-        let services = parts.services.iter().filter_map(|(name, port)| {
-            let service = self.services.get(port)?;
-            let (queued, checked_in) = match &service.port {
-                Port::Here(port) => (port.queued(), false),
-                Port::Lent(_) | Port::Elsewhere(_) => (0, true),
+        let services = parts.services.iter().map(|(name, port)| {
+            let service = self.services.get(port);
+            let (queued, checked_in) = match service.map(|service| &service.port) {
+                None => (0, false),
+                Some(Port::Here(port)) => (port.queued(), false),
+                Some(Port::Lent(_) | Port::Elsewhere(_)) => (0, true),
             };
-            Some(JobService {
+            JobService {
                 name: name.clone(),
                 status: service_status(checked_in, &status.state),
                 queued: u32::try_from(queued).unwrap_or(u32::MAX),
                 checked_in: checked_in && runs,
-            })
+            }
         });
         let sockets = parts.listeners.names_and_fds();
         let sockets = sockets.map(|(name, fd)| describe_socket(name, fd).into());
