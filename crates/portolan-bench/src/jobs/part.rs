@@ -93,7 +93,9 @@ impl Options {
 }
 
 fn answer_once(options: &Options) -> anyhow::Result<()> {
-    let port = Bootstrap::from_env()?.check_in_strict(&options.name.parse()?)?;
+    // Kept until the end, as a service does that may want to look something up.
+    let server = Bootstrap::from_env()?;
+    let port = server.check_in_strict(&options.name.parse()?)?;
     let mut request = port.receive(Timeout::NEVER)?;
     let reply = request.take_reply().context("nobody waits for it")?;
     Ok(reply.send(Message::new(request.id()))?)
@@ -195,6 +197,8 @@ fn register(options: &Options) -> anyhow::Result<()> {
         let name = many::registered(index).parse()?;
         server.register(&name, port.make_send()?)?;
     }
+    // Whoever looks a name up has a channel of its own made, and the port is told of it.
+    thread::spawn(move || while port.receive(Timeout::NEVER).is_ok() {});
     wait_for_order();
     Ok(())
 }

@@ -10,13 +10,13 @@ pub(super) struct Usage {
     pub(super) rss: u64,
     /// The same with what is shared counted in parts, as `Pss` in `/proc/PID/smaps_rollup`.
     pub(super) pss: u64,
-    /// How often the processes went to sleep or were put aside, since they started.
+    /// How often the processes went to sleep or were put aside, since they started; all threads.
     pub(super) switches: u64,
     pub(super) descriptors: u64,
 }
 
 impl Usage {
-    /// Of processes with one thread each, of which the descriptors of the last count.
+    /// Of processes, of which the descriptors of the last count.
     pub(super) fn of(pids: &[u32]) -> io::Result<Self> {
         let mut sum = Self::default();
         for pid in pids {
@@ -24,8 +24,11 @@ impl Usage {
             let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
             sum.rss += number(&status, "VmRSS:")? * 1024;
             sum.pss += number(&rollup, "Pss:")? * 1024;
-            sum.switches += number(&status, "voluntary_ctxt_switches:")?;
-            sum.switches += number(&status, "nonvoluntary_ctxt_switches:")?;
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let status = fs::read_to_string(task?.path().join("status"))?;
+                sum.switches += number(&status, "voluntary_ctxt_switches:")?;
+                sum.switches += number(&status, "nonvoluntary_ctxt_switches:")?;
+            }
             sum.descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
         }
         Ok(sum)
