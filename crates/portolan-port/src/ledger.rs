@@ -68,6 +68,11 @@ impl Ledger {
         })
     }
 
+    /// Makes the memory of an empty one, which is opened later.
+    pub(crate) fn make() -> io::Result<OwnedFd> {
+        SharedWords::make(WORDS)
+    }
+
     /// Opens one that somebody else made, and who does not write requests down any more.
     pub(crate) fn open(file: OwnedFd) -> io::Result<Self> {
         let ledger = Self {

@@ -279,10 +279,19 @@ impl SharedWords {
     ///
     /// What the kernel says.
     pub(crate) fn create(count: usize) -> io::Result<Self> {
+        Self::map(Self::make(count)?, count)
+    }
+
+    /// Makes the file of `count` words, all 0, for somebody else to [`open`](Self::open).
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub(crate) fn make(count: usize) -> io::Result<OwnedFd> {
         let file = crate::payload::create_memory()?;
         rustix::fs::ftruncate(&file, (count * size_of::<u64>()) as u64)?;
         rustix::fs::fcntl_add_seals(&file, Self::seals() | SealFlags::SEAL)?;
-        Self::map(file, count)
+        Ok(file)
     }
 
     /// Maps words that another process made.

@@ -162,10 +162,10 @@ pub(crate) fn try_receive(socket: BorrowedFd<'_>) -> Result<Incoming, Nothing> {
         static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
     let receive = |buffer: &mut Vec<u8>| {
-        buffer.resize(
-            HEADER_BYTES + MAX_MESSAGE_RIGHTS * RIGHT_BYTES + INLINE_MAX,
-            0,
-        );
+        if buffer.is_empty() {
+            // Of memory that is zero already, only what is received into is touched.
+            *buffer = vec![0; LONGEST];
+        }
         let received = receive_raw(socket, buffer)?;
         let bytes = buffer.get(..received.len).unwrap_or_default();
         take_apart(bytes, received)
@@ -175,6 +175,9 @@ pub(crate) fn try_receive(socket: BorrowedFd<'_>) -> Result<Incoming, Nothing> {
         .try_with(|buffer| receive(&mut buffer.borrow_mut()))
         .unwrap_or_else(|_| receive(&mut Vec::new()))
 }
+
+/// The bytes of the longest packet.
+const LONGEST: usize = HEADER_BYTES + MAX_MESSAGE_RIGHTS * RIGHT_BYTES + INLINE_MAX;
 
 /// The header of the next packet, which stays where it is. `None` if there is none that has one.
 pub(crate) fn peek(socket: BorrowedFd<'_>) -> Option<Header> {
@@ -208,8 +211,7 @@ pub(crate) fn peek_all(socket: BorrowedFd<'_>) -> Vec<Header> {
     if ancillary::set_peek_offset(socket, Some(0)).is_err() {
         return headers;
     }
-    let longest = HEADER_BYTES + MAX_MESSAGE_RIGHTS * RIGHT_BYTES + INLINE_MAX;
-    let mut buffer = vec![0; longest];
+    let mut buffer = vec![0; LONGEST];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     while let Ok((len @ 1.., _)) = rustix::net::recv(socket, &mut buffer[..], flags) {
         let head = buffer.get(..len).and_then(|packet| packet.first_chunk());
