@@ -10,7 +10,8 @@ use portolan_wire::code::BootstrapCode;
 use portolan_wire::label::JobLabel;
 
 use super::answer::{Answer, Caller, Refused, done};
-use super::jobs::Parts;
+use super::jobs::{self, Parts};
+use super::store::Kind;
 use super::{Ended, Server};
 use crate::job::{Job, Reading};
 use crate::log::JobLog;
@@ -95,7 +96,7 @@ impl Server {
     }
 
     fn load(&mut self, path: &str, file: Vec<u8>, enable: bool) -> Result<(), Refused> {
-        let (job, parts) = self.prepare(path, file)?;
+        let (job, parts) = self.prepare(path, &file)?;
         let job = match enable {
             true => {
                 self.switch(&job.label, false);
@@ -108,12 +109,12 @@ impl Server {
         };
         let (label, now) = (job.label.clone(), self.now());
         let loaded = self.jobs.supervisor.load(job, now);
-        self.loaded(&label, parts, loaded)
+        self.loaded(&label, (parts, &file), loaded)
     }
 
     /// Reads a job file, and makes what the job needs.
-    fn prepare(&self, path: &str, file: Vec<u8>) -> Result<(Job, Parts), Refused> {
-        let job = read(path, &file)?;
+    fn prepare(&self, path: &str, file: &[u8]) -> Result<(Job, Parts), Refused> {
+        let job = read(path, file)?;
         let parts = self.make_parts(path, file, &job)?;
         let disabled = self.is_switched_off(&job.label).unwrap_or(job.disabled);
         Ok((Job { disabled, ..job }, parts))
@@ -122,7 +123,7 @@ impl Server {
     fn loaded(
         &mut self,
         label: &JobLabel,
-        parts: Parts,
+        (parts, file): (Parts, &[u8]),
         loaded: Result<JobKey, LoadError>,
     ) -> Result<(), Refused> {
         let key = match loaded {
@@ -134,6 +135,7 @@ impl Server {
         };
         self.furnish(key, parts);
         self.declare_services(key);
+        self.store.put_bytes(Kind::JobFile, key.0, file);
         self.write_job_down(key);
         self.tell_time_of_day();
         self.warn_of_identity(key);
@@ -152,7 +154,7 @@ impl Server {
         }
     }
 
-    fn make_parts(&self, path: &str, file: Vec<u8>, job: &Job) -> Result<Parts, Refused> {
+    fn make_parts(&self, path: &str, file: &[u8], job: &Job) -> Result<Parts, Refused> {
         let Some(shop) = &self.jobs.workshop else {
             let why = "a server inside another program has no jobs";
             return Err(Refused::because(BootstrapCode::UNSUPPORTED, why));
@@ -195,11 +197,14 @@ impl Server {
                 .map_err(|error| Refused::because(BootstrapCode::BAD_JOB_FILE, error))
                 .and_then(|bytes| match self.is_loaded(&shown, &bytes) {
                     true => Ok(None),
-                    false => self.prepare(&shown, bytes).map(Some),
+                    false => {
+                        let made = self.prepare(&shown, &bytes);
+                        made.map(|(job, parts)| Some((job, parts, bytes)))
+                    }
                 });
             match read {
-                Ok(Some((job, parts))) => {
-                    prepared.push((job.label.clone(), parts));
+                Ok(Some((job, parts, bytes))) => {
+                    prepared.push((job.label.clone(), parts, bytes));
                     jobs.push(job);
                 }
                 Ok(None) => {}
@@ -208,9 +213,9 @@ impl Server {
         }
         let now = self.now();
         let loaded = self.jobs.supervisor.load_all(jobs, now);
-        for ((label, parts), loaded) in prepared.into_iter().zip(loaded) {
+        for ((label, parts, bytes), loaded) in prepared.into_iter().zip(loaded) {
             let file = parts.path.clone();
-            if let Err(refused) = self.loaded(&label, parts, loaded) {
+            if let Err(refused) = self.loaded(&label, (parts, &bytes), loaded) {
                 tracing::warn!(%file, "not loaded: {}", refused.text());
             }
         }
@@ -220,7 +225,7 @@ impl Server {
     /// Whether a job is from this file, as it is now.
     fn is_loaded(&self, path: &str, file: &[u8]) -> bool {
         let mut parts = self.jobs.parts.values();
-        parts.any(|parts| parts.path == path && parts.file == file)
+        parts.any(|parts| parts.path == path && parts.digest == jobs::digest(file))
     }
 
     fn kickstarted(&mut self, label: &JobLabel, kill: bool, wait: bool) -> Result<Answer, Refused> {

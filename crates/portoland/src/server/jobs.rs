@@ -1,6 +1,7 @@
 //! Jobs: what the supervisor decides is done here, and what happens is told to it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -56,7 +57,8 @@ pub(super) struct Jobs {
 pub(super) struct Parts {
     /// What its file is called.
     pub(super) path: String,
-    pub(super) file: Vec<u8>,
+    /// What tells that file from another version of it.
+    pub(super) digest: u64,
     pub(super) log: JobLog,
     pub(super) listeners: Listeners,
     /// A port without an entry among the server's services is not made yet.
@@ -976,6 +978,7 @@ impl Server {
         }
         self.store.remove(Kind::Job, job.0);
         self.store.remove(Kind::Tally, job.0);
+        self.store.remove(Kind::JobFile, job.0);
         self.jobs.logs_due.remove(&job);
         let Some(mut parts) = self.jobs.parts.remove(&job) else {
             return;
@@ -1003,10 +1006,10 @@ impl Server {
 }
 
 impl Parts {
-    pub(super) fn new(path: String, file: Vec<u8>, log: JobLog, listeners: Listeners) -> Self {
+    pub(super) fn new(path: String, file: &[u8], log: JobLog, listeners: Listeners) -> Self {
         Self {
             path,
-            file,
+            digest: digest(file),
             log,
             listeners,
             services: BTreeMap::new(),
@@ -1016,6 +1019,13 @@ impl Parts {
             set_aside: 0,
         }
     }
+}
+
+/// What tells one version of a file from others, within one process.
+pub(super) fn digest(file: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(file);
+    hasher.finish()
 }
 
 /// How often processes are killed of which not all have ended.

@@ -50,7 +50,6 @@ struct ServerEntry {
 #[derive(Debug, Serialize, Deserialize)]
 struct JobEntry {
     path: String,
-    file: Vec<u8>,
     /// The names of its sockets, whose descriptors come after those of its log.
     sockets: Vec<String>,
 }
@@ -174,7 +173,6 @@ impl Server {
         let sockets = parts.listeners.names_and_fds();
         let entry = JobEntry {
             path: parts.path.clone(),
-            file: parts.file.clone(),
             sockets: sockets.map(|(name, _)| name.to_owned()).collect(),
         };
         let mut fds = parts.log.descriptors().to_vec();
@@ -269,6 +267,7 @@ impl Server {
             if self.restore_job(JobKey(id), entry, fds, estate).is_none() {
                 tracing::error!(%path, "a job was lost");
                 self.store.remove(Kind::Job, id);
+                self.store.remove(Kind::JobFile, id);
             }
         }
     }
@@ -281,7 +280,8 @@ impl Server {
         estate: &Estate,
     ) -> Option<()> {
         let tally: Tally = estate.look(Kind::Tally, key.0).unwrap_or_default();
-        let job = Reading::of(&entry.file).job?;
+        let file = estate.recovered.bytes(Kind::JobFile.key(key.0))?.to_vec();
+        let job = Reading::of(&file).job?;
         let job = Job {
             disabled: tally.disabled,
             ..job
@@ -314,7 +314,7 @@ impl Server {
         };
         let now = self.now();
         self.jobs.supervisor.restore(key, job, &past, now).ok()?;
-        self.furnish(key, Parts::new(entry.path, entry.file, log, listeners));
+        self.furnish(key, Parts::new(entry.path, &file, log, listeners));
         Some(())
     }
 

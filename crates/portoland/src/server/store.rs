@@ -26,6 +26,8 @@ pub(super) enum Kind {
     Channel = 8,
     /// What changes of a job.
     Tally = 9,
+    /// The bytes of a job's file.
+    JobFile = 10,
 }
 
 impl Kind {
@@ -62,6 +64,13 @@ impl Store {
             .map_err(|error| PutError::System(io::Error::other(error)))
             .and_then(|bytes| journal.put(kind.key(id), &bytes, descriptors));
         complain(put);
+    }
+
+    /// Puts an entry that is nothing but bytes.
+    pub(super) fn put_bytes(&self, kind: Kind, id: u64, bytes: &[u8]) {
+        if let Some(mut journal) = self.journal() {
+            complain(journal.put(kind.key(id), bytes, &[]));
+        }
     }
 
     pub(super) fn remove(&self, kind: Kind, id: u64) {
