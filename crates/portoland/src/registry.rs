@@ -12,14 +12,14 @@
 
 mod entry;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, hash_map};
 
 use portolan_wire::bootstrap::{ServiceInfo, ServiceStatus};
 use portolan_wire::code::BootstrapCode;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 
-use entry::{Entry, Holder, Key, Service, Subset};
+use entry::{Entry, Holder, Key, Left, Names, Service, Subset};
 
 /// The most names that one process or job can have.
 pub const MAX_NAMES_PER_CLIENT: usize = 4096;
@@ -124,8 +124,8 @@ impl Sandbox {
 #[derive(Debug, Default)]
 pub struct Registry {
     holders: HashMap<Owner, Holder>,
-    names: BTreeMap<Key, Entry>,
-    ports: HashMap<PortKey, BTreeSet<Key>>,
+    names: HashMap<Key, Entry>,
+    ports: HashMap<PortKey, Names>,
     subsets: HashMap<Namespace, Subset>,
     requestors: HashMap<PortKey, BTreeSet<Namespace>>,
 }
@@ -190,7 +190,8 @@ impl Registry {
     ///
     /// Returns the other ports that have no name any more.
     pub fn port_died(&mut self, port: PortKey) -> Vec<PortKey> {
-        for key in self.ports.get(&port).cloned().unwrap_or_default() {
+        let names: Vec<Key> = self.names_of(port).cloned().collect();
+        for key in names {
             self.withdraw(&key);
         }
         let mut gone = Vec::new();
@@ -225,7 +226,8 @@ impl Registry {
     /// The receive right of a declared name has come back to the driver, because the job closed it
     /// or exited: the name is inactive.
     pub fn returned(&mut self, port: PortKey) {
-        for key in self.ports.get(&port).into_iter().flatten() {
+        let names = self.ports.get(&port).into_iter();
+        for key in names.flat_map(Names::iter) {
             if let Some(Entry {
                 service: Service::Declared { active, .. },
                 ..
@@ -242,12 +244,12 @@ impl Registry {
         let Some(keys) = self.ports.remove(&old) else {
             return;
         };
-        for key in &keys {
+        for key in keys.iter() {
             if let Some(entry) = self.names.get_mut(key) {
                 entry.port = new;
             }
         }
-        self.ports.entry(new).or_default().extend(keys);
+        self.ports.insert(new, keys);
     }
 
     /// Publishes a port under a name, or takes back a declared name that is not active.
@@ -364,7 +366,10 @@ impl Registry {
             .names
             .iter()
             .filter(|((scope, name), entry)| !entry.is_hidden() && visible(*scope, name));
-        seen.filter_map(|(key, entry)| self.describe(key, entry))
+        let mut seen: Vec<_> = seen.collect();
+        seen.sort_unstable_by_key(|(key, _)| *key);
+        seen.into_iter()
+            .filter_map(|(key, entry)| self.describe(key, entry))
             .collect()
     }
 
@@ -498,7 +503,10 @@ impl Registry {
         {
             subset.names.insert(key.1.clone());
         }
-        self.ports.entry(port).or_default().insert(key.clone());
+        match self.ports.entry(port) {
+            hash_map::Entry::Vacant(port) => drop(port.insert(Names::One(key.clone()))),
+            hash_map::Entry::Occupied(mut port) => port.get_mut().insert(key.clone()),
+        }
         let entry = Entry {
             owner,
             port,
@@ -526,11 +534,14 @@ impl Registry {
             subset.names.remove(&key.1);
         }
         let names = self.ports.get_mut(&port)?;
-        names.remove(key);
-        if !names.is_empty() {
+        if names.remove(key) == Left::Some {
             return None;
         }
         self.ports.remove(&port);
         Some(port)
+    }
+
+    fn names_of(&self, port: PortKey) -> impl Iterator<Item = &Key> {
+        self.ports.get(&port).into_iter().flat_map(Names::iter)
     }
 }

@@ -63,9 +63,9 @@ pub use outcome::{Exit, Failure, JobState, Reason, StartFailure, Status};
 pub use services::POISON_CRASHES;
 pub use throttle::{LONGEST_DELAY, PROBE, START_LIMIT};
 
-use crate::job::{Job, KeepAlive};
+use crate::job::{Job, KeepAlive, MachService};
 use entry::{Appointment, Block, Entry, Instance, NextStep, Shown, Stop, StopReason};
-use services::{End, Handling};
+use services::{End, Handling, Services};
 use throttle::Random;
 
 /// The most jobs that one supervisor has.
@@ -233,7 +233,7 @@ impl Supervisor {
         self.services.get(service).copied()
     }
 
-    /// The job file's keys.
+    /// The job file's keys, except for its services ([`services`](Self::services)).
     #[must_use]
     pub fn job(&self, key: JobKey) -> Option<&Job> {
         self.jobs.get(&key).map(|entry| &entry.job)
@@ -243,6 +243,12 @@ impl Supervisor {
     pub fn services(&self, key: JobKey) -> impl Iterator<Item = &ServiceName> {
         let entry = self.jobs.get(&key).into_iter();
         entry.flat_map(|entry| entry.services.names())
+    }
+
+    /// What the job file says of a service that was not left out.
+    #[must_use]
+    pub fn service(&self, key: JobKey, name: &ServiceName) -> Option<&MachService> {
+        self.jobs.get(&key)?.services.options(name)
     }
 
     /// What a job does.
@@ -761,16 +767,18 @@ impl Supervisor {
     }
 
     fn declare(&mut self, key: JobKey, entry: &mut Entry) {
-        for (name, options) in &entry.job.mach_services {
-            if let Some(other) = self.services.get(name).and_then(|key| self.job(*key)) {
-                let (name, owner) = (name.clone(), other.label.clone());
+        let mut own = Vec::new();
+        for (name, options) in std::mem::take(&mut entry.job.mach_services) {
+            if let Some(other) = self.services.get(&name).and_then(|key| self.job(*key)) {
+                let owner = other.label.clone();
                 let warning = Warning::NameTaken { name, owner };
                 self.actions.push_back(Action::Warn(key, warning));
             } else {
                 self.services.insert(name.clone(), key);
-                entry.services.declare(name.clone(), options.clone());
+                own.push((name, options));
             }
         }
+        entry.services = Services::declared(own);
     }
 
     fn adopt(&mut self, entry: &mut Entry, past: &Past) {

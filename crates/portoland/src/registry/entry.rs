@@ -26,6 +26,48 @@ impl Holder {
     }
 }
 
+/// The names of a port. Most have one, and a set of one takes ten times the memory of it.
+#[derive(Debug)]
+pub(super) enum Names {
+    One(Key),
+    Several(BTreeSet<Key>),
+}
+
+/// Whether a port has names after one was taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    None,
+    Some,
+}
+
+impl Names {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+        let (one, several) = match self {
+            Self::One(key) => (Some(key), None),
+            Self::Several(keys) => (None, Some(keys)),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    pub(super) fn insert(&mut self, key: Key) {
+        match self {
+            Self::One(one) => *self = Self::Several(BTreeSet::from([one.clone(), key])),
+            Self::Several(keys) => drop(keys.insert(key)),
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) -> Left {
+        let is_empty = match self {
+            Self::One(one) => one == key,
+            Self::Several(keys) => {
+                keys.remove(key);
+                keys.is_empty()
+            }
+        };
+        if is_empty { Left::None } else { Left::Some }
+    }
+}
+
 /// A name that is taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {

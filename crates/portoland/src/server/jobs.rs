@@ -61,7 +61,7 @@ pub(super) struct Parts {
     pub(super) digest: u64,
     pub(super) log: JobLog,
     pub(super) listeners: Listeners,
-    /// A port without an entry among the server's services is not made yet.
+    /// The ports that are made: those of the services that somebody has asked for.
     pub(super) services: BTreeMap<ServiceName, PortKey>,
     pub(super) run: Option<Run>,
     pub(super) starts: VecDeque<Started>,
@@ -293,31 +293,24 @@ impl Server {
         self.watch_paths(job, &known);
     }
 
-    /// Declares the services of a job that are not declared yet.
+    /// Declares the services of a job that are not declared yet. Their ports are made when somebody
+    /// asks for them.
     pub(super) fn declare_services(&mut self, job: JobKey) {
         let names: Vec<_> = self.jobs.supervisor.services(job).cloned().collect();
-        let Some(parts) = self.jobs.parts.get(&job) else {
-            return;
-        };
-        let is_new = |name: &ServiceName| !parts.services.contains_key(name);
-        for name in names.into_iter().filter(is_new).collect::<Vec<_>>() {
-            if let Err(code) = self.declare(job, &name) {
+        for name in names {
+            let named = (Scope::Global, name.clone());
+            if self.registry.owner(named) == Some(Owner::Job(job)) {
+                continue;
+            }
+            let (key, visibility) = (self.next_port(), self.visibility(job, &name));
+            let declared = self.registry.declare(job, name.clone(), visibility, key);
+            if let Err(code) = declared {
                 let label = self.label(job);
                 tracing::warn!(%label, %name, %code, "a service is left out");
                 let now = self.now();
                 self.jobs.supervisor.undeclared(&name, now);
             }
         }
-    }
-
-    fn declare(&mut self, job: JobKey, name: &ServiceName) -> Result<(), BootstrapCode> {
-        let key = self.next_port();
-        let visibility = self.visibility(job, name);
-        self.registry.declare(job, name.clone(), visibility, key)?;
-        if let Some(parts) = self.jobs.parts.get_mut(&job) {
-            parts.services.insert(name.clone(), key);
-        }
-        Ok(())
     }
 
     /// Makes the port of a declared name, if nobody has asked for it before.
@@ -341,8 +334,7 @@ impl Server {
     }
 
     pub(super) fn visibility(&self, job: JobKey, name: &ServiceName) -> Visibility {
-        let service = self.jobs.supervisor.job(job);
-        let service = service.and_then(|job| job.mach_services.get(name));
+        let service = self.jobs.supervisor.service(job, name);
         match service.is_some_and(|service| service.hide_until_check_in) {
             true => Visibility::WhileActive,
             false => Visibility::Always,

@@ -45,8 +45,9 @@ impl Server {
         let job = self.jobs.supervisor.job(key)?;
         let parts = self.jobs.parts.get(&key)?;
         let runs = status.pid.is_some();
-        let services = parts.services.iter().map(|(name, port)| {
-            let service = self.services.get(port);
+        let services = self.jobs.supervisor.services(key).map(|name| {
+            let port = parts.services.get(name);
+            let service = port.and_then(|port| self.services.get(port));
             let (queued, checked_in) = match service.map(|service| &service.port) {
                 None => (0, false),
                 Some(Port::Here(port)) => (port.queued(), false),

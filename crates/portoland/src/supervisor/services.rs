@@ -48,8 +48,16 @@ pub(super) enum Handling {
 }
 
 impl Services {
-    pub(super) fn declare(&mut self, name: ServiceName, options: MachService) {
-        self.declared.insert(name, options);
+    pub(super) fn declared(declared: Vec<(ServiceName, MachService)>) -> Self {
+        Self {
+            // All at once, because that fills the nodes of the tree; one by one fills half of each.
+            declared: declared.into_iter().collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn options(&self, name: &ServiceName) -> Option<&MachService> {
+        self.declared.get(name)
     }
 
     pub(super) fn undeclare(&mut self, name: &ServiceName) {
