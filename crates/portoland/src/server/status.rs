@@ -67,7 +67,7 @@ impl Server {
             path: parts.path.as_str().into(),
             runs: u32::try_from(status.runs).unwrap_or(u32::MAX),
             failures: status.failures_in_a_row,
-            next_start_ms: status.next_start.map(|at| self.from_now(at)),
+            next_start_ms: status.next_start.map(|at| self.ms_until(at)),
             started: parts.starts.back().map(|started| self.start_of(started)),
             services: services.collect(),
             sockets: sockets.collect(),
@@ -77,7 +77,7 @@ impl Server {
         })
     }
 
-    fn from_now(&self, at: Duration) -> u64 {
+    fn ms_until(&self, at: Duration) -> u64 {
         millis(at.saturating_sub(self.now()))
     }
 
@@ -87,7 +87,7 @@ impl Server {
             JobState::Failed { failure, probe } => {
                 notes.push(format!("it has failed: {failure}"));
                 if let Some(probe) = probe {
-                    let seconds = self.from_now(*probe) / 1000;
+                    let seconds = self.ms_until(*probe) / 1000;
                     notes.push(format!(
                         "it is tried again in {seconds} s, or with portolan kickstart {}",
                         status.label
@@ -95,7 +95,7 @@ impl Server {
                 }
             }
             JobState::Throttled { due } => {
-                let ms = self.from_now(*due);
+                let ms = self.ms_until(*due);
                 notes.push(format!("throttled, next start in {ms} ms"));
                 notes.extend(status.last_failure.as_ref().map(Failure::to_string));
             }
