@@ -44,7 +44,7 @@ impl Server {
         }
         if let Offered::Right(right) = offered {
             let mut service = Service::elsewhere(right);
-            service.names.insert(note(caller.owner, scope, &name));
+            service.names = vec![note(caller.owner, scope, &name)];
             self.keep(key, service)?;
         }
         Ok(done(&Reply::Done))
@@ -88,7 +88,7 @@ impl Server {
             return Err(BootstrapCode::NO_MEMORY.into());
         };
         let mut service = Service::elsewhere(right);
-        service.names.insert(note(caller.owner, scope, &name));
+        service.names = vec![note(caller.owner, scope, &name)];
         self.keep(key, service)?;
         Ok(done(&Reply::Done).with_right(port))
     }

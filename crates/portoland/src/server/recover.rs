@@ -235,7 +235,7 @@ impl Server {
             port: *port.as_bytes(),
             lent,
             declared: declared.map(|known| (known.job.0, known.name.as_str().to_owned())),
-            names: service.names.iter().cloned().collect(),
+            names: service.names.clone(),
             refused: refused.into_iter().map(|(id, slot)| (id.0, slot)).collect(),
         };
         self.store.put(Kind::Service, key.0, &entry, &fds);
@@ -383,7 +383,7 @@ impl Server {
                 // In a subset, it comes once that is there.
                 let known = self.registry.register(owner, named, offer, Sandbox::Allows);
                 if known.is_ok() || name.subset.is_some() {
-                    service.names.insert(name);
+                    service.names.push(name);
                 }
             }
             return self.keep(key, service).ok();

@@ -1,6 +1,5 @@
 //! What stands behind a name: a right to somebody else's port, or a port of a job.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use portolan_port::{Custody, MintError, ReceiveRight, SendRight, Timeout};
@@ -16,7 +15,7 @@ pub(super) struct Service {
     /// The job and the name, if a job has declared it.
     pub(super) declared: Option<Declared>,
     /// The names that it was registered under, for the next server.
-    pub(super) names: BTreeSet<Name>,
+    pub(super) names: Vec<Name>,
 }
 
 /// Who receives from a port.
@@ -63,7 +62,7 @@ impl Service {
         Self {
             port: Port::Elsewhere(right),
             declared: None,
-            names: BTreeSet::new(),
+            names: Vec::new(),
         }
     }
 
@@ -71,7 +70,7 @@ impl Service {
         Self {
             port: Port::Here(port),
             declared: Some(declared),
-            names: BTreeSet::new(),
+            names: Vec::new(),
         }
     }
 
