@@ -36,6 +36,16 @@ pub(crate) fn loom(root: &Path) -> anyhow::Result<()> {
         .env("RUSTFLAGS", "--cfg loom"))
 }
 
+/// Measures the bootstrap server, which is the command `portolan` of a release build.
+pub(crate) fn measure(root: &Path, quick: bool) -> anyhow::Result<()> {
+    run(&mut cargo(
+        root,
+        &["build", "--release", "-p", "portolan-cli"],
+    ))?;
+    let mut bench = cargo(root, &["run", "--release", "-p", "portolan-bench"]);
+    run(bench.args(["--", "jobs"]).args(quick.then_some("--quick")))
+}
+
 pub(crate) fn lint(root: &Path) -> anyhow::Result<()> {
     // Clippy runs the build script that compiles the fuzzing engine.
     setup::run()?;

@@ -41,6 +41,12 @@ enum Chore {
     Soak(Time),
     /// Repeat the tests with a hostile peer and random input; `--seconds` is for each
     Hostile(Time),
+    /// Measure the bootstrap server as a manager of jobs; `portolan-bench` measures messages
+    Measure {
+        /// Take less than 30 seconds
+        #[arg(long)]
+        quick: bool,
+    },
     /// All that CI does: `test`, a minute of `soak`, `hostile`, `loom` and `fuzz`, then `lint`
     Ci,
 }
@@ -74,6 +80,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Loom => chores::loom(&root),
         Chore::Soak(time) => chores::soak(&root, time.seconds),
         Chore::Hostile(time) => chores::hostile(&root, time.seconds),
+        Chore::Measure { quick } => chores::measure(&root, *quick),
         Chore::Ci => chores::ci(&root),
     }
 }

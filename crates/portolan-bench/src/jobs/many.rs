@@ -8,8 +8,9 @@ use anyhow::ensure;
 
 use super::part::{Found, LOOKED_UP, Part};
 use super::row::{Row, Unit};
+use super::storm::MOST_TO_COME_BACK_NS;
 use super::usage::Usage;
-use super::world::{World, succeed, write_job};
+use super::world::{Disturbance, World, succeed, write_job};
 use super::{Chapter, Plan};
 use crate::process::Process;
 use crate::report::{median, time};
@@ -79,6 +80,7 @@ pub(super) fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
     let registrars = register(&world, &size)?;
     rows.extend(look_ups(&world, &size)?);
     rows.extend(idling(&world, &size)?);
+    rows.push(killed(&world, &size)?);
     drop(registrars);
     Ok(rows)
 }
@@ -220,6 +222,21 @@ fn idling(world: &World, size: &Size) -> anyhow::Result<Vec<Row>> {
         .beside("voluntary and other context switches of holder and server"),
         memory("after the look-ups, with all names", after),
     ])
+}
+
+fn killed(world: &World, size: &Size) -> anyhow::Result<Row> {
+    progress("killing the server");
+    let server = world.bootstrap()?;
+    let last = declared(size.jobs * size.names_per_job - 1);
+    let took = world.disturb(&server, &last, Disturbance::Kill, || Ok(()))?;
+    let what = "until a look-up is answered after kill -9, with all of this";
+    let row = Row::new(
+        Chapter::Many,
+        what,
+        Unit::Nanoseconds,
+        took.as_nanos() as f64,
+    );
+    Ok(row.at_most(MOST_TO_COME_BACK_NS))
 }
 
 fn memory(when: &str, usage: Usage) -> Row {

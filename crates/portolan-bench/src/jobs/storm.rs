@@ -2,17 +2,16 @@
 //! together, and while others wait for a job that is not started.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use portolan::bootstrap::Bootstrap;
 use portolan::{Message, SendRight};
-use rustix::process::Signal;
 
 use super::part::{ASK, Counted, LOOSE, Part, Sent};
 use super::row::{Row, Unit};
 use super::usage::middle_and_99th;
-use super::world::{PATIENCE, World, pid_of, poll, succeed};
+use super::world::{Disturbance, PATIENCE, World, poll, succeed};
 use super::{Chapter, Plan};
 use crate::report::{rate, time};
 use crate::rounds::progress;
@@ -30,13 +29,7 @@ const HELD_EACH: u64 = 10;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// "Back in under a second".
-const MOST_TO_COME_BACK_NS: f64 = 1e9;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Disturbance {
-    Restart,
-    Kill,
-}
+pub(super) const MOST_TO_COME_BACK_NS: f64 = 1e9;
 
 pub(super) fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
     let world = World::new(plan, "storm", None)?;
@@ -88,27 +81,13 @@ fn ask(right: &SendRight) -> anyhow::Result<Counted> {
 fn disturb(world: &World, server: &Bootstrap, how: Disturbance) -> anyhow::Result<u64> {
     thread::sleep(PAUSE);
     let right = server.look_up(&HELD.parse()?)?;
-    let old = world.server()?;
-    let began = Instant::now();
-    match how {
-        Disturbance::Restart => server.restart()?,
-        Disturbance::Kill => {
-            let pid = pid_of(old).context("no process")?;
-            rustix::process::kill_process(pid, Signal::KILL)?;
+    let until_back = world.disturb(server, BUSY, how, || {
+        for _ in 0..HELD_EACH {
+            right.send(Message::new(LOOSE), PATIENCE)?;
         }
-    }
-    for _ in 0..HELD_EACH {
-        right.send(Message::new(LOOSE), PATIENCE)?;
-    }
-    let name = BUSY.parse()?;
-    // What was asked of the server that is gone is refused.
-    poll("the next server", || Ok(server.look_up(&name).ok()))?;
-    let took = began.elapsed();
-    ensure!(
-        world.server()? != old || how == Disturbance::Restart,
-        "the same server"
-    );
-    Ok(took.as_nanos() as u64)
+        Ok(())
+    })?;
+    Ok(until_back.as_nanos() as u64)
 }
 
 fn held_messages(world: &World, server: &Bootstrap, held: u64) -> anyhow::Result<Counted> {

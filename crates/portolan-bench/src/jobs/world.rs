@@ -26,6 +26,13 @@ pub(super) struct World {
     pub(super) started_in: Duration,
 }
 
+/// What ends a server, so that another goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Disturbance {
+    Restart,
+    Kill,
+}
+
 impl World {
     /// Starts a server that loads the files of `jobs` by itself, if there is such a directory.
     pub(super) fn new(plan: &Plan, name: &str, jobs: Option<&Path>) -> anyhow::Result<Self> {
@@ -79,6 +86,33 @@ impl World {
             let is_server = |pid: &&u32| executable(**pid) == executable(holder);
             Ok(children.iter().find(is_server).copied())
         })
+    }
+
+    /// Has the server end, does `meanwhile`, and gives the time until the next one has answered a
+    /// look-up of this name.
+    pub(super) fn disturb(
+        &self,
+        server: &Bootstrap,
+        name: &str,
+        how: Disturbance,
+        meanwhile: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Duration> {
+        let name = name.parse()?;
+        let old = self.server()?;
+        let began = Instant::now();
+        match how {
+            Disturbance::Restart => server.restart()?,
+            Disturbance::Kill => {
+                let pid = pid_of(old).context("no process")?;
+                rustix::process::kill_process(pid, Signal::KILL)?;
+            }
+        }
+        meanwhile()?;
+        // What was asked of the server that is gone is refused.
+        poll("the next server", || Ok(server.look_up(&name).ok()))?;
+        let took = began.elapsed();
+        ensure!(self.server()? != old, "the same server");
+        Ok(took)
     }
 
     /// Writes a job file for this program, and gives its path.
@@ -150,7 +184,7 @@ impl Drop for World {
     }
 }
 
-pub(super) fn pid_of(pid: u32) -> Option<Pid> {
+fn pid_of(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
