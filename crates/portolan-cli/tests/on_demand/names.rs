@@ -225,6 +225,9 @@ fn s68_asking_for_the_status_starts_and_checks_in_nothing() {
     actor.check_in("test.a");
     assert_eq!(actor.number(Verb::Status, "test.a"), 1);
     assert_eq!(status(), ServiceStatus::Active);
+    let shown = &director.job("job").services[0];
+    assert_eq!(shown.status, ServiceStatus::Active);
+    assert!(shown.checked_in);
     actor.exit(0);
     assert_eq!(status(), ServiceStatus::OnDemand);
 }
