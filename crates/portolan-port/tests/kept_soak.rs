@@ -49,6 +49,7 @@ fn borrow(socket: OwnedFd) {
                 receive_one_by_one(&port, &mut other);
             });
         }
+        ON_THE_MOVE => receive_on_the_move(port, &mut log),
         _ => receive_one_by_one(&port, &mut log),
     }
 }
@@ -56,10 +57,32 @@ fn borrow(socket: OwnedFd) {
 /// What a borrower is told to do.
 const TOGETHER: i32 = 1;
 const IN_TWO_THREADS: i32 = 2;
+const ON_THE_MOVE: i32 = 3;
 
 fn receive_one_by_one(port: &ReceiveRight, log: &mut File) {
     while let Ok(message) = port.receive(PATIENCE) {
         serve(message, log);
+    }
+}
+
+/// The port moves again and again, as it would to other processes.
+fn receive_on_the_move(mut port: ReceiveRight, log: &mut File) {
+    let other = ReceiveRight::new().expect("port");
+    let there = other.make_send().expect("right");
+    loop {
+        for _ in 0..20 {
+            let Ok(message) = port.receive(PATIENCE) else {
+                return;
+            };
+            serve(message, log);
+        }
+        let message = Message::new(0).with_right(port);
+        there.send(message, PATIENCE).expect("move");
+        let mut message = other.receive(PATIENCE).expect("the port");
+        let Some(Right::Receive(moved)) = message.take_rights().pop() else {
+            panic!("no port came");
+        };
+        port = moved;
     }
 }
 
@@ -211,7 +234,7 @@ fn soak_receivers_that_are_killed_lose_what_they_had_in_hand_alone() {
 
 fn kill_receivers(seed: u64) {
     let mut random = seed;
-    let way = i32::try_from(seed % 3).expect("small");
+    let way = i32::try_from(seed % 4).expect("small");
     let log = std::env::temp_dir().join(format!("portolan-kept-{}-{seed}", std::process::id()));
     File::create(&log).expect("log");
     let mut port = ReceiveRight::new().expect("port");
