@@ -55,6 +55,8 @@ pub(crate) struct Channel {
     /// The holder is gone, but memory may hold what it published before.
     hung_up: AtomicBool,
     watch: OnceLock<Watch>,
+    /// The keeper of the port was told of it before it came.
+    is_foretold: bool,
     /// A former receiver was killed, and may have had the packet that the next record announces.
     is_revived: bool,
     /// Requests that were refused before anybody received them.
@@ -73,6 +75,8 @@ struct Reading {
     borrowed: Borrowed,
     /// The slot of the next packet and where it was written down, before it is taken.
     foreseen: Option<(u32, u32)>,
+    /// The channel that the next packet brings, if the keeper was told of it.
+    foretold: Option<Cookie>,
 }
 
 /// Everything comes through the socket, whether memory is there or not.
@@ -157,6 +161,7 @@ impl Channel {
             closed: AtomicBool::new(false),
             hung_up: AtomicBool::new(false),
             watch: OnceLock::new(),
+            is_foretold: false,
             is_revived: false,
             voids: Mutex::default(),
             has_voids: AtomicBool::new(false),
@@ -295,6 +300,15 @@ impl Channel {
             is_known: !self.is_private,
             memory: self.ring.get().map(|_| MovedMemory::default()),
         }
+    }
+
+    /// Whether the keeper of the port was told of this channel before it came.
+    pub(crate) fn is_foretold(&self) -> bool {
+        self.is_foretold
+    }
+
+    fn has_cookie(&self, cookie: Cookie) -> bool {
+        socket_cookie(self.socket()) == Ok(cookie)
     }
 
     pub(crate) fn is_once(&self) -> bool {
@@ -523,23 +537,23 @@ impl Channel {
             _ if header.kind == Kind::Switch => {
                 self.ring.get().into_iter().for_each(RingEnd::keep_taken);
             }
-            _ if header.kind == Kind::Mint => self.foretell(kept),
+            _ if header.kind == Kind::Mint => reading.foretold = self.foretell(kept),
             _ => {}
         }
     }
 
-    /// Tells the keeper of the channel that the next packet brings, and again when it has come: a receiver
-    /// may be killed in between.
-    pub(crate) fn foretell(&self, kept: &Kept) {
-        let minted = socket::peek_mint(self.socket());
-        let minted = minted.filter(|(socket, _)| !socket::is_last_reserve(socket));
-        let Some((socket, maker)) = minted else {
-            return;
-        };
-        if let Ok(cookie) = socket_cookie(&socket) {
-            let channel = Self::new(socket, self.badge, false).had_by(maker);
-            kept.keep.tell_come(cookie, &Arc::new(channel));
+    /// Tells the keeper of the channel that the next packet brings: a receiver may be killed when it has
+    /// taken the packet. Gives the channel, if the keeper heard it.
+    pub(crate) fn foretell(&self, kept: &Kept) -> Option<Cookie> {
+        let (socket, maker) = socket::peek_mint(self.socket())?;
+        if socket::is_last_reserve(&socket) {
+            return None;
         }
+        let cookie = socket_cookie(&socket).ok()?;
+        let channel = Self::new(socket, self.badge, false).had_by(maker);
+        let (record, fds) = channel.told();
+        let is_heard = kept.keep.tell_changed(cookie, &record, &fds);
+        is_heard.then_some(cookie)
     }
 
     /// Has the keeper let go of a channel that it was told of and that is not taken.
@@ -633,7 +647,10 @@ impl Channel {
                 }
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;
                 let maker = incoming.credentials;
-                add(Self::new(socket, self.badge, false).had_by(maker));
+                let mut minted = Self::new(socket, self.badge, false).had_by(maker);
+                let foretold = reading.foretold.take();
+                minted.is_foretold = foretold.is_some_and(|cookie| minted.has_cookie(cookie));
+                add(minted);
                 Ok(Read::Other)
             }
             // Once: a bell that nobody knows any more would stay in the epoll instance.

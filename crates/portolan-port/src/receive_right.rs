@@ -922,7 +922,7 @@ impl Port {
         match (&added, &kept) {
             // It may have been told of it before it came, and must not keep what nobody looks at.
             (Err(_), Some(kept)) => kept.keep.tell_gone(kept.cookie),
-            (Ok(channel), Some(kept)) if kept.keep.guard().is_some() => {
+            (Ok(channel), Some(kept)) if kept.keep.guard().is_some() && !channel.is_foretold() => {
                 kept.keep.tell_come(kept.cookie, channel);
             }
             _ => {}
