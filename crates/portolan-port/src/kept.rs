@@ -21,7 +21,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, Weak};
 
-use portolan_sys::ancillary::Credentials;
+use portolan_sys::ancillary::{Credentials, Received};
 use portolan_wire::moved::{self, MovedChannel, MovedMemory, RECORD_BYTES};
 use portolan_wire::packet::Kind;
 use portolan_wire::port_id::PortId;
@@ -423,20 +423,17 @@ impl ReceiveRight {
     /// [`SendErrorKind::ForeignProcess`] and [`SendErrorKind::System`]; the port is dead then.
     pub fn lend(self) -> Result<(Custody, Self), SendErrorKind> {
         let ledger = Ledger::create()?;
-        let (mut kept, mut lent) = (HashMap::new(), Vec::new());
-        for (channel, record) in self.pause()? {
-            let cookie = socket_cookie(channel.socket())?;
-            for slot in channel.voids() {
-                ledger.enter_void(cookie, slot);
-            }
-            kept.insert(cookie, ChannelParts::of(&channel, at_rest(&record))?);
-            lent.push(ChannelParts::of(&channel, record)?);
-        }
+        let copy = Ledger::open(ledger.file().try_clone_to_owned()?)?;
+        let (guard, theirs) = socket::pair()?;
+        let paused = self.pause()?;
+        let duplicates = duplicate(&paused, &ledger).inspect_err(|_| {
+            // It dies as any port does, and its senders are told, whoever has duplicates of their ends.
+            self.resume();
+        });
+        let (kept, lent) = duplicates?;
         let witness = self.port().keep().and_then(|keep| keep.witness());
         let id = self.id();
         self.forget();
-        let (guard, theirs) = socket::pair()?;
-        let copy = Ledger::open(ledger.file().try_clone_to_owned()?)?;
         let custody = Custody {
             id,
             guard,
@@ -446,12 +443,38 @@ impl ReceiveRight {
             prune_at: PRUNE_AT,
             witness,
         };
-        let lent = lent.into_iter();
-        let lent = lent.map(|parts| Channel::arrived(parts.record, parts.descriptors));
-        let channels = lent.collect::<Result<_, _>>().map_err(|_| Errno::BADF)?;
-        let right = Self::arrived(id, channels, Some(Keep::guarded(theirs, copy, None)));
-        Ok((custody, right.map_err(|error| error.0)?))
+        let right = arrive(id, lent, Keep::guarded(theirs, copy, None));
+        match right {
+            Ok(right) => Ok((custody, right)),
+            Err(errno) => {
+                custody.abandon();
+                Err(errno.into())
+            }
+        }
     }
+}
+
+/// What a keeper has of channels, and what whoever borrows the port gets.
+type Duplicates = (HashMap<Cookie, ChannelParts>, Vec<ChannelParts>);
+
+fn duplicate(paused: &[(Arc<Channel>, MovedChannel)], ledger: &Ledger) -> io::Result<Duplicates> {
+    let (mut kept, mut lent) = (HashMap::new(), Vec::new());
+    for (channel, record) in paused {
+        let cookie = socket_cookie(channel.socket())?;
+        for slot in channel.voids() {
+            ledger.enter_void(cookie, slot);
+        }
+        kept.insert(cookie, ChannelParts::of(channel, at_rest(record))?);
+        lent.push(ChannelParts::of(channel, *record)?);
+    }
+    Ok((kept, lent))
+}
+
+fn arrive(id: PortId, lent: Vec<ChannelParts>, keep: Keep) -> io::Result<ReceiveRight> {
+    let lent = lent.into_iter();
+    let lent = lent.map(|parts| Channel::arrived(parts.record, parts.descriptors));
+    let channels = lent.collect::<Result<_, _>>().map_err(|_| Errno::BADF)?;
+    ReceiveRight::arrived(id, channels, Some(keep)).map_err(|error| error.0)
 }
 
 /// What a port is made of.
@@ -618,6 +641,17 @@ impl Custody {
         Ok((right, Debts { ledger, sockets }))
     }
 
+    /// The port is dead, and its senders are to know.
+    fn abandon(self) {
+        for socket in self
+            .channels
+            .values()
+            .filter_map(|parts| parts.descriptors.first())
+        {
+            rustix::net::shutdown(socket, Shutdown::Both).ok();
+        }
+    }
+
     /// Tells the borrower of channels as far as there is room.
     fn deliver(&mut self) {
         while let Some(cookie) = self.waiting.front() {
@@ -633,12 +667,27 @@ impl Custody {
         }
     }
 
+    /// Hears one thing. What a witness is told of stays in the guard until it was: this process may be
+    /// killed too.
     fn hear(&mut self) -> Result<(), Nothing> {
         let mut buffer = [0; size_of::<Cookie>() + RECORD_BYTES];
-        let received = socket::receive_raw(self.guard.as_fd(), &mut buffer)?;
+        if self.witness.is_none() {
+            let received = socket::receive_raw(self.guard.as_fd(), &mut buffer)?;
+            self.heed(&buffer, received);
+            return Ok(());
+        }
+        let heard = socket::peek_raw(self.guard.as_fd(), &mut buffer);
+        let heard = heard.map(|received| self.heed(&buffer, received));
+        if !matches!(heard, Err(Nothing::Empty | Nothing::Closed)) {
+            drop(socket::receive_raw(self.guard.as_fd(), &mut buffer));
+        }
+        heard
+    }
+
+    fn heed(&mut self, buffer: &[u8], received: Received) {
         let bytes = buffer.get(..received.len).unwrap_or_default();
         let Some((cookie, record)) = bytes.split_first_chunk() else {
-            return Ok(());
+            return;
         };
         let cookie = Cookie::from_ne_bytes(*cookie);
         match ChannelParts::new(record, received.descriptors) {
@@ -647,7 +696,6 @@ impl Custody {
             // would send to where nobody looks.
             _ => self.forget(cookie),
         }
-        Ok(())
     }
 
     fn can_keep(&self, cookie: Cookie, parts: &ChannelParts) -> bool {

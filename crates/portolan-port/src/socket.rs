@@ -230,18 +230,27 @@ const MAX_PEEKED: usize = 1 << 16;
 
 /// Receives the bytes and descriptors of a packet without waiting.
 pub(crate) fn receive_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Nothing> {
-    let mut result = ancillary::receive(socket, buffer);
+    raw(|| ancillary::receive(socket, buffer))
+}
+
+/// The same, but the packet stays where it is.
+pub(crate) fn peek_raw(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<Received, Nothing> {
+    raw(|| ancillary::peek(socket, buffer))
+}
+
+fn raw(mut receive: impl FnMut() -> io::Result<Received>) -> Result<Received, Nothing> {
+    let mut result = receive();
     // Reported once and before the packets that are still queued.
     if result
         .as_ref()
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
     {
-        result = ancillary::receive(socket, buffer);
+        result = receive();
     }
     // The kernel looks for a packet first and for the other end afterwards; one that was sent in
     // between and closed at once has left a packet. From here on, nothing more can come.
     if result.as_ref().is_ok_and(|received| received.len == 0) {
-        result = ancillary::receive(socket, buffer).or(result);
+        result = receive().or(result);
     }
     match result {
         Ok(received) if received.len == 0 => Err(Nothing::Closed),

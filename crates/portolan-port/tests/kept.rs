@@ -627,6 +627,39 @@ fn a_witness_is_told_that_a_port_was_killed() {
     assert!(rights.iter().all(SendRight::is_dead));
 }
 
+/// Panics, as if the process had been killed there, once it is told.
+struct Mortal(std::sync::atomic::AtomicBool);
+
+impl Witness for Mortal {
+    fn changed(&self, _: ChannelId, _: &[u8], _: &[BorrowedFd<'_>]) {
+        let dies = self.0.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(!dies, "killed before it was written down");
+    }
+
+    fn gone(&self, _: ChannelId) {}
+}
+
+#[test]
+fn what_a_keeper_had_heard_and_not_written_down_is_heard_again() {
+    let witness = Arc::new(Mortal(false.into()));
+    let parts = PortParts::fresh().expect("parts");
+    let port = ReceiveRight::witnessed(parts, witness.clone()).expect("port");
+    let right = port.make_send().expect("send right");
+    let (mut custody, lent) = lend(port);
+    let copy = right.copy(PATIENCE).expect("copy");
+    assert!(ids_in(&lent).is_empty());
+    let (id, own) = (custody.id(), custody.descriptors());
+    let own = own.map(|fd| fd.try_clone_to_owned().expect("duplicate"));
+    witness.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    let killed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| custody.attend()));
+    assert!(killed.is_err());
+    drop(custody);
+    let mut custody = Custody::restore(id, Vec::new(), own, None).expect("restore");
+    assert_eq!(custody.attend(), Presence::Lent);
+    assert_eq!(custody.channels(), 1);
+    drop(copy);
+}
+
 in_both_flavours!(custody_is_put_together_again);
 fn custody_is_put_together_again(flavour: Flavour) {
     let memory = Arc::new(Memory::default());
