@@ -357,6 +357,9 @@ impl Channel {
                 ring.announce(RecordKind::WhoAreYou);
             }
         }
+        if lock(&self.answers).has_kept() {
+            self.flush();
+        }
         Ok(())
     }
 
@@ -887,6 +890,11 @@ impl Channel {
     /// Tells the client that a slot will not be answered.
     pub(crate) fn refuse(&self, slot: u32) {
         self.tell(Word::NoReply(slot));
+    }
+
+    /// The same for a channel that is not watched yet, as soon as it is.
+    pub(crate) fn refuse_later(&self, slot: u32) {
+        lock(&self.answers).keep(Word::NoReply(slot));
     }
 
     /// Tells the client that a slot will not be answered, and why.

@@ -824,17 +824,20 @@ fn revive(
             let copy = revived.channel.socket().try_clone_to_owned();
             sockets.extend(cookie.zip(copy.ok()));
         } else {
-            refuse_all(revived.channel.socket(), debts);
+            let debts = debts.into_iter().take(MOST_DEBTS);
+            debts.for_each(|slot| revived.channel.refuse_later(slot));
         }
         channels.push(revived.channel);
     }
     (channels, sockets)
 }
 
-/// Refuses what a receiver owed that is gone. A holder never waits for more than it may, and what was
-/// answered and not crossed out is little.
+/// The most requests of one channel that are refused for a receiver that is gone. A holder never waits for
+/// more than it may, and what was answered and not crossed out is little.
+const MOST_DEBTS: usize = 2 * MAX_OWED;
+
 fn refuse_all(socket: BorrowedFd<'_>, slots: Vec<u32>) {
-    let mut slots = slots.into_iter().take(2 * MAX_OWED);
+    let mut slots = slots.into_iter().take(MOST_DEBTS);
     slots.all(|slot| tell_no_reply(socket, slot));
 }
 

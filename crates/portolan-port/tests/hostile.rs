@@ -651,6 +651,34 @@ fn a_server_that_answers_twice_is_dead_to_its_client() {
 }
 
 #[test]
+fn a_refusal_after_the_answer_is_passed_over() {
+    let client = Client::new();
+    let (first, second) = (client.ask(), client.ask());
+    client.answers(&header(Kind::Reply, 1).encode(), &[]);
+    client.answers(&header(Kind::NoReply, 1).encode(), &[]);
+    assert!(first.wait(PATIENCE).is_ok(), "the first answer counts");
+    client.answers(&header(Kind::NoReply, 1).encode(), &[]);
+    client.answers(&header(Kind::Reply, 2).encode(), &[]);
+    assert!(second.wait(PATIENCE).is_ok(), "and the right goes on");
+    client.answers(&header(Kind::NoReply, 3).encode(), &[]);
+    let third = client.ask().wait(PATIENCE);
+    assert!(matches!(third, Err(ReplyError::NoReply)), "{third:?}");
+}
+
+#[test]
+fn an_answer_after_the_refusal_is_passed_over() {
+    let client = Client::new();
+    let (first, second) = (client.ask(), client.ask());
+    client.answers(&header(Kind::NoReply, 1).encode(), &[]);
+    client.answers(&header(Kind::Reply, 1).encode(), &[]);
+    let first = first.wait(PATIENCE);
+    assert!(matches!(first, Err(ReplyError::NoReply)), "{first:?}");
+    client.answers(&header(Kind::Reply, 1).encode(), &[]);
+    client.answers(&header(Kind::Reply, 2).encode(), &[]);
+    assert!(second.wait(PATIENCE).is_ok(), "the right goes on");
+}
+
+#[test]
 fn a_redirection_to_nonsense_is_no_answer() {
     let stage = Stage::new();
     for (what, end) in impostors() {

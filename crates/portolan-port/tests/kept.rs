@@ -791,3 +791,33 @@ fn a_keeper_that_is_busy_hears_of_everything_later() {
     ids.sort_unstable();
     assert_eq!(ids, (0..400).collect::<Vec<_>>());
 }
+
+in_both_flavours!(a_client_that_waits_for_many_answers_keeps_its_right);
+fn a_client_that_waits_for_many_answers_keeps_its_right(flavour: Flavour) {
+    let (right, port) = right_and_port(flavour);
+    let (custody, lent) = lend(port);
+    // More than its socket has room for.
+    let mut taken = Vec::new();
+    let pending: Vec<_> = (0..700)
+        .map(|id| {
+            let pending = right.begin_request(Message::new(id), PATIENCE);
+            taken.push(lent.receive(PATIENCE).expect("request"));
+            pending.expect("send")
+        })
+        .collect();
+    right.send(Message::new(700), PATIENCE).expect("send");
+    // As if the process had been killed here.
+    std::mem::forget((taken, lent));
+    let (port, _) = custody.take_back().expect("take back");
+    for mut pending in pending {
+        let waited = loop {
+            assert!(port.has_message().expect("look"), "the rest is still there");
+            match pending.poll() {
+                Err(ReplyError::TimedOut) => std::thread::yield_now(),
+                waited => break waited,
+            }
+        };
+        assert!(matches!(waited, Err(ReplyError::NoReply)), "{waited:?}");
+    }
+    assert_eq!(ids_in(&port), [700]);
+}

@@ -41,8 +41,16 @@ impl Replies {
         }
     }
 
+    /// Whether this comes for a request that is settled already and may do so: a receiver that is killed
+    /// when it has answered has not written that down yet, so its keeper refuses the request once more; and
+    /// what a keeper has refused may be served by the next receiver, if the keeper was killed then.
+    pub(super) fn is_late(&self, slot: u32, outcome: &Slot) -> bool {
+        let is_settled = matches!(self.slots.get(&slot), None | Some(Slot::Refused(_)));
+        self.was_open(slot) && (is_settled || matches!(outcome, Slot::Refused(_)))
+    }
+
     /// Whether there was ever a request with this number.
-    pub(super) fn was_open(&self, slot: u32) -> bool {
+    fn was_open(&self, slot: u32) -> bool {
         // After so many requests that the numbers begin again, any may have been.
         slot != 0 && (slot <= self.last_slot || self.has_wrapped)
     }

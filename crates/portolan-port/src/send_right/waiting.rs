@@ -404,14 +404,12 @@ impl SendRight {
             }
             _ => return Err(Nothing::Violation),
         };
-        let is_refusal = matches!(outcome, Slot::Refused(_)) && replies.was_open(slot);
+        let is_late = replies.is_late(slot, &outcome);
         match replies.slots.get_mut(&slot) {
             Some(waiting @ Slot::Waiting) => *waiting = outcome,
             // Nobody waits any more: the answer is dropped with its rights.
             Some(Slot::Abandoned) => drop(replies.slots.remove(&slot)),
-            // A receiver that is killed when it has answered has not written that down yet, so its
-            // keeper refuses the request once more.
-            _ if is_refusal => {}
+            _ if is_late => {}
             _ => return Err(Nothing::Violation),
         }
         Ok(())
