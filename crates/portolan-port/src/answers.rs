@@ -120,6 +120,17 @@ impl Answers {
         self.kept.push_back(what);
     }
 
+    /// Takes out the slots whose clients are still to be told that no answer will come.
+    pub(crate) fn take_refusals(&mut self) -> Vec<u32> {
+        let is_refusal = |kept: &Kept| matches!(kept, Kept::NoReply(_) | Kept::Failed(..));
+        let kept = std::mem::take(&mut self.kept);
+        let (refusals, rest): (VecDeque<_>, _) = kept.into_iter().partition(is_refusal);
+        self.kept = rest;
+        let bytes: usize = refusals.iter().map(Kept::bytes).sum();
+        self.kept_bytes = self.kept_bytes.saturating_sub(bytes);
+        refusals.iter().map(Kept::slot).collect()
+    }
+
     /// Sends what was kept, as far as there is room.
     pub(crate) fn flush(&mut self, link: Link<'_>) -> Flushed {
         while let Some(mut kept) = self.kept.pop_front() {

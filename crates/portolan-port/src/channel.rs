@@ -897,6 +897,18 @@ impl Channel {
         lock(&self.answers).keep(Word::NoReply(slot));
     }
 
+    /// The same, of what was written down because a former receiver had no room for it.
+    pub(crate) fn refuse_again(&self, slot: u32, entry: u32) {
+        let mut answers = lock(&self.answers);
+        answers.owe(slot, Some(entry));
+        answers.keep(Word::NoReply(slot));
+    }
+
+    /// Takes out what there was no room for yet, for whoever receives next to refuse.
+    pub(crate) fn take_refusals(&self) -> Vec<u32> {
+        lock(&self.answers).take_refusals()
+    }
+
     /// Tells the client that a slot will not be answered, and why.
     pub(crate) fn fail(&self, slot: u32, reason: Arc<[u8]>) {
         self.tell(Word::Failed(slot, reason));

@@ -464,6 +464,9 @@ fn duplicate(paused: &[(Arc<Channel>, MovedChannel)], ledger: &Ledger) -> io::Re
         for slot in channel.voids() {
             ledger.enter_void(cookie, slot);
         }
+        for slot in channel.take_refusals() {
+            ledger.enter_refusal(cookie, slot);
+        }
         kept.insert(cookie, ChannelParts::of(channel, at_rest(record))?);
         lent.push(ChannelParts::of(channel, *record)?);
     }
@@ -862,9 +865,8 @@ impl Revived {
     /// What the former receiver had taken and not answered. Requests that it did not take and that are
     /// not to be served are made void.
     fn debts(&self, entries: &[Entry]) -> Vec<u32> {
-        let (unread, taken): (Vec<&Entry>, Vec<&Entry>) = entries
-            .iter()
-            .partition(|entry| self.unread.contains(&entry.slot));
+        let is_unread = |entry: &&Entry| self.unread.contains(&entry.slot) && !entry.is_refusal;
+        let (unread, taken): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(is_unread);
         let voids = unread.iter().filter(|entry| entry.is_void);
         voids.for_each(|entry| self.channel.make_void(entry.slot));
         let owed = taken.iter().filter(|entry| !entry.is_void);

@@ -32,6 +32,9 @@ const FIRST_ENTRY: usize = 2;
 /// to be served.
 const VOID: u64 = 1 << 32;
 
+/// In the second word of an entry: there was no room yet to tell whoever waits that no answer will come.
+const REFUSAL: u64 = 1 << 33;
+
 /// The channel of an entry, by the number that the kernel gives its socket.
 pub(crate) type Cookie = u64;
 
@@ -54,9 +57,11 @@ struct Free {
 /// What one entry says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
+    pub(crate) at: u32,
     pub(crate) channel: Cookie,
     pub(crate) slot: u32,
     pub(crate) is_void: bool,
+    pub(crate) is_refusal: bool,
 }
 
 impl Ledger {
@@ -100,6 +105,11 @@ impl Ledger {
     /// Writes down that a request is not to be served.
     pub(crate) fn enter_void(&self, channel: Cookie, slot: u32) -> Option<u32> {
         self.write(channel, u64::from(slot) | VOID)
+    }
+
+    /// Writes down that whoever waits for the answer to a request is still to be told that none will come.
+    pub(crate) fn enter_refusal(&self, channel: Cookie, slot: u32) -> Option<u32> {
+        self.write(channel, u64::from(slot) | REFUSAL)
     }
 
     fn write(&self, channel: Cookie, what: u64) -> Option<u32> {
@@ -149,9 +159,11 @@ impl Ledger {
         let channel = self.words.word(first)?.load(Ordering::Acquire);
         let what = self.words.word(second)?.load(Ordering::Relaxed);
         (channel != 0).then_some(Entry {
+            at,
             channel,
             slot: what as u32,
             is_void: what & VOID != 0,
+            is_refusal: what & REFUSAL != 0,
         })
     }
 
@@ -177,11 +189,13 @@ impl Ledger {
 mod tests {
     use super::*;
 
-    fn entry(channel: Cookie, slot: u32, is_void: bool) -> Entry {
+    fn entry(at: u32, channel: Cookie, slot: u32, is_void: bool) -> Entry {
         Entry {
+            at,
             channel,
             slot,
             is_void,
+            is_refusal: false,
         }
     }
 
@@ -194,7 +208,7 @@ mod tests {
         own.cross_out(first);
         let file = own.file().try_clone_to_owned().expect("duplicate");
         let other = Ledger::open(file).expect("open");
-        let expected = [entry(8, u32::MAX, false), entry(7, 3, true)];
+        let expected = [entry(1, 8, u32::MAX, false), entry(2, 7, 3, true)];
         assert_eq!(other.entries(), expected);
         assert!(!other.is_returned());
         own.note_returned();

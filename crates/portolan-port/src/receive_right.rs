@@ -79,7 +79,7 @@ impl ReceiveRight {
         keep: Option<Keep>,
     ) -> Result<Self, CreateError> {
         if let Some(ledger) = keep.as_ref().and_then(Keep::ledger) {
-            pass_over_voids(&channels, ledger)?;
+            heed_ledger(&channels, ledger)?;
         }
         Self::with_keep(id, channels, keep.map(Arc::new))
     }
@@ -1148,14 +1148,20 @@ impl Hot {
     }
 }
 
-/// Requests that the keeper has refused are not to be served.
-fn pass_over_voids(channels: &[Channel], ledger: &Ledger) -> Result<(), Errno> {
+/// Requests that the keeper has refused are not to be served, and those who made them are to know.
+fn heed_ledger(channels: &[Channel], ledger: &Ledger) -> Result<(), Errno> {
     let entries = ledger.entries().into_iter();
-    let voids: Vec<_> = entries.filter(|entry| entry.is_void).collect();
-    for channel in channels.iter().filter(|_| !voids.is_empty()) {
+    let refused: Vec<_> = entries
+        .filter(|entry| entry.is_void || entry.is_refusal)
+        .collect();
+    for channel in channels.iter().filter(|_| !refused.is_empty()) {
         let cookie = socket_cookie(channel.socket())?;
-        let own = voids.iter().filter(|entry| entry.channel == cookie);
-        own.for_each(|entry| channel.make_void(entry.slot));
+        for entry in refused.iter().filter(|entry| entry.channel == cookie) {
+            match entry.is_void {
+                true => channel.make_void(entry.slot),
+                false => channel.refuse_again(entry.slot, entry.at),
+            }
+        }
     }
     Ok(())
 }

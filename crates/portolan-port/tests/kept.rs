@@ -821,3 +821,36 @@ fn a_client_that_waits_for_many_answers_keeps_its_right(flavour: Flavour) {
     }
     assert_eq!(ids_in(&port), [700]);
 }
+
+in_both_flavours!(many_refusals_go_on_with_the_port);
+fn many_refusals_go_on_with_the_port(flavour: Flavour) {
+    let (right, port) = right_and_port(flavour);
+    let (mut custody, mut lent) = lend(port);
+    let mut taken = Vec::new();
+    let pending: Vec<_> = (0..700)
+        .map(|id| {
+            let pending = right.begin_request(Message::new(id), PATIENCE);
+            taken.push(lent.receive(PATIENCE).expect("request"));
+            pending.expect("send")
+        })
+        .collect();
+    right.send(Message::new(700), PATIENCE).expect("send");
+    std::mem::forget(taken);
+    for _ in 0..3 {
+        // As if the process had been killed here.
+        std::mem::forget(lent);
+        let (port, _) = custody.take_back().expect("take back");
+        (custody, lent) = lend(port);
+    }
+    for mut pending in pending {
+        let waited = loop {
+            assert!(lent.has_message().expect("look"), "the rest is still there");
+            match pending.poll() {
+                Err(ReplyError::TimedOut) => std::thread::yield_now(),
+                waited => break waited,
+            }
+        };
+        assert!(matches!(waited, Err(ReplyError::NoReply)), "{waited:?}");
+    }
+    assert_eq!(ids_in(&lent), [700]);
+}
