@@ -652,6 +652,7 @@ fn a_server_that_answers_twice_is_dead_to_its_client() {
 
 #[test]
 fn a_refusal_after_the_answer_is_passed_over() {
+    let stage = Stage::new();
     let client = Client::new();
     let (first, second) = (client.ask(), client.ask());
     client.answers(&header(Kind::Reply, 1).encode(), &[]);
@@ -663,10 +664,13 @@ fn a_refusal_after_the_answer_is_passed_over() {
     client.answers(&header(Kind::NoReply, 3).encode(), &[]);
     let third = client.ask().wait(PATIENCE);
     assert!(matches!(third, Err(ReplyError::NoReply)), "{third:?}");
+    drop(client);
+    stage.unharmed("a late refusal");
 }
 
 #[test]
 fn an_answer_after_the_refusal_is_passed_over() {
+    let stage = Stage::new();
     let client = Client::new();
     let (first, second) = (client.ask(), client.ask());
     client.answers(&header(Kind::NoReply, 1).encode(), &[]);
@@ -676,6 +680,8 @@ fn an_answer_after_the_refusal_is_passed_over() {
     client.answers(&header(Kind::Reply, 1).encode(), &[]);
     client.answers(&header(Kind::Reply, 2).encode(), &[]);
     assert!(second.wait(PATIENCE).is_ok(), "the right goes on");
+    drop(client);
+    stage.unharmed("a late answer");
 }
 
 #[test]
