@@ -342,7 +342,12 @@ fn read(path: &str, file: &[u8]) -> Result<Job, Refused> {
         return Ok(job);
     }
     let errors = reading.errors.iter().take(MAX_NAMED);
-    let lines: Vec<_> = errors.map(|error| format!("{path}: {error}")).collect();
+    let lines: Vec<_> = errors
+        .map(|error| match error.at {
+            Some(at) => format!("{path}:{}:{}: {error}", at.line, at.column),
+            None => format!("{path}: {error}"),
+        })
+        .collect();
     Err(Refused::because(
         BootstrapCode::BAD_JOB_FILE,
         lines.join("\n"),

@@ -4,10 +4,11 @@ use portolan_wire::failure::{FailureKind, StartFailure};
 use portolan_wire::label::JobLabel;
 use portolan_wire::signal::Signal;
 
+use crate::job::Job;
 use crate::supervisor::{self, Exit, Failure};
 
 /// What callers are told.
-pub(super) fn to_callers(label: &JobLabel, failure: &Failure, advice: &str) -> StartFailure {
+pub(super) fn to_callers(job: &Job, failure: &Failure, advice: &str) -> StartFailure {
     let kind = match failure {
         Failure::Start(start) => {
             let (errno, path) = said_of(start);
@@ -23,7 +24,9 @@ pub(super) fn to_callers(label: &JobLabel, failure: &Failure, advice: &str) -> S
             signal: Signal(u32::from(*signal)),
         },
         Failure::Ended(Exit::Unknown) | Failure::LeftUnread => FailureKind::Exited { status: 0 },
-        Failure::NotCheckedIn => FailureKind::NotCheckedIn { ms: 0 },
+        Failure::NotCheckedIn => FailureKind::NotCheckedIn {
+            ms: job.time_out.map_or(0, |seconds| u64::from(seconds) * 1000),
+        },
         Failure::Disabled => FailureKind::Disabled,
         Failure::Requires(_) => FailureKind::Throttled { ms: 0 },
     };
@@ -32,7 +35,7 @@ pub(super) fn to_callers(label: &JobLabel, failure: &Failure, advice: &str) -> S
         _ => advice.to_owned(),
     };
     StartFailure {
-        label: label.clone(),
+        label: job.label.clone(),
         kind,
         text: text.into(),
     }

@@ -28,7 +28,7 @@ use crate::notify::Notice;
 use crate::registry::{JobKey, Owner, PortKey, Scope, Visibility};
 use crate::sockets::Listeners;
 use crate::supervisor::{
-    Action, Exit, Failure, Reason, Signal, StartFailure, Supervisor, Trigger, Watch,
+    Action, Exit, Failure, Reason, Signal, StartFailure, Supervisor, Trigger, Warning, Watch,
 };
 use crate::watch::{State, What};
 
@@ -63,6 +63,8 @@ pub(super) struct Parts {
     pub(super) listeners: Listeners,
     /// The ports that are made: those of the services that somebody has asked for.
     pub(super) services: BTreeMap<ServiceName, PortKey>,
+    /// The names that its file has and somebody else has too.
+    pub(super) left_out: Vec<ServiceName>,
     pub(super) run: Option<Run>,
     pub(super) starts: VecDeque<Started>,
     watch: Watch,
@@ -204,6 +206,12 @@ impl Jobs {
         job.0 << 2 | purpose as u64
     }
 
+    fn leave_out(&mut self, job: JobKey, name: ServiceName) {
+        if let Some(parts) = self.parts.get_mut(&job) {
+            parts.left_out.push(name);
+        }
+    }
+
     pub(super) fn note(&mut self, job: JobKey, text: &str) {
         if let Some(parts) = self.parts.get_mut(&job) {
             parts.log.note(text, SystemTime::now());
@@ -266,6 +274,9 @@ impl Server {
                 let label = self.label(job);
                 tracing::warn!(%label, "{warning}");
                 self.jobs.note(job, &warning.to_string());
+                if let Warning::NameTaken { name, .. } = warning {
+                    self.jobs.leave_out(job, name);
+                }
             }
             Action::Done => self.ended = Some(super::Ended::ForGood),
         }
@@ -307,6 +318,9 @@ impl Server {
             if let Err(code) = declared {
                 let label = self.label(job);
                 tracing::warn!(%label, %name, %code, "a service is left out");
+                let note = format!("the name {name:?} belongs to somebody else");
+                self.jobs.note(job, &note);
+                self.jobs.leave_out(job, name.clone());
                 let now = self.now();
                 self.jobs.supervisor.undeclared(&name, now);
             }
@@ -674,9 +688,10 @@ impl Server {
         job: JobKey,
         why: &Failure,
     ) -> Option<portolan_wire::failure::StartFailure> {
-        let label = &self.jobs.supervisor.job(job)?.label;
+        let job = self.jobs.supervisor.job(job)?;
+        let label = &job.label;
         let advice = format!("portolan print {label} and portolan log {label} tell more");
-        Some(failure::to_callers(label, why, &advice))
+        Some(failure::to_callers(job, why, &advice))
     }
 
     fn signal(&mut self, job: JobKey, signal: Signal) {
@@ -1005,6 +1020,7 @@ impl Parts {
             log,
             listeners,
             services: BTreeMap::new(),
+            left_out: Vec::new(),
             run: None,
             starts: VecDeque::new(),
             watch: Watch::Off,

@@ -38,7 +38,8 @@ impl Server {
         let named = (scope, name.clone());
         let freed = self
             .registry
-            .register(caller.owner, named, offer, sandbox)?;
+            .register(caller.owner, named, offer, sandbox)
+            .map_err(|code| self.refuse_name(caller, &name, code))?;
         if let Some(freed) = freed {
             self.undeclared(freed, &name);
         }
@@ -48,6 +49,19 @@ impl Server {
             self.keep(key, service)?;
         }
         Ok(done(&Reply::Done))
+    }
+
+    /// Says whose the name is, to whoever may know.
+    fn refuse_name(&self, caller: &Caller, name: &ServiceName, code: BootstrapCode) -> Refused {
+        match self.jobs.supervisor.owner(name) {
+            Some(job) if caller.must_not_be_confined().is_ok() => {
+                let label = self.label(job);
+                let why =
+                    format!("{name} belongs to the job {label}, and only its program serves it");
+                Refused::because(code, why)
+            }
+            _ => code.into(),
+        }
     }
 
     /// The job of a declared name does not want it any more.
@@ -74,7 +88,8 @@ impl Server {
         let named = (scope, name.clone());
         let key = self
             .registry
-            .check_in(caller.owner, named, strict, fresh, sandbox)?;
+            .check_in(caller.owner, named, strict, fresh, sandbox)
+            .map_err(|code| self.refuse_name(caller, &name, code))?;
         if key != fresh {
             self.make_declared(key, &name)
                 .inspect_err(|_| self.registry.returned(key))?;

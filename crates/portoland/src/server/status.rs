@@ -7,7 +7,7 @@ use portolan_wire::jobs::{self, JobService, JobStatus, JobSummary, LastExit, Sta
 use portolan_wire::signal::Signal;
 
 use super::Server;
-use super::jobs::Started;
+use super::jobs::{Parts, Started};
 use super::service::Port;
 use crate::registry::JobKey;
 use crate::supervisor::{Exit, Failure, JobState, Reason, Status};
@@ -73,7 +73,7 @@ impl Server {
             sockets: sockets.collect(),
             log: log_of(job, parts).into(),
             confinement: confinement_of(job).into(),
-            note: self.note_on(&status, parts.set_aside).into(),
+            note: self.note_on(&status, parts).into(),
         })
     }
 
@@ -81,7 +81,7 @@ impl Server {
         millis(at.saturating_sub(self.now()))
     }
 
-    fn note_on(&self, status: &Status, set_aside: u32) -> String {
+    fn note_on(&self, status: &Status, parts: &Parts) -> String {
         let mut notes = Vec::new();
         match &status.state {
             JobState::Failed { failure, probe } => {
@@ -100,7 +100,15 @@ impl Server {
                 notes.extend(status.last_failure.as_ref().map(Failure::to_string));
             }
             JobState::Waiting { label } => notes.push(format!("it waits for {label}")),
+            _ if status.failures_in_a_row > 0 => {
+                let failure = status.last_failure.as_ref();
+                notes.extend(failure.map(|failure| format!("the last time: {failure}")));
+            }
             _ => {}
+        }
+        if !parts.left_out.is_empty() {
+            let names: Vec<_> = parts.left_out.iter().map(|name| name.as_str()).collect();
+            notes.push(format!("somebody else has the name {}", names.join(", ")));
         }
         if !status.not_checked_in.is_empty() && status.pid.is_some() {
             let names: Vec<_> = status
@@ -110,7 +118,8 @@ impl Server {
                 .collect();
             notes.push(format!("it has not checked in {}", names.join(", ")));
         }
-        if set_aside > 0 {
+        if parts.set_aside > 0 {
+            let set_aside = parts.set_aside;
             notes.push(format!("{set_aside} messages were set aside, see the log"));
         }
         notes.join("; ")
