@@ -19,11 +19,23 @@ struct Tool {
 }
 
 /// Add a line here when a test or a chore starts a program that a machine with only Rust does not have.
-const TOOLS: &[Tool] = &[Tool {
-    program: "c++",
-    package: "g++",
-    why: "compiles the fuzzing engine for `cargo xtask fuzz` and `lint`",
-}];
+const TOOLS: &[Tool] = &[
+    Tool {
+        program: "c++",
+        package: "g++",
+        why: "compiles the fuzzing engine for `cargo xtask fuzz` and `lint`",
+    },
+    Tool {
+        program: "python3",
+        package: "python3",
+        why: "is a foreign daemon, and a service manager, in tests with real jobs",
+    },
+    Tool {
+        program: "nginx",
+        package: "nginx-light",
+        why: "is a foreign daemon in tests with real jobs",
+    },
+];
 
 /// Components of the Rust toolchain: cargo subcommands that cannot be had from Debian.
 const COMPONENTS: &[&str] = &["fmt", "clippy"];
