@@ -101,7 +101,7 @@ impl JobLog {
     /// What `pipe2(2)` and `memfd_create(2)` say, such as too many open files.
     pub fn open(directory: &Path, label: &JobLabel) -> io::Result<Self> {
         let (output, input) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
-        Self::resume(directory, label, [output, input, Desk::new()?])
+        Self::resume(directory, label, [output, input, Desk::memory()?])
     }
 
     /// Goes on with the [`descriptors`](Self::descriptors) of a server that was here before. To be

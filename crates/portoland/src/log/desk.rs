@@ -27,7 +27,8 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    pub(super) fn new() -> io::Result<OwnedFd> {
+    /// Memory for an empty one.
+    pub(super) fn memory() -> io::Result<OwnedFd> {
         Ok(rustix::fs::memfd_create(
             "portolan-log",
             MemfdFlags::CLOEXEC,
@@ -66,11 +67,10 @@ impl Desk {
     fn fetch(&mut self, pipe: &OwnedFd, count: usize) {
         let flags = SpliceFlags::NONBLOCK;
         let (memory, mut end) = (&self.memory, self.end);
-        match rustix::pipe::splice(pipe, None, memory, Some(&mut end), count, flags) {
-            Ok(moved) => self.end += moved as u64,
-            // Nothing there, or interrupted: the pipe stays readable if there is something.
-            Err(_) => {}
-        }
+        let moved = rustix::pipe::splice(pipe, None, memory, Some(&mut end), count, flags);
+        // Otherwise there is nothing, or it was interrupted: the pipe stays readable if there is
+        // something.
+        self.end += moved.unwrap_or(0) as u64;
     }
 
     /// All that was handed out is done with, but for the last `rest` bytes.
