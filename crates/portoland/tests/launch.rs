@@ -298,6 +298,7 @@ fn a_job_that_cannot_be_started_says_what_is_missing() {
         path("script").display()
     );
     assert_eq!(script.reason(), expected);
+    assert_eq!(script.path(), Some(Path::new("/no/such/interpreter")));
     let nothing = nothing();
     let like = inheritance(nothing.as_fd());
     let started = Launcher::new().start(&job(&format!("Program = {:?}", path("script"))), &like);

@@ -128,7 +128,10 @@ impl StartError {
         match self {
             Self::NotInPath { name: path, .. }
             | Self::Exec { program: path, .. }
-            | Self::Interpreter { program: path, .. }
+            // The program itself is there.
+            | Self::Interpreter {
+                interpreter: path, ..
+            }
             | Self::Directory { path, .. }
             | Self::StandardFile { path, .. }
             | Self::Accounts { path, .. }
