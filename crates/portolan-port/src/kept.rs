@@ -433,7 +433,6 @@ impl ReceiveRight {
         let (kept, lent) = duplicates?;
         let witness = self.port().keep().and_then(|keep| keep.witness());
         let id = self.id();
-        self.forget();
         let custody = Custody {
             id,
             guard,
@@ -443,6 +442,11 @@ impl ReceiveRight {
             prune_at: PRUNE_AT,
             witness,
         };
+        // The descriptors that it knows are about to be closed, and their numbers to be others'.
+        for (cookie, parts) in &custody.channels {
+            custody.tell_witness(*cookie, parts);
+        }
+        self.forget();
         let right = arrive(id, lent, Keep::guarded(theirs, copy, None));
         match right {
             Ok(right) => Ok((custody, right)),

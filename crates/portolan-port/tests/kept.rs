@@ -4,7 +4,9 @@
 mod flavour;
 
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -555,6 +557,50 @@ impl Witness for Memory {
     fn gone(&self, channel: ChannelId) {
         self.0.lock().expect("no panic").remove(&channel);
     }
+}
+
+/// What a witness was told of, by the numbers of descriptors alone.
+#[derive(Default)]
+struct Numbers(Mutex<HashMap<ChannelId, Vec<(RawFd, PathBuf)>>>);
+
+impl Numbers {
+    fn link(number: RawFd) -> Option<PathBuf> {
+        fs::read_link(format!("/proc/self/fd/{number}")).ok()
+    }
+
+    fn are_right(&self) -> bool {
+        let known = self.0.lock().expect("no panic");
+        let mut all = known.values().flatten();
+        all.all(|(number, link)| Self::link(*number).as_ref() == Some(link))
+    }
+}
+
+impl Witness for Numbers {
+    fn changed(&self, channel: ChannelId, _: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let numbers = descriptors.iter().map(AsRawFd::as_raw_fd);
+        let links = numbers.map(|number| (number, Self::link(number).expect("open")));
+        let mut known = self.0.lock().expect("no panic");
+        known.insert(channel, links.collect());
+    }
+
+    fn gone(&self, channel: ChannelId) {
+        self.0.lock().expect("no panic").remove(&channel);
+    }
+}
+
+in_both_flavours!(a_witness_knows_the_descriptors_of_a_port_that_is_lent_and_comes_back);
+fn a_witness_knows_the_descriptors_of_a_port_that_is_lent_and_comes_back(flavour: Flavour) {
+    let numbers = Arc::new(Numbers::default());
+    let parts = PortParts::fresh().expect("parts");
+    let port = ReceiveRight::witnessed(parts, numbers.clone()).expect("port");
+    let rights: Vec<_> = (0..3).map(|_| right_to(&port, flavour)).collect();
+    assert!(numbers.are_right());
+    let (custody, lent) = port.lend().expect("lend");
+    assert!(numbers.are_right(), "what is lent");
+    drop(lent);
+    let (port, _) = custody.take_back().expect("take back");
+    assert!(numbers.are_right(), "what is back");
+    drop((port, rights));
 }
 
 in_both_flavours!(a_port_is_made_anew_of_what_its_witness_saw);
