@@ -1,0 +1,255 @@
+//! A server with jobs, in a directory of its own.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use portolan::bootstrap::Bootstrap;
+use portolan::bootstrap::jobs::{JobState, JobStatus};
+use portolan::{JobLabel, Message, ReplyError, RequestError, SendRight, ServiceName, Timeout};
+use rustix::process::{Pid, Signal};
+
+use crate::part::{ECHO, PART, PLACE, SERVICE};
+use crate::world::{Running, World, wait_for_line};
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+pub(crate) const TIME: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Timeout = Timeout::after(TIME);
+
+/// The service of the one job that most tests have; the label of that job is the same.
+pub(crate) const NAME: &str = "org.example.job";
+
+/// Waits until something holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < TIME,
+            "it was waited for in vain that {what}"
+        );
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Shows a figure. It is no more than that: what must hold is asserted.
+#[expect(clippy::print_stderr, reason = "a figure that the test measured")]
+pub(crate) fn show(figure: &str) {
+    eprintln!("{figure}");
+}
+
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// What it takes to run a program on this machine now.
+pub(crate) fn start_of(program: &Path, arguments: &[&str]) -> Duration {
+    let times = (0..20).map(|_| {
+        let start = Instant::now();
+        let ran = Command::new(program).args(arguments).output().expect("run");
+        assert!(ran.status.success());
+        start.elapsed()
+    });
+    median(times.collect())
+}
+
+pub(crate) fn label() -> JobLabel {
+    NAME.parse().expect("label")
+}
+
+pub(crate) fn name() -> ServiceName {
+    NAME.parse().expect("name")
+}
+
+/// A server and a connection to it. Dropping it ends the server with its jobs.
+pub(crate) struct Site {
+    pub(crate) bootstrap: Bootstrap,
+    world: World,
+    holder: Running,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        let world = World::new();
+        let log = fs::File::create(world.path("log")).expect("log");
+        let mut command = world.command(["bootstrap"]);
+        command.stderr(log).stdout(Stdio::null());
+        let mut holder = Running::start(&mut command);
+        let mut bootstrap = None;
+        until("the server listens", || {
+            assert!(holder.child.try_wait().expect("wait").is_none(), "it ended");
+            bootstrap = Bootstrap::connect(&world.runtime()).ok();
+            // Whoever connects while it comes up may be too early.
+            bootstrap.as_ref().is_some_and(|found| found.jobs().is_ok())
+        });
+        Self {
+            bootstrap: bootstrap.expect("a connection"),
+            world,
+            holder,
+        }
+    }
+
+    /// A server with one job.
+    pub(crate) fn with(part: &str, keys: &str) -> Self {
+        let site = Self::new();
+        site.load(&site.file(NAME, part, &format!("MachServices.'{NAME}' = true\n{keys}")));
+        site
+    }
+
+    /// The text of a job file. `keys` come before all tables.
+    pub(crate) fn file(&self, label: &str, part: &str, keys: &str) -> String {
+        let own = std::env::current_exe().expect("this program");
+        self.file_of(&own, label, part, keys)
+    }
+
+    pub(crate) fn file_of(&self, program: &Path, label: &str, part: &str, keys: &str) -> String {
+        let place = self.world.path("");
+        format!(
+            "Label = '{label}'\n\
+             ProgramArguments = ['{}', '--exact', 'play_a_part', '--nocapture', '--test-threads=1']\n\
+             SoftResourceLimits.Core = 0\n\
+             EnvironmentVariables.{PART} = '{part}'\n\
+             EnvironmentVariables.{PLACE} = '{}'\n\
+             EnvironmentVariables.{SERVICE} = '{NAME}'\n\
+             {keys}\n",
+            program.display(),
+            place.display(),
+        )
+    }
+
+    pub(crate) fn load(&self, file: &str) {
+        let loaded = self.bootstrap.load(&self.path("job.toml"), file.as_bytes());
+        loaded.expect("load");
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.world.path(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        self.world.write(name, text)
+    }
+
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
+    /// The lines that parts have left in a file.
+    pub(crate) fn lines(&self, file: &str) -> Vec<String> {
+        let text = fs::read_to_string(self.path(file)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    pub(crate) fn look_up(&self) -> SendRight {
+        self.bootstrap.look_up(&name()).expect("look up")
+    }
+
+    pub(crate) fn job(&self) -> JobStatus {
+        self.bootstrap.job(&label()).expect("the job")
+    }
+
+    pub(crate) fn state(&self) -> JobState {
+        self.job().summary.state
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.job().summary.pid.expect("it runs")
+    }
+
+    pub(crate) fn until_state(&self, state: JobState) {
+        until(&format!("the job is {state}"), || self.state() == state);
+    }
+
+    /// A process that plays a part and is no job. It has said that it is ready.
+    pub(crate) fn play(&self, part: &str) -> Running {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command
+            .args(["--exact", "play_a_part", "--nocapture", "--test-threads=1"])
+            .env(PART, part)
+            .env(PLACE, self.path("senders"))
+            .env(SERVICE, NAME)
+            .env("PORTOLAN_RUNTIME_DIR", self.world.runtime())
+            .env_remove("PORTOLAN_BOOTSTRAP_FD")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut running = Running::start(&mut command);
+        wait_for_line(&mut running.child, "ready");
+        running
+    }
+
+    /// The process that has what the server has, and starts it again.
+    pub(crate) fn holder(&self) -> u32 {
+        self.holder.pid()
+    }
+
+    /// The server itself. There may be none for a moment.
+    pub(crate) fn server(&self) -> Option<Pid> {
+        let program = fs::canonicalize(env!("CARGO_BIN_EXE_portolan")).expect("the program");
+        let is_server = |pid: &Pid| {
+            let exe = fs::read_link(format!("/proc/{}/exe", pid.as_raw_pid()));
+            exe.is_ok_and(|exe| exe == program)
+        };
+        children(self.holder()).into_iter().find(is_server)
+    }
+
+    pub(crate) fn signal_server(&self, signal: Signal) -> Pid {
+        let server = self.server().expect("a server");
+        rustix::process::kill_process(server, signal).expect("signal");
+        server
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log = fs::read(self.path("log")).unwrap_or_default();
+            std::io::stderr().write_all(&log).ok();
+        }
+        if let Some(server) = self.server() {
+            // A test that failed may have left it stopped.
+            rustix::process::kill_process(server, Signal::CONT).ok();
+        }
+        self.world.run(["shutdown"]);
+        let start = Instant::now();
+        while matches!(self.holder.child.try_wait(), Ok(None)) && start.elapsed() < TIME {
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+}
+
+pub(crate) fn children(pid: u32) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let pids = children.split_whitespace();
+    pids.filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
+}
+
+/// Asks a job, and gives its pid.
+pub(crate) fn ask(right: &SendRight) -> Result<u32, ReplyError> {
+    request(right, ECHO, b"").map(|(pid, _)| pid)
+}
+
+/// Sends a request, and gives the pid of the job and what it sent back.
+pub(crate) fn request(
+    right: &SendRight,
+    id: i32,
+    bytes: &[u8],
+) -> Result<(u32, Vec<u8>), ReplyError> {
+    let message = Message::new(id).with_bytes(bytes);
+    match right.request(message, PATIENCE, PATIENCE) {
+        Ok(answer) => Ok(parse(&answer)),
+        Err(RequestError::Reply(error)) => Err(error),
+        Err(RequestError::Send(error)) => panic!("{error}"),
+    }
+}
+
+/// The parts of an answer to [`ECHO`].
+pub(crate) fn parse(answer: &Message) -> (u32, Vec<u8>) {
+    let (pid, rest) = answer.bytes().split_first_chunk().expect("a pid");
+    (u32::from_le_bytes(*pid), rest.to_vec())
+}
