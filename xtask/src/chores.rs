@@ -22,6 +22,11 @@ pub(crate) fn soak(root: &Path, seconds: u64) -> anyhow::Result<()> {
     repeat_tests(root, &["--tests", "soak_"], seconds)
 }
 
+/// The same for those of the bootstrap server with jobs.
+pub(crate) fn soak_jobs(root: &Path, seconds: u64) -> anyhow::Result<()> {
+    repeat_tests(root, &["--test", "launch", "soak_"], seconds)
+}
+
 /// Runs the tests of the files named `hostile…`, those with random input for so many seconds.
 pub(crate) fn hostile(root: &Path, seconds: u64) -> anyhow::Result<()> {
     repeat_tests(root, &["--test", "hostile*"], seconds)
@@ -78,7 +83,7 @@ pub(crate) fn ci(root: &Path) -> anyhow::Result<()> {
 
 /// About a minute of the chores that take as long as they are told to.
 fn a_minute(root: &Path) -> anyhow::Result<()> {
-    // Each of the half-dozen soak tests.
+    // Each of the dozen soak tests.
     soak(root, 2)?;
     hostile(root, 10)?;
     loom(root)?;

@@ -8,7 +8,7 @@ mod tidy;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, value_parser};
+use clap::{Args, Parser, ValueEnum, value_parser};
 
 #[derive(Parser)]
 #[command(
@@ -37,8 +37,13 @@ enum Chore {
     },
     /// Run the ring in every interleaving that loom can make of its steps
     Loom,
-    /// Repeat the tests under load; `--seconds` is for each
-    Soak(Time),
+    /// Repeat the tests under load, or a part of them; `--seconds` is for each
+    Soak {
+        /// Which of them
+        part: Option<SoakPart>,
+        #[command(flatten)]
+        time: Time,
+    },
     /// Repeat the tests with a hostile peer and random input; `--seconds` is for each
     Hostile(Time),
     /// Measure the bootstrap server as a manager of jobs; `portolan-bench` measures messages
@@ -49,6 +54,13 @@ enum Chore {
     },
     /// All that CI does: `test`, a minute of `soak`, `hostile`, `loom` and `fuzz`, then `lint`
     Ci,
+}
+
+/// A part of the tests under load.
+#[derive(Clone, Copy, ValueEnum)]
+enum SoakPart {
+    /// The bootstrap server with jobs
+    Jobs,
 }
 
 #[derive(Args)]
@@ -78,7 +90,11 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Lint => chores::lint(&root),
         Chore::Fuzz { target, time } => fuzz::fuzz(&root, target.as_deref(), time.seconds),
         Chore::Loom => chores::loom(&root),
-        Chore::Soak(time) => chores::soak(&root, time.seconds),
+        Chore::Soak { part: None, time } => chores::soak(&root, time.seconds),
+        Chore::Soak {
+            part: Some(SoakPart::Jobs),
+            time,
+        } => chores::soak_jobs(&root, time.seconds),
         Chore::Hostile(time) => chores::hostile(&root, time.seconds),
         Chore::Measure { quick } => chores::measure(&root, *quick),
         Chore::Ci => chores::ci(&root),

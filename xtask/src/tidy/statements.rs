@@ -1,6 +1,7 @@
 //! The table of conformance statements and the tests that are named after them agree.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::Finding;
 use super::source::RustFile;
@@ -13,19 +14,20 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let rows = rows(tree.text(PAGE).unwrap_or_default());
     let mut findings = Vec::new();
     for (&test, place) in &tests {
-        for number in statements(test) {
+        for statement in statements(test) {
             if !rows
                 .iter()
-                .any(|row| row.number == number && row.test == test)
+                .any(|row| row.statement == statement && row.test == test)
             {
-                let text = format!("{test} is not in the row of statement {number} of {PAGE}");
+                let text = format!("{test} is not in the row of statement {statement} of {PAGE}");
                 findings.push(Finding::new(place, text));
             }
         }
     }
     for row in &rows {
-        if !statements(row.test).contains(&row.number) {
-            let text = format!("{} stands in the row of statement {}", row.test, row.number);
+        if !statements(row.test).contains(&row.statement) {
+            let (test, statement) = (row.test, row.statement);
+            let text = format!("{test} stands in the row of statement {statement}");
             findings.push(Finding::at(PAGE, row.line, text));
         } else if !tests.contains_key(row.test) {
             let text = format!("there is no test {}", row.test);
@@ -35,10 +37,28 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// A test that a row of the table names.
+/// A statement of one of the two tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Statement {
+    /// About Mach, launchd and CFMessagePort; tests are named `sNN_…`.
+    Semantics(u32),
+    /// About launching on demand, `L` before its number; tests are named `lNN_…`.
+    Launch(u32),
+}
+
+impl fmt::Display for Statement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Semantics(number) => write!(f, "{number}"),
+            Self::Launch(number) => write!(f, "L{number}"),
+        }
+    }
+}
+
+/// A test that a row of a table names.
 struct Row<'a> {
     line: usize,
-    number: u32,
+    statement: Statement,
     test: &'a str,
 }
 
@@ -50,14 +70,22 @@ fn rows(page: &str) -> Vec<Row<'_>> {
         let ["", number, .., tests, ""] = cells.as_slice() else {
             continue;
         };
-        let Ok(number) = number.parse() else { continue };
+        let statement = match number.strip_prefix('L') {
+            Some(number) => number.parse().map(Statement::Launch),
+            None => number.parse().map(Statement::Semantics),
+        };
+        let Ok(statement) = statement else { continue };
         let tests = tests.split('`').skip(1).step_by(2);
-        rows.extend(tests.map(|test| Row { line, number, test }));
+        rows.extend(tests.map(|test| Row {
+            line,
+            statement,
+            test,
+        }));
     }
     rows
 }
 
-/// Every function named `sNN_…` and where it stands.
+/// Every function named `sNN_…` or `lNN_…` and where it stands.
 fn tests(files: &[RustFile]) -> BTreeMap<&str, String> {
     let mut tests = BTreeMap::new();
     for file in files {
@@ -72,12 +100,18 @@ fn tests(files: &[RustFile]) -> BTreeMap<&str, String> {
     tests
 }
 
-/// The numbers in front of a test's name: 12 and 13 in `s12_s13_moves`.
-fn statements(name: &str) -> Vec<u32> {
+/// The statements in front of a test's name: 12 and 13 in `s12_s13_moves`.
+fn statements(name: &str) -> Vec<Statement> {
     let parts = name.split('_');
-    parts
-        .map_while(|part| part.strip_prefix('s')?.parse().ok())
-        .collect()
+    parts.map_while(statement).collect()
+}
+
+fn statement(part: &str) -> Option<Statement> {
+    match part.split_at_checked(1)? {
+        ("s", number) => Some(Statement::Semantics(number.parse().ok()?)),
+        ("l", number) => Some(Statement::Launch(number.parse().ok()?)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -128,8 +162,22 @@ mod tests {
 
     #[test]
     fn a_test_may_name_several_statements() {
-        assert_eq!(statements("s12_s13_moves"), [12, 13]);
-        assert_eq!(statements("s05_separate"), [5]);
-        assert_eq!(statements("send_s5_it"), [0; 0]);
+        use Statement::{Launch, Semantics};
+        assert_eq!(statements("s12_s13_moves"), [Semantics(12), Semantics(13)]);
+        assert_eq!(statements("s05_separate"), [Semantics(5)]);
+        assert_eq!(statements("l30_starts"), [Launch(30)]);
+        assert_eq!(statements("send_s5_it"), []);
+        assert_eq!(statements("load_l5"), []);
+    }
+
+    #[test]
+    fn the_tables_have_numbers_of_their_own() {
+        let source = "#[test]\nfn l54_starts() {}\n";
+        let check = |row: &str| {
+            let page = format!("{HEAD}{row}\n");
+            check(&Tree::of(&[(PAGE, &page), ("crates/x/tests/a.rs", source)])).len()
+        };
+        assert_eq!(check("| L54 | y | `l54_starts` |"), 0);
+        assert_eq!(check("| 54 | y | `l54_starts` |"), 2);
     }
 }
