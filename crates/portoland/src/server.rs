@@ -120,6 +120,8 @@ pub struct Server {
     signals: Option<UnixStream>,
     holder: Option<OwnedFd>,
     refusals: LogLimit,
+    /// It is not the first one that has these channels.
+    goes_on: bool,
     /// Without a listener nobody can come back once the last right is gone.
     public_is_unused: bool,
     ended: Option<Ended>,
@@ -167,6 +169,7 @@ impl Server {
             signals: None,
             holder: None,
             refusals: LogLimit::default(),
+            goes_on: false,
             public_is_unused: false,
             ended: None,
         })
@@ -362,6 +365,11 @@ impl Server {
         let Some(reply) = message.take_reply() else {
             return;
         };
+        // Who sends has not been said again yet to a server that goes on from another. Its client asks
+        // again when it hears that nobody has served it, and is known then.
+        if self.goes_on && message.sender().is_none() {
+            return;
+        }
         self.see_to_deaths();
         // Whoever saw a process end finds its services reset and emptied as its job file says.
         self.carry_out();

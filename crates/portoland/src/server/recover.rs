@@ -126,6 +126,7 @@ impl Server {
             None => Workshop::new(runtime, Some(exits))?,
         };
         let mut server = Self::bare(Store::new(journal), Some(workshop))?;
+        server.goes_on = true;
         server.wait_for_holder(holder)?;
         estate.sort_channels();
         server.restore_clients(&mut estate);
