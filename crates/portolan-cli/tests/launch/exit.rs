@@ -18,7 +18,7 @@ fn l38_no_message_is_lost_to_an_exit_at_the_same_moment() {
     race(&site, &right, ROUNDS);
 }
 
-/// A hundred thousand rounds take a quarter of an hour.
+/// A hundred thousand rounds take some minutes.
 #[test]
 fn soak_l38_no_message_is_lost_to_an_exit_at_the_same_moment() {
     let site = Site::with("idle", "");

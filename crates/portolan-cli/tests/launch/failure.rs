@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::part::{ECHO, EXIT};
-use crate::site::{
-    NAME, PATIENCE, Site, TIME, ask, label, median, name, request, show, start_of, until,
-};
+use crate::site::{NAME, PATIENCE, Site, TIME, ask, label, name, request, show, typical, until};
 
 #[test]
 fn l34_a_helper_that_exits_well_is_never_throttled() {
@@ -52,19 +50,12 @@ fn call_cold_helper(site: &Site, right: &SendRight, calls: u32, pause: impl Fn()
         pause();
         time
     });
-    let median = median(times.collect());
+    let times: Vec<_> = times.collect();
     let job = site.job();
     assert_eq!((job.runs - runs, job.failures), (calls, 0));
-    show(&format!(
-        "first answer of a cold helper after {median:?}, median of {calls}"
-    ));
+    show(&format!("first answers of a cold helper after {times:?}"));
     // One call alone says little.
-    if calls > 1 && median >= Duration::from_millis(10) {
-        // It is a slow or busy machine then.
-        let program = std::env::current_exe().expect("this program");
-        let start = start_of(&program, &["--exact", "play_a_part"]);
-        assert!(median < 3 * start, "{median:?}, and a start of {start:?}");
-    }
+    assert!(calls == 1 || typical(times) < Duration::from_millis(10));
 }
 
 #[test]
@@ -104,6 +95,9 @@ fn l34_a_job_that_fails_is_started_ever_later_and_recovers_by_itself() {
     assert!(share < 0.01, "{share}");
 }
 
+/// `USER_HZ`, the same on all architectures.
+const TICKS_PER_SECOND: u32 = 100;
+
 /// What the server, its holder, and the jobs that they have waited for have used.
 fn cpu_time(site: &Site) -> Duration {
     let server = site.server().expect("a server").as_raw_pid();
@@ -113,14 +107,16 @@ fn cpu_time(site: &Site) -> Duration {
         let fields = stat.rsplit_once(") ").expect("proc_pid_stat(5)").1;
         let ended = fields.split(' ').skip(13).take(2);
         let ticks: u64 = ended.map(|time| time.parse::<u64>().expect("ticks")).sum();
+        let ended = Duration::from_secs(ticks) / TICKS_PER_SECOND;
         // Ticks are too long for what a server does in between.
-        let own = fs::read_to_string(format!("/proc/{pid}/schedstat")).expect("schedstat");
-        let own = own
-            .split(' ')
-            .next()
-            .and_then(|time| time.parse::<u64>().ok());
-        let ended = ticks * 1_000_000_000 / rustix::param::clock_ticks_per_second();
-        Duration::from_nanos(own.expect("nanoseconds") + ended)
+        let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+        let own = threads.map(|thread| {
+            let text = fs::read_to_string(thread.expect("a thread").path().join("schedstat"));
+            let text = text.expect("schedstat");
+            let time = text.split(' ').next().and_then(|time| time.parse().ok());
+            Duration::from_nanos(time.expect("nanoseconds"))
+        });
+        own.sum::<Duration>() + ended
     });
     times.iter().sum()
 }
@@ -213,13 +209,18 @@ fn l35_whoever_waits_for_a_program_that_cannot_be_executed_is_told_at_once() {
     fs::set_permissions(&script, mode).expect("permissions");
     let missing = site.path("missing");
     let cases = [
-        ("missing", program(&missing), Errno::NOENT, &missing),
-        ("plain", program(&plain), Errno::ACCESS, &plain),
+        (
+            "missing",
+            program(&missing),
+            Errno::NOENT,
+            missing.as_path(),
+        ),
+        ("plain", program(&plain), Errno::ACCESS, plain.as_path()),
         (
             "script",
             program(&script),
             Errno::NOENT,
-            &PathBuf::from("/nowhere/interpreter"),
+            Path::new("/nowhere/interpreter"),
         ),
         (
             "directory",
@@ -229,11 +230,17 @@ fn l35_whoever_waits_for_a_program_that_cannot_be_executed_is_told_at_once() {
                 missing.display()
             ),
             Errno::NOENT,
-            &missing,
+            missing.as_path(),
         ),
     ];
     for (case, keys, errno, path) in cases {
-        is_told_at_once(&site, case, &keys, errno, path);
+        let rounds = 0..3;
+        let times = rounds
+            .map(|round| time_to_be_told(&site, &format!("{case}{round}"), &keys, errno, path));
+        assert!(
+            typical(times.collect()) < Duration::from_millis(50),
+            "{case}"
+        );
     }
 }
 
@@ -241,7 +248,7 @@ fn program(path: &Path) -> String {
     format!("Program = '{}'\n", path.display())
 }
 
-fn is_told_at_once(site: &Site, case: &str, keys: &str, errno: Errno, path: &PathBuf) {
+fn time_to_be_told(site: &Site, case: &str, keys: &str, errno: Errno, path: &Path) -> Duration {
     let name = format!("org.example.{case}");
     site.load(&format!(
         "Label = '{name}'\n{keys}MachServices.'{name}' = true\n"
@@ -265,11 +272,11 @@ fn is_told_at_once(site: &Site, case: &str, keys: &str, errno: Errno, path: &Pat
     };
     assert_eq!(
         (*found, Path::new(&**about)),
-        (errno.raw_os_error(), path.as_path()),
+        (errno.raw_os_error(), path),
         "{case}"
     );
     show(&format!("{case}: told after {time:?}: {why}"));
-    assert!(time < Duration::from_millis(50), "{case}: {time:?}");
+    time
 }
 
 #[test]
