@@ -344,6 +344,8 @@ pub enum Presence {
 /// The descriptor of [`AsFd`] is readable when there is something to [attend](Self::attend) to.
 pub struct Custody {
     id: PortId,
+    /// Messages that were received before the port was lent.
+    received: u64,
     guard: OwnedFd,
     ledger: Ledger,
     channels: HashMap<Cookie, ChannelParts>,
@@ -432,9 +434,10 @@ impl ReceiveRight {
         });
         let (kept, lent) = duplicates?;
         let witness = self.port().keep().and_then(|keep| keep.witness());
-        let id = self.id();
+        let (id, received) = (self.id(), self.port().received());
         let custody = Custody {
             id,
+            received,
             guard,
             ledger,
             channels: kept,
@@ -541,6 +544,7 @@ impl Custody {
         let known = channels.filter_map(|parts| Some((parts.cookie()?, parts)));
         Ok(Self {
             id,
+            received: 0,
             guard,
             ledger: Ledger::open(ledger)?,
             channels: known.collect(),
@@ -645,6 +649,9 @@ impl Custody {
         let keep = self.witness.map(|witness| Keep::witnessed(witness, None));
         let right = ReceiveRight::with_keep(self.id, channels, keep.map(Arc::new))?;
         let ledger = self.ledger;
+        right
+            .port()
+            .count_former(self.received.wrapping_add(ledger.received()));
         Ok((right, Debts { ledger, sockets }))
     }
 

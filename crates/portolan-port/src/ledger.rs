@@ -20,13 +20,14 @@ use crate::mapping::SharedWords;
 const MAX_ENTRIES: u32 = 1 << 17;
 
 /// The first word is 1 once the receiver let go of the port and answers what it owes itself, the second
-/// is how many of the entries have ever been used. Behind them, each entry has two words: the channel, 0
-/// for none, and the slot with its kind.
+/// is how many of the entries have ever been used, the third how many messages have been received. Behind
+/// them, each entry has two words: the channel, 0 for none, and the slot with its kind.
 const WORDS: usize = FIRST_ENTRY + 2 * MAX_ENTRIES as usize;
 
 const RETURNED: usize = 0;
 const USED: usize = 1;
-const FIRST_ENTRY: usize = 2;
+const RECEIVED: usize = 2;
+const FIRST_ENTRY: usize = 3;
 
 /// In the second word of an entry: nobody waits for an answer to this request any more, and it is not
 /// to be served.
@@ -165,6 +166,20 @@ impl Ledger {
             is_void: what & VOID != 0,
             is_refusal: what & REFUSAL != 0,
         })
+    }
+
+    /// Counts messages that were handed out. One thread at a time does that.
+    pub(crate) fn count_received(&self, count: u64) {
+        if let Some(word) = self.words.word(RECEIVED) {
+            let received = word.load(Ordering::Relaxed);
+            word.store(received.wrapping_add(count), Ordering::Relaxed);
+        }
+    }
+
+    /// How many messages were handed out.
+    pub(crate) fn received(&self) -> u64 {
+        let word = self.words.word(RECEIVED);
+        word.map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     /// Notes that the receiver let go of the port and is still there to answer what it owes.

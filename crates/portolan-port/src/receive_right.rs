@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 use std::time::{Duration, Instant};
 
@@ -102,7 +102,14 @@ impl ReceiveRight {
         channels: Vec<Channel>,
         keep: Option<Arc<Keep>>,
     ) -> Result<Self, CreateError> {
-        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let mut channels = channels.into_iter();
+        let epoll = match epoll::create(CreateFlags::CLOEXEC) {
+            Ok(epoll) => epoll,
+            Err(errno) => {
+                channels.for_each(|channel| let_die(&channel, keep.as_ref()));
+                return Err(errno.into());
+            }
+        };
         let port = Port {
             id,
             epoch: portolan_sys::fork::epoch(),
@@ -115,14 +122,18 @@ impl ReceiveRight {
             polled: AtomicBool::new(false),
             sleepers: AtomicU32::new(0),
             keep,
+            received: AtomicU64::new(0),
         };
-        for channel in channels {
-            port.add_known(channel)?;
-        }
-        port.watch_guard()?;
-        Ok(Self {
+        let right = Self {
             port: Arc::new(port),
-        })
+        };
+        let added = channels.try_for_each(|channel| right.port.add_known(channel).map(drop));
+        if let Err(errno) = added.and_then(|()| right.port.watch_guard()) {
+            // Those that are there already die with the port, or go back to its keeper with it.
+            channels.for_each(|channel| let_die(&channel, right.port.keep()));
+            return Err(errno.into());
+        }
+        Ok(right)
     }
 
     /// What tells this port from others.
@@ -474,6 +485,8 @@ pub(crate) struct Port {
     /// Threads that wait in epoll, and so must be told of everything through it as well.
     sleepers: AtomicU32,
     keep: Option<Arc<Keep>>,
+    /// Messages that former receivers were handed, as far as the keeper knows.
+    received: AtomicU64,
 }
 
 #[derive(Default)]
@@ -614,6 +627,7 @@ impl Port {
         hot.in_a_row += 1;
         hot.is_stream = message.reply.is_none();
         message.sequence = hot.next_sequence();
+        self.count_received(1);
         Ok(true)
     }
 
@@ -653,6 +667,7 @@ impl Port {
             hot.in_a_row = LOOK_ELSEWHERE_AFTER;
             hot.is_stream = true;
             hot.sequence += count;
+            self.count_received(count);
         }
         Ok(count)
     }
@@ -836,6 +851,7 @@ impl Port {
         });
         if let Read::Message(message) = &mut read {
             message.sequence = hot.next_sequence();
+            self.count_received(1);
         }
         read
     }
@@ -857,6 +873,16 @@ impl Port {
 
     pub(crate) fn keep(&self) -> Option<&Arc<Keep>> {
         self.keep.as_ref()
+    }
+
+    /// Tells the keeper, if there is one, how many messages were handed out. Called with `hot` locked.
+    #[inline]
+    fn count_received(&self, count: u64) {
+        match self.keep().map(|keep| keep.ledger()) {
+            Some(Some(ledger)) => ledger.count_received(count),
+            Some(None) => self.count_former(count),
+            None => {}
+        }
     }
 
     fn watch_guard(&self) -> Result<(), Errno> {
@@ -936,9 +962,15 @@ impl Port {
     /// The same for a channel that the keeper has. One in this process is told what it has.
     fn add_known(&self, channel: Channel) -> Result<Arc<Channel>, Errno> {
         let channel = Arc::new(channel);
-        let kept = self.kept(&channel)?;
+        self.try_add(&channel)
+            .inspect_err(|_| let_die(&channel, self.keep()))?;
+        Ok(channel)
+    }
+
+    fn try_add(&self, channel: &Arc<Channel>) -> Result<(), Errno> {
+        let kept = self.kept(channel)?;
         if let Some(kept) = kept.as_ref().filter(|kept| kept.keep.guard().is_none()) {
-            kept.keep.tell_come(kept.cookie, &channel);
+            kept.keep.tell_come(kept.cookie, channel);
         }
         let mut state = lock(&self.state);
         state.last_token += 1;
@@ -949,8 +981,8 @@ impl Port {
             kept,
         })?;
         state.senders += usize::from(!channel.is_once());
-        state.channels.insert(token, Arc::clone(&channel));
-        Ok(channel)
+        state.channels.insert(token, Arc::clone(channel));
+        Ok(())
     }
 
     fn kept(&self, channel: &Channel) -> Result<Option<Kept>, Errno> {
@@ -1145,6 +1177,14 @@ impl Hot {
                 .get(*at)
                 .is_some_and(|(_, channel)| channel.is_ready())
         })
+    }
+}
+
+/// A channel is lost to this process. Its sender is told, whoever else has duplicates of its end; if
+/// another process keeps the port, the channel goes on there.
+fn let_die(channel: &Channel, keep: Option<&Arc<Keep>>) {
+    if keep.is_none_or(|keep| keep.guard().is_none()) {
+        channel.close();
     }
 }
 

@@ -483,6 +483,31 @@ fn a_refused_request_survives_a_borrower_that_did_not_come_to_it(flavour: Flavou
     assert_eq!(ids_in(&port), [2, 4]);
 }
 
+in_both_flavours!(messages_with_the_same_bytes_are_told_apart_by_their_turn);
+fn messages_with_the_same_bytes_are_told_apart_by_their_turn(flavour: Flavour) {
+    let (right, port) = right_and_port(flavour);
+    for _ in 0..3 {
+        right.send_bytes(1, b"ping", PATIENCE).expect("send");
+    }
+    let digest = |port: &ReceiveRight| {
+        let head = port.head().expect("look").expect("a message");
+        head.digest()
+    };
+    let first = digest(&port);
+    let borrower = Borrower::start();
+    let (custody, lent) = lend(port);
+    assert_eq!(borrower.receive(lent, 1), [1]);
+    let port = borrower.kill(custody);
+    let second = digest(&port);
+    assert_ne!(first, second, "one was received in between");
+    assert_eq!(digest(&port), second);
+    let borrower = Borrower::start();
+    let (custody, lent) = lend(port);
+    assert!(borrower.receive(lent, 0).is_empty());
+    let port = borrower.kill(custody);
+    assert_eq!(digest(&port), second, "nothing was");
+}
+
 in_both_flavours!(the_same_message_is_known_again);
 fn the_same_message_is_known_again(flavour: Flavour) {
     let (right, port) = right_and_port(flavour);
@@ -800,8 +825,8 @@ fn what_a_client_does_wrong_leaves_nothing_in_the_ledger(flavour: Flavour) {
     right.send(Message::new(1), PATIENCE).expect("send");
     assert_eq!(lent.receive(PATIENCE).expect("message").id(), 1);
     assert!(ids_in(&lent).is_empty());
-    // Behind two words, each entry begins with its channel.
-    let first_entry = 2 * size_of::<u64>() as u64;
+    // Behind three words, each entry begins with its channel.
+    let first_entry = 3 * size_of::<u64>() as u64;
     assert_eq!(word(&ledger, 8), 1, "it was written down");
     assert_eq!(word(&ledger, first_entry), 0, "and crossed out");
 }

@@ -26,6 +26,8 @@ pub(crate) enum Verb {
     Status,
     /// Receives a message, tells its id, and never answers it.
     Receive,
+    /// Answers the first request that it has received, with the same id.
+    Answer,
     /// Tells the ids of the messages that are there, without waiting for any.
     ReceiveAll,
     /// Gives the receive right away.
@@ -41,7 +43,7 @@ pub(crate) enum Verb {
 }
 
 impl Verb {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::CheckIn,
         Self::CheckInStrict,
         Self::Register,
@@ -50,6 +52,7 @@ impl Verb {
         Self::LookUp,
         Self::Status,
         Self::Receive,
+        Self::Answer,
         Self::ReceiveAll,
         Self::Give,
         Self::Close,
@@ -129,6 +132,12 @@ impl Actor {
                 let id = message.id();
                 self.read.push(message);
                 return Ok(numbers([id]));
+            }
+            Verb::Answer => {
+                let mut requests = self.read.iter_mut();
+                let owed = |message: &mut Message| Some((message.id(), message.take_reply()?));
+                let (id, reply) = requests.find_map(owed).expect("a request");
+                reply.send(Message::new(id)).expect("answer");
             }
             Verb::ReceiveAll => return Ok(numbers(self.receive_all(text))),
             Verb::Give => {

@@ -232,3 +232,24 @@ fn a_service_that_is_reset_does_not_keep_callers_of_a_missing_program_waiting() 
     assert_ne!(new.port(), right.port());
     assert_eq!(director.queued("job", "test.a"), 0);
 }
+
+in_both_flavours!(who_let_go_of_a_port_still_answers_what_it_has_received);
+fn who_let_go_of_a_port_still_answers_what_it_has_received(flavour: Flavour) {
+    let director = Director::new();
+    director.load("job", SERVICE);
+    let (right, actor) = director.serving("test.a", flavour);
+    let begin = |id| {
+        right
+            .begin_request(Message::new(id), PATIENCE)
+            .expect("send")
+    };
+    let (answered, left) = (begin(1), begin(2));
+    assert_eq!([(); 2].map(|()| actor.receive("test.a")), [1, 2]);
+    assert_eq!(actor.code(Verb::Close, "test.a"), 0);
+    // Once it has the port again, the server has seen that it had let go.
+    actor.check_in("test.a");
+    assert_eq!(actor.code(Verb::Answer, ""), 0);
+    assert_eq!(answered.wait(PATIENCE).expect("answer").id(), 1);
+    actor.kill(Signal::KILL);
+    assert!(matches!(left.wait(PATIENCE), Err(ReplyError::NoReply)));
+}

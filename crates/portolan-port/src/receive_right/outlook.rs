@@ -1,6 +1,7 @@
 //! Looking at what is queued at a port without receiving it, for whoever keeps the port while nobody
 //! serves it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use portolan_wire::failure::StartFailure;
@@ -17,15 +18,17 @@ use crate::timeout::Deadline;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Head {
     token: u64,
-    digest: u64,
+    content: u64,
+    /// Messages received from the port before.
+    received: u64,
 }
 
 impl Head {
-    /// A number that is the same for the same message, also after the port has moved or was made
-    /// anew; messages of one sender with the same bytes may share it.
+    /// A number that is the same as long as this is the next message and none was received from the port,
+    /// whoever had it meanwhile.
     #[must_use]
     pub fn digest(&self) -> u64 {
-        self.digest
+        digest(self.content, &self.received.to_le_bytes())
     }
 }
 
@@ -67,8 +70,11 @@ impl ReceiveRight {
         let Some((token, channel)) = any.and_then(|_| waiting.next()) else {
             return Ok(None);
         };
-        let (token, digest) = (*token, channel.digest());
-        Ok(Some(Head { token, digest }))
+        Ok(Some(Head {
+            token: *token,
+            content: channel.digest(),
+            received: self.port().received(),
+        }))
     }
 
     /// Receives just this message. `None` if it is not the next of its sender any more.
@@ -81,7 +87,7 @@ impl ReceiveRight {
             .check_process()
             .map_err(|()| ReceiveError::ForeignProcess)?;
         let channel = lock(&self.port().state).channels.get(&head.token).cloned();
-        let Some(channel) = channel.filter(|channel| channel.digest() == head.digest) else {
+        let Some(channel) = channel.filter(|channel| channel.digest() == head.content) else {
             return Ok(None);
         };
         match self.port().read_one(head.token, &channel) {
@@ -115,6 +121,15 @@ impl ReceiveRight {
 }
 
 impl Port {
+    /// How many messages were handed out before by whoever had the port.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_former(&self, received: u64) {
+        self.received.fetch_add(received, Ordering::Relaxed);
+    }
+
     fn all_channels(&self) -> Vec<(u64, Arc<Channel>)> {
         if self.check_process().is_err() {
             return Vec::new();

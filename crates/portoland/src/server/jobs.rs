@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
-use portolan_port::{Message, ReceiveRight, SendOnceRight};
+use portolan_port::{Debts, Message, ReceiveRight, SendOnceRight};
 use portolan_sandbox::Identity;
 use portolan_wire::bootstrap::Reply;
 use portolan_wire::code::BootstrapCode;
@@ -77,6 +77,8 @@ pub(super) struct Run {
     pub(super) instance: Instance,
     pub(super) door: DoorKey,
     pub(super) number: u64,
+    /// Answers to requests from ports that it has let go of.
+    pub(super) debts: Vec<Debts>,
 }
 
 /// A start that is remembered.
@@ -653,6 +655,7 @@ impl Server {
             instance,
             door,
             number,
+            debts: Vec::new(),
         });
         Ok(pid)
     }
@@ -736,7 +739,7 @@ impl Server {
         self.jobs.by_pid.remove(&pid);
         self.doors.close(run.door, &self.store);
         self.store.remove(Kind::Run, job.0);
-        drop(run);
+        run.debts.into_iter().for_each(Debts::fail);
         self.jobs.note(job, &format!("process {pid}: {exit}"));
         for port in self.registry.job_exited(job) {
             self.let_go(port);
@@ -782,9 +785,8 @@ impl Server {
         };
         self.registry.returned(key);
         let port = match custody.take_back() {
-            // What is still owed is refused when the process is gone, which it is or will be soon.
             Ok((port, debts)) => {
-                debts.fail();
+                self.leave_debts(service.declared.as_ref(), debts);
                 port
             }
             Err(error) => {
@@ -798,6 +800,15 @@ impl Server {
             ..service
         };
         self.keep(key, service).is_ok()
+    }
+
+    /// What an instance that runs still owes it answers itself; at its end, the rest is refused.
+    fn leave_debts(&mut self, declared: Option<&Declared>, debts: Debts) {
+        let parts = declared.and_then(|declared| self.jobs.parts.get_mut(&declared.job));
+        match parts.and_then(|parts| parts.run.as_mut()) {
+            Some(run) if !debts.are_settled() => run.debts.push(debts),
+            _ => debts.fail(),
+        }
     }
 
     /// A job has let go of a port, or has ended and will be seen to.

@@ -338,6 +338,7 @@ impl Server {
                 instance,
                 door: DoorKey(entry.door),
                 number: entry.number,
+                debts: Vec::new(),
             };
             self.adopt(job, run);
         }
