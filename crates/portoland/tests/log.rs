@@ -390,6 +390,22 @@ fn what_a_killed_server_has_taken_is_written_by_the_next() {
     assert_eq!(stage.text(), stamped(&lines));
 }
 
+#[test]
+fn a_server_that_was_killed_while_it_cleared_away_has_left_nothing() {
+    let mut stage = Stage::new();
+    let mut output = stage.output();
+    let own = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().expect("dup");
+    let descriptors = stage.log.descriptors().map(own);
+    // What lies between a server and its file was cut off, and its offset was not set back yet.
+    rustix::fs::seek(&descriptors[2], rustix::fs::SeekFrom::Start(100)).expect("seek");
+    let directory = stage.directory();
+    stage.log = JobLog::resume(&directory, &label(), descriptors).expect("resume");
+    stage.log.set_pid(Some(7));
+    output.write_all(b"a\nb\n").expect("write");
+    stage.log.drain(NOW);
+    assert_eq!(stage.text(), stamped(&["a", "b"]));
+}
+
 fn read(reader: &mut Reader) -> String {
     let mut text = Vec::new();
     reader.more(&mut text).expect("read");

@@ -54,7 +54,7 @@ impl Desk {
     /// The next bytes, of those that are left here and those that the pipe has; as many as there is
     /// room for in `buffer`.
     pub(super) fn take<'a>(&mut self, pipe: &OwnedFd, buffer: &'a mut [u8]) -> &'a [u8] {
-        if self.end - self.seen < buffer.len() as u64 {
+        if self.end.saturating_sub(self.seen) < buffer.len() as u64 {
             self.fetch(pipe, buffer.len());
         }
         let bytes =
@@ -76,6 +76,9 @@ impl Desk {
     /// All that was handed out is done with, but for the last `rest` bytes.
     pub(super) fn done_but(&mut self, rest: usize) {
         let done = self.seen.saturating_sub(rest as u64);
+        if done == 0 {
+            return;
+        }
         if done == self.end {
             return self.clear();
         }
@@ -93,10 +96,10 @@ impl Desk {
 
     /// In this order: an offset behind the end is one of an empty desk.
     fn clear(&mut self) {
-        if self.end > 0 && rustix::fs::ftruncate(&self.memory, 0).is_ok() {
+        if rustix::fs::ftruncate(&self.memory, 0).is_ok() {
             (self.seen, self.end, self.freed) = (0, 0, 0);
+            rustix::fs::seek(&self.memory, SeekFrom::Start(0)).ok();
         }
-        rustix::fs::seek(&self.memory, SeekFrom::Start(self.seen)).ok();
     }
 }
 
