@@ -52,7 +52,7 @@ pub(super) fn measure(plan: &Plan) -> anyhow::Result<Vec<Row>> {
     }
     sender.order()?;
     let sent: Sent = sender.answer()?;
-    let last = ask(&busy)?;
+    let last = ask_for(&busy, sent.messages)?;
     ensure!(last.pid == first.pid, "the service was started anew");
     let held = HELD_EACH * 2 * times;
     let came = held_messages(&world, &server, held)?;
@@ -93,12 +93,17 @@ fn disturb(world: &World, server: &Bootstrap, how: Disturbance) -> anyhow::Resul
 fn held_messages(world: &World, server: &Bootstrap, held: u64) -> anyhow::Result<Counted> {
     succeed(world.portolan().args(["enable", HELD]))?;
     let right = server.look_up(&HELD.parse()?)?;
-    // Requests are not behind messages of other senders.
-    let came = poll("the messages that were kept", || {
-        let came = ask(&right)?;
-        Ok((came.messages >= held).then_some(came))
+    ask_for(&right, held)
+}
+
+/// What has come once so many messages have, or in vain waiting for them: a request is not behind the
+/// messages of another sender.
+fn ask_for(right: &SendRight, messages: u64) -> anyhow::Result<Counted> {
+    let came = poll("the last message", || {
+        let came = ask(right)?;
+        Ok((came.messages >= messages).then_some(came))
     });
-    came.or_else(|_| ask(&right))
+    came.or_else(|_| ask(right))
 }
 
 fn flow(sent: &Sent, counted: &Counted) -> Vec<Row> {
