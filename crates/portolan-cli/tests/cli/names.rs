@@ -171,3 +171,38 @@ fn the_privileged_server_flag_is_about_the_server() {
         assert_eq!(code(found), 1100);
     }
 }
+
+const TWO_NAMES: &str = "Label = \"test.job\"\nDisabled = true\nProgramArguments = [\"/bin/true\"]\n\
+    MachServices = { \"test.asked\" = true, \"test.unasked\" = true }\n";
+
+/// What the server says of the services of `test.job`: name, and messages that wait.
+fn services(bootstrap: &Bootstrap) -> Vec<(String, u32)> {
+    let job = bootstrap.job(&"test.job".parse().expect("label"));
+    let services = job.expect("job").services.into_iter();
+    let services = services.map(|service| (service.name.as_str().to_owned(), service.queued));
+    services.collect()
+}
+
+/// The port of a declared name is made when somebody asks for it.
+#[test]
+fn a_declared_name_outlives_the_server_whether_it_was_asked_for_or_not() {
+    let (world, bootstrap) = client();
+    let file = std::path::Path::new("/test.toml");
+    bootstrap.load(file, TWO_NAMES.as_bytes()).expect("load");
+    let asked = bootstrap.look_up(&name("test.asked")).expect("look up");
+    asked.send(Message::new(1), PATIENCE).expect("send");
+    let expected = [("test.asked".to_owned(), 1), ("test.unasked".to_owned(), 0)];
+    assert_eq!(services(&bootstrap), expected);
+    bootstrap.restart().expect("restart");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !world.log().contains("goes on where the last server was") {
+        assert!(std::time::Instant::now() < deadline, "it has not restarted");
+        std::thread::yield_now();
+    }
+    let unasked = bootstrap.look_up(&name("test.unasked")).expect("look up");
+    assert!(!unasked.is_dead());
+    assert_eq!(services(&bootstrap), expected);
+    asked
+        .send(Message::new(2), PATIENCE)
+        .expect("the same port");
+}
