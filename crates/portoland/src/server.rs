@@ -11,11 +11,14 @@
 mod answer;
 mod calendar;
 mod control;
+mod demand;
 mod door;
 mod failure;
+mod instance;
 mod jobs;
 mod limit;
 mod names;
+mod ports;
 mod process;
 mod recover;
 mod service;
