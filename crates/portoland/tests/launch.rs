@@ -260,7 +260,7 @@ fn a_job_that_cannot_be_started_says_what_is_missing() {
         (
             format!("Program = {:?}", path("script")),
             Errno::NOENT,
-            path("script"),
+            "/no/such/interpreter".into(),
         ),
         (
             format!(

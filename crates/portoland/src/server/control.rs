@@ -87,6 +87,8 @@ impl Server {
             }
             _ => return Err(BootstrapCode::BAD_OPERATION.into()),
         }
+        // What was asked for has happened when the answer comes.
+        self.carry_out();
         Ok(Answer::Now(done(&Reply::Done)))
     }
 
