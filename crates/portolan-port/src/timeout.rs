@@ -31,6 +31,12 @@ impl Timeout {
         Self(Some(duration))
     }
 
+    /// How long it is; nothing if it does not end.
+    #[must_use]
+    pub const fn duration(self) -> Option<Duration> {
+        self.0
+    }
+
     #[inline]
     pub(crate) fn deadline(self) -> Deadline {
         match self.0 {

@@ -6,6 +6,8 @@
 //!   Mach's bootstrap server.
 //! - [`bootstrap`] encodes and decodes the requests to the bootstrap server and its answers,
 //!   [`jobs`] what they say of jobs, and [`failure`] why something was refused or did not start.
+//! - [`defaults`] is the file in which the members of an application group keep their user defaults, and
+//!   [`container`] where it is.
 //!
 //! Everything that decodes takes bytes from a peer that may lie: it never panics, and it never
 //! reserves memory for a length before it has seen that many bytes.
@@ -13,7 +15,9 @@
 pub mod bootstrap;
 pub mod bounded;
 pub mod code;
+pub mod container;
 mod cursor;
+pub mod defaults;
 pub mod failure;
 mod field;
 pub mod group;

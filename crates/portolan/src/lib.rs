@@ -7,9 +7,11 @@
 //!   [`SendRight`] and [`Message`].
 //! * [`bootstrap`] publishes and finds rights by name; [`bootstrap::jobs`] has programs started when
 //!   they are needed.
+//! * [`defaults`] are the settings that the members of an application group share.
 //! * [`message_port`] is the comfortable way: a name, a callback, requests with time-outs.
 
 pub mod bootstrap;
+pub mod defaults;
 pub mod message_port;
 
 pub use portolan_port::{
