@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use portolan::{JobLabel, ServiceName};
+use portolan::{GroupId, JobLabel, ServiceName};
 
 use crate::exit;
 
@@ -72,6 +72,9 @@ pub(crate) enum Command {
     /// Check and convert job files, without the server.
     #[command(subcommand)]
     Job(Job),
+    /// Read, write and watch the settings that the members of an application group share.
+    #[command(subcommand)]
+    Defaults(Defaults),
     /// Run the bootstrap server of this user in the foreground.
     Bootstrap(Bootstrap),
     /// Have the bootstrap server go on in a new process image, such as that of a newer version, with
@@ -315,6 +318,73 @@ pub(crate) enum JobFormat {
     Xml,
     /// A binary property list.
     Binary,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Defaults {
+    /// Print the value of a key, or all values as lines of `KEY = VALUE`.
+    ///
+    /// A string is printed as it is if its key was asked for, and as in JSON otherwise; arrays and
+    /// dictionaries are printed as JSON, data in hexadecimal, dates as in RFC 3339. Without such a key
+    /// the exit code is 3.
+    Read(ReadDefaults),
+    /// Set the value of a key.
+    ///
+    /// When this returns, the value is on the disk, and whoever watches has been told.
+    Write(WriteDefaults),
+    /// Remove a key, or all of them, also if their file is broken.
+    Delete(DeleteDefaults),
+    /// Print each change from now on, once and in order: `KEY = VALUE`, or `KEY removed`.
+    Watch(WatchDefaults),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadDefaults {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The id of the group.
+    pub(crate) group: GroupId,
+    /// The key.
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WriteDefaults {
+    /// The id of the group.
+    pub(crate) group: GroupId,
+    /// The key.
+    pub(crate) key: String,
+    /// The value: a string, or its kind and then the value, as in `-int 3`.
+    ///
+    /// The kinds are `-string TEXT`, `-int NUMBER`, `-float NUMBER`, `-bool true|yes|false|no`, `-data
+    /// HEXADECIMAL`, `-date` as in RFC 3339 (2026-03-01T12:00:00Z), `-array` with any number of values
+    /// and `-dict` with any number of keys and values. In those, values can have kinds other than
+    /// `-array` and `-dict`; `--json` takes one of any depth: `--json '{"a": [1, 2]}'`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) value: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteDefaults {
+    /// The id of the group.
+    pub(crate) group: GroupId,
+    /// The key; all of them if not given.
+    pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchDefaults {
+    /// Print JSON, one line for each change; the value of a key that was removed is null.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End after so many changes.
+    #[arg(short = 'n', long)]
+    pub(crate) count: Option<u64>,
+    /// The id of the group.
+    pub(crate) group: GroupId,
+    /// The only key that is of interest.
+    pub(crate) key: Option<String>,
 }
 
 #[derive(Debug, Args)]

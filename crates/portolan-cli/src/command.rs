@@ -1,6 +1,7 @@
 //! The commands, one module each where they are more than a few lines.
 
 mod control;
+mod defaults;
 mod demo;
 mod job;
 mod load;
@@ -52,6 +53,7 @@ fn run_to_end(command: Command) -> anyhow::Result<()> {
         Command::Dump(options) => show::dump(&options),
         Command::Log(options) => log::run(&options),
         Command::Job(command) => job::run(&command),
+        Command::Defaults(command) => defaults::run(&command),
         Command::Bootstrap(options) => serve_names(&options).map(drop),
         Command::Restart => restart(),
         Command::Shutdown => shutdown(),

@@ -1,6 +1,7 @@
 //! Exit codes, for scripts.
 
 use portolan::bootstrap::{BootstrapError, ConnectError};
+use portolan::defaults::SetError;
 use portolan::{BootstrapCode, ReplyError, RequestError, SendError, SendErrorKind};
 
 /// For `portolan help` and the man page.
@@ -9,7 +10,7 @@ Exit codes:
     0  success
     1  anything that has no code of its own
     2  the command line is wrong, or a name is not valid
-    3  no service has the name (bootstrap code 1102), or no job the label (1200)
+    3  no service has the name (bootstrap code 1102), no job the label (1200), or no value the key
     4  the name may not be used: permission denied (1100)
     5  it took longer than the time-out
     6  the service died or dropped the request without an answer
@@ -24,6 +25,12 @@ Exit codes:
 
 /// Anything that has no code of its own.
 const OTHER: u8 = 1;
+
+/// The command line is wrong.
+const USAGE: u8 = 2;
+
+/// Nothing has the name.
+const NOT_FOUND: u8 = 3;
 
 /// An entitlement or job file is missing or wrong (`EX_CONFIG`).
 const CONFIGURATION: u8 = 78;
@@ -52,6 +59,18 @@ pub(crate) fn configuration(error: impl Into<anyhow::Error>) -> anyhow::Error {
     .into()
 }
 
+/// The command line is wrong in a way that its parser does not see.
+pub(crate) fn usage(error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let (code, error) = (USAGE, error.into());
+    Coded { code, error }.into()
+}
+
+/// There is no such thing.
+pub(crate) fn not_found(error: anyhow::Error) -> anyhow::Error {
+    let code = NOT_FOUND;
+    Coded { code, error }.into()
+}
+
 /// A program could not be executed, with the codes of a shell.
 pub(crate) fn not_executed(program: &std::ffi::OsStr, error: std::io::Error) -> anyhow::Error {
     let code = if error.kind() == std::io::ErrorKind::NotFound {
@@ -74,7 +93,7 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = error.downcast_ref::<BootstrapError>() {
         return match error.code()? {
-            BootstrapCode::UNKNOWN_SERVICE | BootstrapCode::JOB_NOT_FOUND => Some(3),
+            BootstrapCode::UNKNOWN_SERVICE | BootstrapCode::JOB_NOT_FOUND => Some(NOT_FOUND),
             BootstrapCode::NOT_PRIVILEGED => Some(4),
             BootstrapCode::SERVICE_ACTIVE => Some(9),
             BootstrapCode::JOB_LOADED
@@ -84,6 +103,9 @@ fn known(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
             BootstrapCode::BAD_JOB_FILE => Some(CONFIGURATION),
             _ => None,
         };
+    }
+    if let Some(SetError::Busy) = error.downcast_ref() {
+        return Some(5);
     }
     if error.is::<ConnectError>() {
         return Some(7);

@@ -104,7 +104,7 @@ fn first(value: &Value) -> i64 {
     }
 }
 
-const MUCH: i64 = 100;
+const MUCH: i64 = 50;
 
 fn write_much(defaults: &Defaults, name: &str) {
     for n in 0..MUCH {

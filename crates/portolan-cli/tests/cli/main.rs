@@ -4,6 +4,7 @@
 mod bad_input;
 mod confined;
 mod control;
+mod defaults;
 mod demo;
 mod domains;
 mod fake;

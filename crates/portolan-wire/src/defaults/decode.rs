@@ -17,13 +17,11 @@ impl Image {
         if bytes.len() > MAX_BYTES {
             return Err(ImageError::TooLong);
         }
+        let rest = bytes.strip_prefix(&MAGIC).ok_or(ImageError::OtherFormat)?;
         let mut reader = Reader {
-            cursor: Cursor::new(bytes),
+            cursor: Cursor::new(rest),
             values: 0,
         };
-        if reader.cursor.bytes(MAGIC.len())? != MAGIC {
-            return Err(ImageError::OtherFormat);
-        }
         let image = Self {
             id: reader.cursor.u64()?,
             generation: reader.cursor.u64()?,
