@@ -195,20 +195,14 @@ fn a_writer_killed_at_any_moment_leaves_the_old_or_the_new_value_and_no_watcher_
     let defaults = world.defaults();
     let mut watch = defaults.watch(Some("n")).expect("watch");
     let mut seen = 0;
-    let mut random = 1u64;
+    let mut random = Random(1);
     for life in 0..200 {
         let mut writer = world.play("count");
         let start = seen;
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
         while seen <= start + (life % 5) {
             seen = in_order(&mut watch, seen, PATIENCE).expect("a change");
         }
-        let moment = Instant::now() + Duration::from_nanos(random >> 43);
-        while Instant::now() < moment {
-            thread::yield_now();
-        }
+        random.moment();
         writer.kill();
 
         let told = fs::read(&done).expect("read");
@@ -222,6 +216,22 @@ fn a_writer_killed_at_any_moment_leaves_the_old_or_the_new_value_and_no_watcher_
     }
     let nothing = in_order(&mut watch, seen, Duration::ZERO);
     assert!(matches!(nothing, Err(NextError::TimedOut)), "{nothing:?}");
+}
+
+struct Random(u64);
+
+impl Random {
+    /// Lets up to two milliseconds pass.
+    fn moment(&mut self) {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        let end = Instant::now() + Duration::from_nanos(self.0 >> 43);
+        while Instant::now() < end {
+            thread::yield_now();
+        }
+    }
 }
 
 /// Receives the number that comes after this one.
@@ -379,6 +389,7 @@ fn a_watcher_that_is_far_behind_gets_the_difference() {
     );
 }
 
+/// The queue is emptied while somebody writes, at a random moment of that.
 #[test]
 fn a_watcher_with_a_full_queue_holds_up_nobody_and_misses_nothing() {
     let world = World::new();
@@ -386,18 +397,16 @@ fn a_watcher_with_a_full_queue_holds_up_nobody_and_misses_nothing() {
     let mut watch = defaults.watch(None).expect("watch");
     let names = world.bootstrap.list().expect("list");
     let name = &names.first().expect("the watcher").name;
-    let right = world.bootstrap.look_up(name).expect("its port");
-    while right.send(Message::new(0), Timeout::POLL).is_ok() {}
-    defaults.set("k", 1).expect("set");
-    assert_eq!(
-        watch.receive(PATIENCE).expect("a change"),
-        change("k", Some(1))
-    );
-    defaults.set("k", 2).expect("set");
-    assert_eq!(
-        watch.receive(PATIENCE).expect("a change"),
-        change("k", Some(2))
-    );
+    let mut random = Random(2);
+    for n in 1..=20 {
+        while world.bootstrap.look_up(name).is_ok() {}
+        thread::scope(|scope| {
+            scope.spawn(|| defaults.set("k", n).expect("set"));
+            random.moment();
+            let received = watch.receive(PATIENCE).expect("a change");
+            assert_eq!(received, change("k", Some(n)));
+        });
+    }
 }
 
 #[test]

@@ -12,8 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use portolan_port::{
-    CreateError, Message, MintError, ReceiveError, ReceiveRight, Right, SendErrorKind, SendRight,
-    Timeout,
+    CreateError, Message, MintError, ReceiveError, ReceiveRight, Right, SendRight, Timeout,
 };
 use portolan_wire::defaults::{Change, Image};
 use portolan_wire::group::GroupId;
@@ -64,25 +63,20 @@ impl Servers {
 
     /// Tells all watchers that the file is about to be replaced.
     pub(super) fn announce(&self) -> Result<Telling, TellError> {
-        let connected = match self.given {
-            Some(_) => None,
+        let server = match &self.given {
+            Some(bootstrap) => Some(bootstrap.copy()?),
             None => running_server()?,
         };
-        let Some(server) = self.given.as_ref().or(connected.as_ref()) else {
+        let Some(server) = server else {
             return Ok(Telling::default());
         };
         let names = server.list()?.into_iter().map(|service| service.name);
         let watchers = names.filter(|name| name.as_str().starts_with(&self.prefix));
-        let mut telling = Telling::default();
-        for name in watchers.take(MAX_WATCHERS) {
-            match server.look_up(&name) {
-                Ok(watcher) => telling.announce(watcher)?,
-                // A watcher may end at any time.
-                Err(error) if error.code().is_some() => {}
-                Err(error) => return Err(error.into()),
-            }
+        let watchers: Vec<_> = watchers.take(MAX_WATCHERS).collect();
+        match watchers.is_empty() {
+            true => Ok(Telling::default()),
+            false => Telling::announce(server, watchers),
         }
-        Ok(telling)
     }
 
     fn name(&self, port: &ReceiveRight) -> Result<ServiceName, NameError> {
@@ -102,35 +96,51 @@ impl Servers {
 /// Watchers that have been told that the file is about to be replaced. They look when this is
 /// dropped, or when the process ends.
 #[derive(Debug, Default)]
-pub(super) struct Telling {
-    port: Option<ReceiveRight>,
-    /// Those whose queues were full.
-    late: Vec<SendRight>,
+pub(super) struct Telling(Option<Told>);
+
+#[derive(Debug)]
+struct Told {
+    server: Bootstrap,
+    /// Watchers whose queues were full.
+    late: Vec<ServiceName>,
+    /// Dies when the file is replaced.
+    _port: ReceiveRight,
 }
 
 impl Telling {
-    fn announce(&mut self, watcher: SendRight) -> Result<(), TellError> {
-        let port = match self.port.take() {
-            Some(port) => port,
-            None => ReceiveRight::new()?,
-        };
-        let message = Message::new(ABOUT_TO_CHANGE).with_right(port.make_send()?);
-        self.port = Some(port);
-        match watcher.send(message, Timeout::POLL) {
-            Err(error) if matches!(error.kind(), SendErrorKind::TimedOut) => {
-                self.late.push(watcher)
+    fn announce(server: Bootstrap, watchers: Vec<ServiceName>) -> Result<Self, TellError> {
+        let port = ReceiveRight::new()?;
+        let mut late = Vec::new();
+        for name in watchers {
+            let message = Message::new(ABOUT_TO_CHANGE).with_right(port.make_send()?);
+            if !tell(&server, &name, message)? {
+                late.push(name);
             }
-            // It has ended, which watchers may.
-            _ => {}
         }
-        Ok(())
+        Ok(Self(Some(Told {
+            server,
+            late,
+            _port: port,
+        })))
     }
 
     /// The file is replaced. A queue that is full again holds what makes its watcher look.
     pub(super) fn finish(self) {
-        for watcher in &self.late {
-            watcher.send(Message::new(CHANGED), Timeout::POLL).ok();
+        let Self(Some(told)) = self else { return };
+        for name in &told.late {
+            // Should the server be gone at this moment, the watcher is told of that.
+            tell(&told.server, name, Message::new(CHANGED)).ok();
         }
+    }
+}
+
+/// Tells whether the watcher gets the message. It may also have ended.
+fn tell(server: &Bootstrap, name: &ServiceName, message: Message) -> Result<bool, TellError> {
+    match server.look_up(name) {
+        Ok(watcher) => Ok(watcher.send(message, Timeout::POLL).is_ok()),
+        // 1105 if its queue has no place for another sender.
+        Err(error) if error.code().is_some() => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
