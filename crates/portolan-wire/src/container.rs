@@ -23,11 +23,11 @@ pub struct Surroundings {
     pub home: Option<OsString>,
 }
 
-/// A group's container: a folder that is there, and the folders below it that are made on first
-/// need.
+/// A group's container: a folder of somebody else, and the folders below it that are made on first
+/// need and in which no link is followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupContainer {
-    /// Made by somebody else, links and all.
+    /// The folder that the environment names, which may be reached by links.
     pub base: PathBuf,
     /// Names of folders from there to the container, the container's own last.
     pub below: Vec<String>,

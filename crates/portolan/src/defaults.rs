@@ -62,8 +62,8 @@ pub use watch::{NextError, TellError, Watch, WatchError};
 
 /// The shared defaults of a group.
 ///
-/// Nothing is kept in it but where they are: each call opens the file, and the folders and the file
-/// are made when something is written first.
+/// Nothing is kept in it but where they are: each call opens the file. What is missing of the folders
+/// is made by whoever writes or watches first.
 #[derive(Debug)]
 pub struct Defaults {
     folder: Folder,
@@ -96,8 +96,7 @@ impl Defaults {
         })
     }
 
-    /// The defaults of a group in this folder, which must exist, for programs that keep them
-    /// elsewhere. Watchers find each other through this bootstrap server.
+    /// The defaults of a group in this folder, for programs that keep them elsewhere. Watchers find each other through this bootstrap server.
     #[must_use]
     pub fn open_in(folder: &Path, group: &GroupId, bootstrap: Bootstrap) -> Self {
         Self {

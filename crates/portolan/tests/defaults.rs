@@ -74,16 +74,28 @@ fn play_a_part() {
     }
 }
 
-/// Until it is killed; says beside the defaults how far it is.
+/// So many changes of `count` are kept in any case.
+const AHEAD: i64 = 20;
+
+/// Until it is killed; says beside the defaults how far it is, and is never further ahead of who
+/// watches than what is kept.
 fn count(defaults: &Defaults, folder: &Path) {
     let done = File::options().write(true).open(folder.join("done"));
     let done = done.expect("a file");
     let padding = Value::from(vec![7; 2000]);
     for n in number(defaults) + 1.. {
         let value = Value::Array(vec![n.into(), padding.clone()]);
+        while n > read_number(&folder.join("seen")) + AHEAD {
+            thread::yield_now();
+        }
         defaults.set("n", value).expect("set");
         done.write_all_at(&n.to_ne_bytes(), 0).expect("write");
     }
+}
+
+fn read_number(path: &Path) -> i64 {
+    let bytes = fs::read(path).expect("a file");
+    i64::from_ne_bytes(bytes.try_into().expect("a number"))
 }
 
 fn number(defaults: &Defaults) -> i64 {
@@ -192,6 +204,9 @@ fn a_writer_killed_at_any_moment_leaves_the_old_or_the_new_value_and_no_watcher_
     let world = World::new();
     let done = world.path("done");
     fs::write(&done, 0i64.to_ne_bytes()).expect("write");
+    fs::write(world.path("seen"), 0i64.to_ne_bytes()).expect("write");
+    let said = File::options().write(true).open(world.path("seen"));
+    let said = said.expect("a file");
     let defaults = world.defaults();
     let mut watch = defaults.watch(Some("n")).expect("watch");
     let mut seen = 0;
@@ -201,18 +216,20 @@ fn a_writer_killed_at_any_moment_leaves_the_old_or_the_new_value_and_no_watcher_
         let start = seen;
         while seen <= start + (life % 5) {
             seen = in_order(&mut watch, seen, PATIENCE).expect("a change");
+            said.write_all_at(&seen.to_ne_bytes(), 0).expect("write");
         }
         random.moment();
         writer.kill();
 
-        let told = fs::read(&done).expect("read");
-        let told = i64::from_ne_bytes(told.try_into().expect("a number"));
+        let told = read_number(&done);
         let found = number(&defaults);
         assert!(found == told || found == told + 1, "{found} after {told}");
         while seen < found {
             seen = in_order(&mut watch, seen, PATIENCE).expect("what the killed writer did");
         }
         assert_eq!(seen, found);
+        said.write_all_at(&seen.to_ne_bytes(), 0).expect("write");
+        fs::write(&done, found.to_ne_bytes()).expect("write");
     }
     let nothing = in_order(&mut watch, seen, Duration::ZERO);
     assert!(matches!(nothing, Err(NextError::TimedOut)), "{nothing:?}");

@@ -12,7 +12,7 @@ use crate::world::{Running, World, wait_for_line};
 const GROUP: &str = "group.a";
 
 fn container(world: &World) -> PathBuf {
-    world.path("portolan/Group Containers/group.a")
+    world.path("data/portolan/Group Containers/group.a")
 }
 
 fn read_json(world: &World) -> serde_json::Value {

@@ -68,7 +68,7 @@ impl World {
         command
             .args(arguments)
             .env("PORTOLAN_RUNTIME_DIR", self.runtime())
-            .env("XDG_DATA_HOME", self.directory.path())
+            .env("XDG_DATA_HOME", self.path("data"))
             .env_remove("PORTOLAN_GROUP_CONTAINERS")
             .env_remove("PORTOLAN_BOOTSTRAP_FD")
             .env_remove("PORTOLAN_AUTOSTART")

@@ -3,6 +3,7 @@
 
 use portolan_wire::bootstrap::{Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
+use portolan_wire::defaults::Image;
 use portolan_wire::failure::{MAX_REFUSAL_BYTES, Refusal, StartFailure};
 use portolan_wire::moved::{self, MovedChannel};
 use portolan_wire::packet::{
@@ -17,6 +18,7 @@ pub(crate) fn check(bytes: &[u8]) {
     packets(bytes);
     moved_channels(bytes);
     refusals(bytes);
+    defaults(bytes);
     for id in -1..=22 {
         requests(id, bytes);
     }
@@ -33,6 +35,12 @@ fn heads(bytes: &[u8]) {
             assert!(whole.is_err() || whole == Ok(header));
         }
         Err(error) => assert_eq!(whole, Err(error)),
+    }
+}
+
+fn defaults(bytes: &[u8]) {
+    if let Ok(image) = Image::decode(bytes) {
+        assert_eq!(image.encode().as_deref(), Ok(bytes));
     }
 }
 

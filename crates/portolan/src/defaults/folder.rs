@@ -3,9 +3,10 @@
 //! Any member of the group may have put something else in their place, so no link is followed below
 //! the folder that was there before, and what is read is a file of this user, of bounded length.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -77,6 +78,9 @@ impl Folder {
 
     /// Makes what is missing.
     fn make(&self) -> Result<OwnedFd, ReadError> {
+        let mut folders = DirBuilder::new();
+        folders.recursive(true).mode(PRIVATE_FOLDER.bits());
+        folders.create(&self.base)?;
         self.walk(
             |above, name| match rustix::fs::mkdirat(above, name, PRIVATE_FOLDER) {
                 Err(Errno::EXIST) => Ok(()),
