@@ -114,12 +114,13 @@ impl Image {
     }
 
     /// What was changed since an earlier image of the same store, in order; nothing if that is not
-    /// known any more.
+    /// known any more. An image that nothing has happened to is an earlier one of every store.
     #[must_use]
     pub fn changes_since(&self, earlier: &Self) -> Option<Vec<Change>> {
         let count = self.generation.checked_sub(earlier.generation)?;
         let count = usize::try_from(count).ok()?;
-        let known = self.id == earlier.id && count <= self.changes.len();
+        let related = self.id == earlier.id || earlier.generation == 0;
+        let known = related && count <= self.changes.len();
         known.then(|| self.changes.iter().take(count).rev().cloned().collect())
     }
 

@@ -102,7 +102,21 @@ fn changes_are_told_in_order_as_long_as_they_are_kept() {
     image.set("n", None).expect("a key");
     assert_eq!(image.changes_since(&earlier), None);
     assert_eq!(image.difference(&earlier), [change("n", None)]);
-    assert_eq!(Image::new(2).changes_since(&Image::new(1)), None);
+    let mut other = Image::new(2);
+    assert_eq!(other.changes_since(&image), None);
+    for n in 1..=2 {
+        other.set("n", Some(n.into())).expect("a key");
+    }
+    let both = [1, 2].map(|n| change("n", Some(n.into())));
+    assert_eq!(
+        other.changes_since(&Image::new(1)).as_deref(),
+        Some(&both[..])
+    );
+    let mut successor = Image::new(3);
+    for n in 3..=5 {
+        successor.set("n", Some(n.into())).expect("a key");
+    }
+    assert_eq!(successor.changes_since(&other), None);
 }
 
 #[test]

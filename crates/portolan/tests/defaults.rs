@@ -358,6 +358,20 @@ fn a_watcher_sees_each_change_once_and_in_order() {
 }
 
 #[test]
+fn the_first_changes_of_all_are_seen_like_others() {
+    let world = World::new();
+    let defaults = world.defaults();
+    let mut watch = defaults.watch(None).expect("watch");
+    for n in 1..=3 {
+        defaults.set("n", n).expect("set");
+    }
+    for n in 1..=3 {
+        let received = watch.receive(PATIENCE).expect("a change");
+        assert_eq!(received, change("n", Some(n)));
+    }
+}
+
+#[test]
 fn changes_of_several_processes_are_seen_in_one_order() {
     let world = World::new();
     let mut watch = world.defaults().watch(None).expect("watch");
