@@ -9,6 +9,9 @@ use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::de::DeserializeOwned;
 
+/// How long a process has to end before it is killed.
+const TIME_TO_END: Duration = Duration::from_secs(2);
+
 /// A process that takes orders, a line each, and answers. It is killed when it is let go of.
 pub(crate) struct Process {
     name: String,
@@ -96,7 +99,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // A bootstrap server is a process with a child that it has to end, and does when it is told so;
+        // the others have ended then. Either may have ended by itself.
+        let child = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(child, rustix::process::Signal::TERM).ok();
+        let deadline = Instant::now() + TIME_TO_END;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         self.child.kill().ok();
         self.child.wait().ok();
     }
