@@ -7,6 +7,7 @@
 mod check;
 pub mod document;
 mod entitlements;
+pub mod filter;
 mod key;
 
 pub use check::{Filter, Identity, Operation, Verdict, Violation, sandbox_check};

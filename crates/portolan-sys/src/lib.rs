@@ -4,6 +4,7 @@
 //!
 //! * [`ancillary`]: receiving a packet together with everything the kernel attaches to it
 //!   (descriptors, credentials, a pidfd), and asking for those attachments;
+//! * [`confine`]: filters of system calls, namespaces and children, for a program that locks itself in;
 //! * [`fork`]: noticing, without a system call, that this process is a forked child of the one
 //!   that made a value;
 //! * [`inherit`]: descriptors that are left open over an exec, and known by their numbers only;
@@ -16,6 +17,7 @@
 #![deny(unsafe_code)]
 
 pub mod ancillary;
+pub mod confine;
 pub mod fork;
 pub mod holder;
 pub mod inherit;

@@ -44,7 +44,7 @@ const RULES: &[Rule] = &[
     rule(
         "portolan-sandbox",
         &["portolan-sys", "portolan-wire"],
-        Only(&["plist", "serde", "thiserror", "toml"]),
+        Only(&["landlock", "plist", "rustix", "serde", "thiserror", "toml"]),
     ),
     rule(
         "portoland",
