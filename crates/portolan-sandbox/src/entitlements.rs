@@ -35,6 +35,18 @@ pub struct Entitlements {
     pub register_global: Vec<String>,
     /// `com.apple.security.temporary-exception.mach-register.local-name`.
     pub register_local: Vec<String>,
+    /// `com.apple.security.network.client`.
+    pub network_client: bool,
+    /// `com.apple.security.network.server`.
+    pub network_server: bool,
+    /// `com.apple.security.temporary-exception.files.absolute-path.read-only`.
+    pub read_only_absolute: Vec<String>,
+    /// `com.apple.security.temporary-exception.files.absolute-path.read-write`.
+    pub read_write_absolute: Vec<String>,
+    /// `com.apple.security.temporary-exception.files.home-relative-path.read-only`.
+    pub read_only_home: Vec<String>,
+    /// `com.apple.security.temporary-exception.files.home-relative-path.read-write`.
+    pub read_write_home: Vec<String>,
 }
 
 impl Entitlements {
@@ -115,6 +127,12 @@ impl Serialize for Entitlements {
         map.serialize_entry(key::LOOKUP_LOCAL, &self.lookup_local)?;
         map.serialize_entry(key::REGISTER_GLOBAL, &self.register_global)?;
         map.serialize_entry(key::REGISTER_LOCAL, &self.register_local)?;
+        map.serialize_entry(key::NETWORK_CLIENT, &self.network_client)?;
+        map.serialize_entry(key::NETWORK_SERVER, &self.network_server)?;
+        map.serialize_entry(key::READ_ONLY_ABSOLUTE, &self.read_only_absolute)?;
+        map.serialize_entry(key::READ_WRITE_ABSOLUTE, &self.read_write_absolute)?;
+        map.serialize_entry(key::READ_ONLY_HOME, &self.read_only_home)?;
+        map.serialize_entry(key::READ_WRITE_HOME, &self.read_write_home)?;
         map.end()
     }
 }

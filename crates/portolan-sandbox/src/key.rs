@@ -24,6 +24,18 @@ pub(crate) const REGISTER_GLOBAL: &str =
 pub(crate) const REGISTER_LOCAL: &str =
     "com.apple.security.temporary-exception.mach-register.local-name";
 
+pub(crate) const NETWORK_CLIENT: &str = "com.apple.security.network.client";
+pub(crate) const NETWORK_SERVER: &str = "com.apple.security.network.server";
+
+pub(crate) const READ_ONLY_ABSOLUTE: &str =
+    "com.apple.security.temporary-exception.files.absolute-path.read-only";
+pub(crate) const READ_WRITE_ABSOLUTE: &str =
+    "com.apple.security.temporary-exception.files.absolute-path.read-write";
+pub(crate) const READ_ONLY_HOME: &str =
+    "com.apple.security.temporary-exception.files.home-relative-path.read-only";
+pub(crate) const READ_WRITE_HOME: &str =
+    "com.apple.security.temporary-exception.files.home-relative-path.read-write";
+
 /// The key that excepts names from the rules for an operation.
 pub(crate) fn exception(operation: Operation, filter: Filter) -> &'static str {
     match (operation, filter) {
@@ -40,8 +52,8 @@ pub(crate) const ALL: &[(&str, Shape)] = &[
     (APP_SANDBOX, Shape::Boolean),
     ("com.apple.security.inherit", Shape::Boolean),
     (APPLICATION_GROUPS, Shape::Strings),
-    ("com.apple.security.network.client", Shape::Boolean),
-    ("com.apple.security.network.server", Shape::Boolean),
+    (NETWORK_CLIENT, Shape::Boolean),
+    (NETWORK_SERVER, Shape::Boolean),
     (
         "com.apple.security.files.user-selected.read-only",
         Shape::Boolean,
@@ -124,22 +136,10 @@ pub(crate) const ALL: &[(&str, Shape)] = &[
         "com.apple.security.temporary-exception.audio-unit-host",
         Shape::Boolean,
     ),
-    (
-        "com.apple.security.temporary-exception.files.home-relative-path.read-only",
-        Shape::Strings,
-    ),
-    (
-        "com.apple.security.temporary-exception.files.home-relative-path.read-write",
-        Shape::Strings,
-    ),
-    (
-        "com.apple.security.temporary-exception.files.absolute-path.read-only",
-        Shape::Strings,
-    ),
-    (
-        "com.apple.security.temporary-exception.files.absolute-path.read-write",
-        Shape::Strings,
-    ),
+    (READ_ONLY_HOME, Shape::Strings),
+    (READ_WRITE_HOME, Shape::Strings),
+    (READ_ONLY_ABSOLUTE, Shape::Strings),
+    (READ_WRITE_ABSOLUTE, Shape::Strings),
     (
         "com.apple.security.temporary-exception.shared-preference.read-only",
         Shape::Strings,

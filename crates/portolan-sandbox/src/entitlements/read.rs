@@ -64,9 +64,7 @@ fn apply(
     };
     let expected = match (shape, value) {
         (Shape::Boolean, Value::Boolean(value)) => {
-            if key == key::APP_SANDBOX {
-                entitlements.app_sandbox = value;
-            }
+            set_flag(entitlements, &key, value);
             return Ok(());
         }
         (Shape::Dictionary, Value::Dictionary(_)) => return Ok(()),
@@ -82,6 +80,16 @@ fn apply(
         at: at(),
         expected,
     })
+}
+
+fn set_flag(entitlements: &mut Entitlements, key: &str, value: bool) {
+    let flag = match key {
+        key::APP_SANDBOX => &mut entitlements.app_sandbox,
+        key::NETWORK_CLIENT => &mut entitlements.network_client,
+        key::NETWORK_SERVER => &mut entitlements.network_server,
+        _ => return,
+    };
+    *flag = value;
 }
 
 fn strings(value: Value) -> Option<Vec<String>> {
@@ -111,6 +119,10 @@ fn set(
         key::LOOKUP_LOCAL => &mut entitlements.lookup_local,
         key::REGISTER_GLOBAL => &mut entitlements.register_global,
         key::REGISTER_LOCAL => &mut entitlements.register_local,
+        key::READ_ONLY_ABSOLUTE => &mut entitlements.read_only_absolute,
+        key::READ_WRITE_ABSOLUTE => &mut entitlements.read_write_absolute,
+        key::READ_ONLY_HOME => &mut entitlements.read_only_home,
+        key::READ_WRITE_HOME => &mut entitlements.read_write_home,
         _ => return Ok(()),
     };
     *names = values;

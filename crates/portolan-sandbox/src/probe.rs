@@ -1,0 +1,285 @@
+//! Which tiers this machine has, found out by doing what each of them does in a process that is
+//! thrown away. Numbers of versions are not asked: a kernel may have a number and not what goes
+//! with it, and a container or a security module may forbid what the kernel can do.
+
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::profile::{Isolation, Tier};
+
+/// The file name of the program that confines itself and becomes another one.
+pub const LAUNCHER: &str = "portolan-launch";
+
+/// Where the launcher is: beside this program, or in the directory above, where the programs of a
+/// build are in relation to their tests, or in `../libexec/portolan`.
+///
+/// # Errors
+///
+/// `ENOENT` if it is in none of them.
+pub fn launcher() -> io::Result<PathBuf> {
+    let program = env::current_exe()?;
+    let beside = program.parent().unwrap_or(Path::new("/"));
+    let places = [
+        Path::new("."),
+        Path::new(".."),
+        Path::new("../libexec/portolan"),
+    ];
+    let mut candidates = places.iter().map(|place| beside.join(place).join(LAUNCHER));
+    let found = candidates.find(|path| path.is_file());
+    found.ok_or(io::ErrorKind::NotFound)?.canonicalize()
+}
+
+/// A part of a tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Part {
+    /// Filters for what this machine is.
+    Architecture,
+    /// Another user than root.
+    User,
+    /// Landlock.
+    Landlock,
+    /// Landlock's right to truncate files, from Linux 6.2.
+    Truncate,
+    /// Landlock's scope of signals, from Linux 6.12.
+    SignalScope,
+    /// Filters of system calls.
+    Filter,
+    /// Namespaces, for this user.
+    Namespaces,
+    /// Mounts in a namespace of its own.
+    Mounts,
+    /// A `/proc` of its own.
+    Proc,
+}
+
+const PARTS: &[(Part, &str, &str)] = &[
+    (
+        Part::Architecture,
+        "architecture",
+        "a filter for this architecture",
+    ),
+    (Part::User, "user", "a user that is not root"),
+    (
+        Part::Landlock,
+        "landlock",
+        "Landlock (CONFIG_SECURITY_LANDLOCK, and landlock in lsm=)",
+    ),
+    (
+        Part::Truncate,
+        "truncate",
+        "Landlock's right to truncate files (Linux 6.2)",
+    ),
+    (
+        Part::SignalScope,
+        "signal-scope",
+        "Landlock's scope of signals (Linux 6.12)",
+    ),
+    (
+        Part::Filter,
+        "filter",
+        "filters of system calls (CONFIG_SECCOMP_FILTER)",
+    ),
+    (
+        Part::Namespaces,
+        "namespaces",
+        "user namespaces (user.max_user_namespaces, kernel.unprivileged_userns_clone)",
+    ),
+    (
+        Part::Mounts,
+        "mounts",
+        "mounts in a user namespace (a security module may forbid them)",
+    ),
+    (
+        Part::Proc,
+        "proc",
+        "a new /proc (a container may forbid it)",
+    ),
+];
+
+impl Part {
+    /// A word for it, without spaces.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        PARTS
+            .iter()
+            .find(|(part, ..)| *part == self)
+            .map_or("", |(_, word, _)| word)
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let row = PARTS.iter().find(|(part, ..)| part == self);
+        f.write_str(row.map_or("", |(_, _, text)| text))
+    }
+}
+
+/// What a tier lacks here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{tier} needs {part}: {}", io::Error::from(*errno))]
+pub struct Missing {
+    /// The tier.
+    pub tier: Tier,
+    /// The part of it.
+    pub part: Part,
+    /// What the kernel said.
+    pub errno: rustix::io::Errno,
+}
+
+/// The tiers of this machine, for one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tiers {
+    /// Whether there is T1, or what it lacks.
+    pub t1: Result<(), Missing>,
+    /// Whether there is T2, or what it lacks.
+    pub t2: Result<(), Missing>,
+}
+
+impl Tiers {
+    /// Runs the launcher, which tries what it would do, as the user of this process.
+    ///
+    /// # Errors
+    ///
+    /// [`ProbeError`]
+    pub fn probe(launcher: &Path) -> Result<Self, ProbeError> {
+        let mut command = Command::new(launcher);
+        command.arg(PROBE).stdin(Stdio::null());
+        let output = command.output().map_err(|source| ProbeError::Launcher {
+            path: launcher.to_owned(),
+            source,
+        })?;
+        let text = str::from_utf8(&output.stdout).map_err(|_| ProbeError::Answer)?;
+        text.parse()
+    }
+
+    /// The tier for a program that is to be isolated like this.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`]: no other tier is taken than the one that is required.
+    pub fn choose(&self, isolation: Isolation) -> Result<Tier, Missing> {
+        match isolation {
+            Isolation::Required(Tier::T2) => self.t2.map(|()| Tier::T2),
+            Isolation::Required(Tier::T1) => self.t1.map(|()| Tier::T1),
+            Isolation::Best => match self.t2 {
+                Ok(()) => Ok(Tier::T2),
+                Err(_) => self.t1.map(|()| Tier::T1),
+            },
+        }
+    }
+}
+
+/// The argument that tells the launcher to try the tiers.
+pub const PROBE: &str = "--probe";
+
+impl std::fmt::Display for Tiers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (tier, found) in [(Tier::T1, self.t1), (Tier::T2, self.t2)] {
+            match found {
+                Ok(()) => writeln!(f, "{tier} ok")?,
+                Err(Missing { part, errno, .. }) => {
+                    writeln!(f, "{tier} lacks {} {}", part.word(), errno.raw_os_error())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// As the launcher prints them.
+impl FromStr for Tiers {
+    type Err = ProbeError;
+
+    fn from_str(text: &str) -> Result<Self, ProbeError> {
+        let mut lines = text.lines();
+        let mut next = |tier| read(tier, lines.next().unwrap_or_default());
+        let (t1, t2) = (next(Tier::T1)?, next(Tier::T2)?);
+        Ok(Self { t1, t2 })
+    }
+}
+
+fn read(tier: Tier, line: &str) -> Result<Result<(), Missing>, ProbeError> {
+    let words: Vec<&str> = line.split(' ').collect();
+    let name = tier.to_string();
+    match *words {
+        [first, "ok"] if first == name => Ok(Ok(())),
+        [first, "lacks", word, errno] if first == name => {
+            let part = PARTS.iter().find(|(_, known, _)| *known == word);
+            let (part, ..) = part.ok_or(ProbeError::Answer)?;
+            let errno: i32 = errno.parse().map_err(|_| ProbeError::Answer)?;
+            Ok(Err(Missing {
+                tier,
+                part: *part,
+                errno: rustix::io::Errno::from_raw_os_error(errno),
+            }))
+        }
+        _ => Err(ProbeError::Answer),
+    }
+}
+
+/// It is not known what this machine has.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The launcher cannot be run.
+    #[error("cannot run {}", path.display())]
+    Launcher {
+        /// Where it should be.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The launcher has answered something else: it is of another version, or was killed.
+    #[error("the launcher does not say which tiers there are")]
+    Answer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::io::Errno;
+
+    #[test]
+    fn tiers_are_read_as_they_are_written() {
+        for (part, word, _) in PARTS {
+            assert_eq!(part.word(), *word);
+            let missing = Missing {
+                tier: Tier::T2,
+                part: *part,
+                errno: Errno::NOSPC,
+            };
+            let tiers = Tiers {
+                t1: Ok(()),
+                t2: Err(missing),
+            };
+            let read: Tiers = tiers.to_string().parse().expect("tiers");
+            assert_eq!(read, tiers);
+        }
+        for wrong in ["", "T1 ok\n", "T2 ok\nT1 ok\n", "T1 ok\nT2 lacks x 1\n"] {
+            wrong.parse::<Tiers>().expect_err(wrong);
+        }
+    }
+
+    #[test]
+    fn what_is_required_is_not_weakened() {
+        let missing = Missing {
+            tier: Tier::T2,
+            part: Part::Namespaces,
+            errno: Errno::NOSPC,
+        };
+        let tiers = Tiers {
+            t1: Ok(()),
+            t2: Err(missing),
+        };
+        assert_eq!(tiers.choose(Isolation::Best), Ok(Tier::T1));
+        assert_eq!(tiers.choose(Isolation::Required(Tier::T1)), Ok(Tier::T1));
+        let error = tiers.choose(Isolation::Required(Tier::T2)).expect_err("T2");
+        assert!(error.to_string().contains("user namespaces"), "{error}");
+    }
+}
