@@ -1,0 +1,162 @@
+//! From being started to being another program.
+
+mod containers;
+mod failure;
+mod inherited;
+mod places;
+mod privileges;
+mod relay;
+mod rights;
+mod root;
+mod tiers;
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{self, Command, ExitCode};
+
+use portolan_sandbox::filter::{Architecture, filter};
+use portolan_sandbox::probe::{PROBE, Part};
+use portolan_sandbox::profile::{Profile, Tier};
+use portolan_sys::confine;
+
+use failure::Failure;
+use inherited::Inherited;
+use places::Place;
+
+pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
+    let result = match arguments.as_slice() {
+        [only] if only.to_str() == Some(PROBE) => tiers::report(),
+        [number, name, arguments @ ..] => {
+            launch(number, name, arguments).map(|never| match never {})
+        }
+        _ => Err(Failure::Usage),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.report();
+            failure.code()
+        }
+    }
+}
+
+fn launch(
+    number: &OsString,
+    name: &OsString,
+    arguments: &[OsString],
+) -> Result<Infallible, Failure> {
+    refuse_root()?;
+    let number = number.to_str().and_then(|number| number.parse().ok());
+    let number: u32 = number.ok_or(Failure::Usage)?;
+    let memory = portolan_sys::inherit::take(number).map_err(Failure::NoProfile)?;
+    let profile = Profile::unseal(memory)?;
+    let inherited = Inherited::take()?;
+    containers::make(&profile)?;
+    let places = places::of(&profile);
+    let directory = directory(&profile, &places);
+    let mut command = Command::new(&profile.program);
+    command.arg0(name).args(arguments);
+    set_environment(&mut command, &profile, &inherited);
+    match profile.tier {
+        Tier::T1 => {
+            confine::give_up_terminal().map_err(Failure::Terminal)?;
+            become_program(command, &profile, &places, &directory, &inherited)
+        }
+        Tier::T2 => {
+            let inside = relay::enter_namespaces(profile.client || profile.server)?;
+            let own = relay::first_process(inside, inherited)?;
+            root::build(&places)?;
+            let (inherited, pid) = own.program()?;
+            if inherited.has_sockets() {
+                command.env("LISTEN_PID", pid.to_string());
+            }
+            become_program(command, &profile, &places, &directory, &inherited)
+        }
+    }
+}
+
+/// A program that is root's outside of its walls has too many ways around them.
+fn refuse_root() -> Result<(), Failure> {
+    if rustix::process::getuid().is_root() || rustix::process::geteuid().is_root() {
+        return Err(Failure::Root);
+    }
+    Ok(())
+}
+
+/// Where the program begins: here, if it may be here, else in its container.
+fn directory(profile: &Profile, places: &[Place]) -> PathBuf {
+    let here = env::current_dir().ok();
+    let granted = |here: &PathBuf| places.iter().any(|place| here.starts_with(&place.path));
+    here.filter(granted)
+        .unwrap_or_else(|| profile.container.clone())
+}
+
+/// The places of the user's files that a program looks for in its environment are in its container.
+fn set_environment(command: &mut Command, profile: &Profile, inherited: &Inherited) {
+    for outside in [
+        "XDG_CONFIG_HOME",
+        "XDG_DATA_HOME",
+        "XDG_CACHE_HOME",
+        "XDG_STATE_HOME",
+        "XDG_RUNTIME_DIR",
+        "DBUS_SESSION_BUS_ADDRESS",
+    ] {
+        command.env_remove(outside);
+    }
+    if !inherited.has_sockets() {
+        for listening in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            command.env_remove(listening);
+        }
+    }
+    command
+        .env("HOME", &profile.container)
+        .env("TMPDIR", profile.container.join("tmp"))
+        .env("APP_SANDBOX_CONTAINER_ID", profile.label.as_str());
+}
+
+/// The order matters: each step forbids what the ones before it needed.
+fn become_program(
+    mut command: Command,
+    profile: &Profile,
+    places: &[Place],
+    directory: &PathBuf,
+    inherited: &Inherited,
+) -> Result<Infallible, Failure> {
+    env::set_current_dir(directory).map_err(|source| Failure::Directory {
+        path: directory.clone(),
+        source,
+    })?;
+    inherited.leave().map_err(Failure::Descriptors)?;
+    privileges::drop_all().map_err(Failure::Privileges)?;
+    rights::restrict(profile, places)?;
+    install_filter(profile)?;
+    let source = command.exec();
+    Err(Failure::Exec {
+        program: profile.program.clone(),
+        source,
+    })
+}
+
+fn install_filter(profile: &Profile) -> Result<(), Failure> {
+    let missing = |part| {
+        move |source| Failure::Missing {
+            tier: profile.tier,
+            part,
+            source,
+        }
+    };
+    let architecture = Architecture::current().ok_or(io::ErrorKind::Unsupported.into());
+    let architecture = architecture.map_err(missing(Part::Architecture))?;
+    let program = filter(architecture, profile.allowances());
+    confine::install_filter(&program).map_err(missing(Part::Filter))
+}
+
+/// Ends this process without what else belongs to the process that it was forked from.
+fn end(code: u8) -> ! {
+    io::stdout().flush().ok();
+    process::exit(code.into())
+}

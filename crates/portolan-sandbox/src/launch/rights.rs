@@ -1,0 +1,130 @@
+//! Landlock: which files, which ports and whose signals.
+//!
+//! Every right is named. What a kernel does not know yet it cannot deny, so what a tier needs is
+//! required and the others are taken where they are there.
+
+use std::error::Error;
+use std::io;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
+    PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+use portolan_sandbox::probe::Part;
+use portolan_sandbox::profile::{Profile, Tier};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::Failure;
+use super::places::{Access, Place};
+
+/// Restricts this thread, and whatever it becomes or makes, for good.
+pub(crate) fn restrict(profile: &Profile, places: &[Place]) -> Result<(), Failure> {
+    let (client, server) = (profile.client, profile.server);
+    restrict_to(profile.tier, places, client, server)
+}
+
+pub(crate) fn restrict_to(
+    tier: Tier,
+    places: &[Place],
+    client: bool,
+    server: bool,
+) -> Result<(), Failure> {
+    let missing = |part| move |source| Failure::Missing { tier, part, source };
+    let ruleset = handled(tier, client, server)?;
+    let mut ruleset = ruleset
+        .create()
+        .map_err(|error| missing(Part::Landlock)(cause(&error)))?;
+    for place in places {
+        let Ok(path) = PathFd::new(&place.path) else {
+            continue;
+        };
+        let access = access(place, &path).map_err(|source| Failure::Place {
+            path: place.path.clone(),
+            source,
+        })?;
+        let added = ruleset.add_rule(PathBeneath::new(path, access));
+        ruleset = added.map_err(|error| Failure::Place {
+            path: place.path.clone(),
+            source: cause(&error),
+        })?;
+    }
+    let status = ruleset
+        .restrict_self()
+        .map_err(|error| missing(Part::Landlock)(cause(&error)))?;
+    match status.ruleset {
+        RulesetStatus::NotEnforced => Err(missing(Part::Landlock)(Errno::OPNOTSUPP.into())),
+        _ => Ok(()),
+    }
+}
+
+fn handled(tier: Tier, client: bool, server: bool) -> Result<Ruleset, Failure> {
+    let missing = |part| {
+        move |error: landlock::RulesetError| Failure::Missing {
+            tier,
+            part,
+            source: cause(&error),
+        }
+    };
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))
+        .map_err(missing(Part::Landlock))?;
+    if tier == Tier::T1 {
+        ruleset = ruleset
+            .handle_access(AccessFs::Refer | AccessFs::Truncate)
+            .map_err(missing(Part::Truncate))?
+            .scope(Scope::Signal)
+            .map_err(missing(Part::SignalScope))?;
+    }
+    let mut ruleset = ruleset
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V5) | AccessFs::ResolveUnix)
+        .map_err(missing(Part::Landlock))?
+        .scope(Scope::Signal | Scope::AbstractUnixSocket)
+        .map_err(missing(Part::Landlock))?;
+    let ports = [
+        (AccessNet::ConnectTcp, client),
+        (AccessNet::BindTcp, server),
+    ];
+    for (right, granted) in ports {
+        if !granted {
+            let handled = ruleset.handle_access(right);
+            ruleset = handled.map_err(missing(Part::Landlock))?;
+        }
+    }
+    Ok(ruleset)
+}
+
+/// The rights on directories mean nothing on a file.
+fn access(place: &Place, path: &PathFd) -> io::Result<BitFlags<AccessFs>> {
+    let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+    let all = AccessFs::from_all(ABI::V5) | AccessFs::ResolveUnix;
+    let access = match place.access {
+        Access::Read => AccessFs::Execute | AccessFs::ReadFile | AccessFs::ReadDir,
+        Access::Processes => AccessFs::ReadFile | AccessFs::ReadDir,
+        Access::Device => {
+            AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev
+        }
+        Access::Write => all & !devices,
+    };
+    let status = rustix::fs::fstat(path)?;
+    Ok(match FileType::from_raw_mode(status.st_mode) {
+        FileType::Directory => access,
+        _ => access & AccessFs::from_file(ABI::V5),
+    })
+}
+
+/// What the kernel said, if it was asked; else that it does not know.
+fn cause(error: &(dyn Error + 'static)) -> io::Error {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<io::Error>()
+            && let Some(errno) = error.raw_os_error()
+        {
+            return io::Error::from_raw_os_error(errno);
+        }
+        next = error.source();
+    }
+    Errno::OPNOTSUPP.into()
+}
