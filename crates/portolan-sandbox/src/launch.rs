@@ -56,9 +56,10 @@ fn launch(
     let profile = Profile::unseal(memory)?;
     let inherited = Inherited::take()?;
     containers::make(&profile)?;
-    let places = places::of(&profile);
+    let program = places::program(&profile);
+    let places = places::of(&profile, &program);
     let directory = directory(&profile, &places);
-    let mut command = Command::new(&profile.program);
+    let mut command = Command::new(&program);
     command.arg0(name).args(arguments);
     set_environment(&mut command, &profile, &inherited);
     match profile.tier {

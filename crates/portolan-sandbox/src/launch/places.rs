@@ -76,12 +76,12 @@ const DEVICES: &[&str] = &[
 ];
 
 /// All places that there are, each below its parents.
-pub(crate) fn of(profile: &Profile) -> Vec<Place> {
+pub(crate) fn of(profile: &Profile, program: &Path) -> Vec<Place> {
     let mut places = everywhere(profile.tier);
     if profile.client || profile.server {
         places.extend(each(OF_THE_NETWORK, Access::Read));
     }
-    places.push(of_the_program(&profile.program));
+    places.push(of_the_program(program));
     for exception in &profile.exceptions {
         places.push(Place {
             path: exception.path.clone(),
@@ -126,10 +126,22 @@ fn sort(places: &mut [Place]) {
     places.sort_by(|a, b| (&a.path, a.access).cmp(&(&b.path, b.access)));
 }
 
+/// The path by which the program is to be executed. What is no part of the system is there by its
+/// real path only.
+pub(crate) fn program(profile: &Profile) -> PathBuf {
+    let named = &profile.program;
+    let is_system = SYSTEM.iter().any(|system| named.starts_with(system));
+    match fs::canonicalize(named) {
+        Ok(real) if !is_system => real,
+        _ => named.clone(),
+    }
+}
+
 /// The directory that a program was installed in, with its libraries and what else it needs. One
 /// that anybody but root may change is no such place: the program may stand there beside anything,
 /// and is all there is.
 fn of_the_program(program: &Path) -> Place {
+    let program = &fs::canonicalize(program).unwrap_or_else(|_| program.to_owned());
     let installed = program
         .parent()
         .filter(|directory| directory.ancestors().all(is_roots) && *directory != Path::new("/"));

@@ -17,7 +17,6 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, kill_process, setrlimit, setsid,
-    waitpid,
 };
 use rustix::thread::UnshareFlags;
 
@@ -76,6 +75,7 @@ pub(crate) fn enter_namespaces(network: bool) -> Result<Entered, Failure> {
 #[derive(Debug)]
 pub(crate) struct First {
     inherited: Inherited,
+    nothing: OwnedFd,
     signals: Blocked,
     status: OwnedFd,
 }
@@ -84,6 +84,9 @@ pub(crate) struct First {
 /// and ends as the program did.
 pub(crate) fn first_process(_: Entered, inherited: Inherited) -> Result<First, Failure> {
     let (reader, status) = io::pipe().map_err(Failure::Process)?;
+    // The tree of files is about to be replaced, for both processes.
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    let nothing = nothing.map_err(|error| Failure::Process(error.into()))?;
     let signals = Blocked::new(SIGNALS).map_err(Failure::Process)?;
     match confine::fork().map_err(Failure::Process)? {
         Fork::Child => {
@@ -91,13 +94,14 @@ pub(crate) fn first_process(_: Entered, inherited: Inherited) -> Result<First, F
             die_with_parent(&status).map_err(Failure::Process)?;
             Ok(First {
                 inherited,
+                nothing,
                 signals,
                 status: status.into(),
             })
         }
         Fork::Parent(child) => {
             drop((inherited, status));
-            become_bystander().map_err(Failure::Process)?;
+            become_bystander(nothing).map_err(Failure::Process)?;
             let outside = wait(child, &signals, |signal| match signal {
                 Signal::TSTP | Signal::TTIN | Signal::TTOU => {
                     kill_process(child, Signal::TSTP)?;
@@ -105,8 +109,8 @@ pub(crate) fn first_process(_: Entered, inherited: Inherited) -> Result<First, F
                 }
                 signal => kill_process(child, signal),
             });
-            outside.map_err(Failure::Process)?;
-            end_as(reader, &signals)
+            let first = outside.map_err(Failure::Process)?;
+            end_as(reader, first, &signals)
         }
     }
 }
@@ -128,19 +132,20 @@ impl First {
     pub(crate) fn program(self) -> Result<(Inherited, Pid), Failure> {
         let Self {
             inherited,
+            nothing,
             signals,
             status,
         } = self;
         match confine::fork().map_err(Failure::Process)? {
             Fork::Child => {
-                drop(status);
+                drop((nothing, status));
                 setsid().map_err(|error| Failure::Process(error.into()))?;
                 signals.unblock().map_err(Failure::Process)?;
                 Ok((inherited, rustix::process::getpid()))
             }
             Fork::Parent(child) => {
                 drop(inherited);
-                become_bystander().map_err(Failure::Process)?;
+                become_bystander(nothing).map_err(Failure::Process)?;
                 // A session of its own cannot be stopped from a terminal.
                 let inside = wait(child, &signals, |signal| match signal {
                     Signal::TSTP => kill_process(child, Signal::STOP),
@@ -157,8 +162,7 @@ impl First {
 
 /// Holds nothing open that the program has, and can do nothing but wait. It cannot be looked into
 /// by processes of the same user.
-fn become_bystander() -> io::Result<()> {
-    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+fn become_bystander(nothing: OwnedFd) -> io::Result<()> {
     rustix::stdio::dup2_stdin(&nothing)?;
     rustix::stdio::dup2_stdout(&nothing)?;
     rustix::stdio::dup2_stderr(&nothing)?;
@@ -173,7 +177,7 @@ fn wait(
     hand_on: impl Fn(Signal) -> Result<(), Errno>,
 ) -> io::Result<WaitStatus> {
     loop {
-        match waitpid(None, WaitOptions::NOHANG) {
+        match rustix::process::wait(WaitOptions::NOHANG) {
             Ok(Some((ended, status))) if ended == child => return Ok(status),
             Ok(Some(_)) => continue,
             Ok(None) | Err(Errno::INTR) => {}
@@ -189,14 +193,17 @@ fn wait(
     }
 }
 
-/// Ends this process as the program ended. If that is not known, the namespace was killed.
-fn end_as(mut reader: io::PipeReader, signals: &Blocked) -> ! {
+/// Ends this process as the program ended. If that is not known, there was no program, and the
+/// first process has said why; or the namespace was killed.
+fn end_as(mut reader: io::PipeReader, first: WaitStatus, signals: &Blocked) -> ! {
     let mut raw = [0; 4];
     let status = match reader.read_exact(&mut raw) {
         Ok(()) => i32::from_le_bytes(raw),
-        Err(_) => Signal::KILL.as_raw(),
+        Err(_) => first.as_raw(),
     };
-    if let (0, signal @ 1..) = (status >> 8 & 0xff, status & 0x7f) {
+    // As wait(2) has it: the exit status above the signal.
+    let signal = status & 0x7f;
+    if signal != 0 {
         die_of(signal, signals);
     }
     end((status >> 8 & 0xff) as u8)

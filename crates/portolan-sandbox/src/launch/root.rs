@@ -86,13 +86,14 @@ enum Source {
 }
 
 impl Source {
-    /// `None` if there is no such file.
+    /// `None` if there is no such file, or if it is in a part of the system that a link leads to.
     fn of(place: &Place) -> Result<Option<Self>, Failure> {
         let system = super::places::SYSTEM.iter().map(Path::new);
-        if { system }.any(|path| path == place.path)
-            && let Ok(target) = fs::read_link(&place.path)
+        let part = { system }.find(|path| place.path.starts_with(path));
+        if let Some(part) = part
+            && let Ok(target) = fs::read_link(part)
         {
-            return Ok(Some(Self::Link(target)));
+            return Ok((part == place.path).then_some(Self::Link(target)));
         }
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC

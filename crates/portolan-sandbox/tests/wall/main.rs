@@ -414,7 +414,8 @@ fn a_program_ends_as_it_does_without_walls() {
                 .confined(tier, NOTHING, "/bin/sh", &["-c", script])
                 .status
         };
-        assert_eq!(ended("exit 7").code(), Some(7), "{tier}");
+        let status = ended("exit 7");
+        assert_eq!(status.code(), Some(7), "{tier} {status}");
         use std::os::unix::process::ExitStatusExt as _;
         assert_eq!(ended("kill -TERM $$").signal(), Some(15), "{tier}");
         assert_eq!(ended("kill -KILL $$").signal(), Some(9), "{tier}");

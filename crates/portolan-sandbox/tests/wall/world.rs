@@ -216,7 +216,11 @@ fn results(output: &Output) -> Results {
         (name.to_owned(), reason.to_owned())
     });
     let results: Results = lines.collect();
-    assert!(!results.is_empty(), "{:?}: {errors}", output.status);
+    assert!(
+        !results.is_empty(),
+        "{:?}: {errors:?} {text:?}",
+        output.status
+    );
     results
 }
 
