@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use portolan::{GroupId, JobLabel, ServiceName};
+use portolan_sandbox::profile::Isolation;
 
 use crate::exit;
 
@@ -195,6 +196,10 @@ pub(crate) struct Run {
     /// What the program is called in the log and the list; its file name if not given.
     #[arg(long)]
     pub(crate) label: Option<JobLabel>,
+    /// How it is locked in: `T1` with Landlock and a filter of system calls, `required:T2` with
+    /// namespaces too, or the `best` that there is.
+    #[arg(long, default_value_t, value_name = "TIER")]
+    pub(crate) isolation: Isolation,
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     pub(crate) program: Vec<OsString>,

@@ -4,6 +4,7 @@
 
 use std::env;
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::str::FromStr;
@@ -142,14 +143,18 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// Runs the launcher, which tries what it would do, as the user of this process.
+    /// Runs the launcher, which tries what it would do: as this user and group, or as those of this
+    /// process if none are given.
     ///
     /// # Errors
     ///
     /// [`ProbeError`]
-    pub fn probe(launcher: &Path) -> Result<Self, ProbeError> {
+    pub fn probe(launcher: &Path, user: Option<(u32, u32)>) -> Result<Self, ProbeError> {
         let mut command = Command::new(launcher);
-        command.arg(PROBE).stdin(Stdio::null());
+        command.arg(PROBE).stdin(Stdio::null()).current_dir("/");
+        if let Some((user, group)) = user {
+            command.uid(user).gid(group);
+        }
         let output = command.output().map_err(|source| ProbeError::Launcher {
             path: launcher.to_owned(),
             source,

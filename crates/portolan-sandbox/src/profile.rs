@@ -14,6 +14,7 @@ use std::str::FromStr;
 use portolan_wire::group::GroupId;
 use portolan_wire::label::JobLabel;
 use rustix::fs::{MemfdFlags, SealFlags};
+use serde::ser::{Serialize, Serializer};
 use thiserror::Error;
 
 use crate::entitlements::Entitlements;
@@ -58,6 +59,13 @@ impl std::fmt::Display for Isolation {
             Self::Required(Tier::T1) => "T1",
             Self::Required(Tier::T2) => "required:T2",
         })
+    }
+}
+
+/// As it is written.
+impl Serialize for Isolation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -166,13 +174,16 @@ impl Profile {
         home: &Home,
         tier: Tier,
     ) -> Result<Self, ProfileError> {
-        let for_home = [&home.path, &home.data].into_iter().map(PathBuf::as_path);
-        for path in for_home.chain([program]) {
-            if !is_plain(path) {
-                return Err(ProfileError::NotAbsolute {
-                    path: path.to_owned(),
-                });
-            }
+        // The program's own path may have .. in it: only what is granted is compared with others.
+        let has_nul = program.as_os_str().as_bytes().contains(&0);
+        let wrong = [(program, program.is_absolute() && !has_nul)]
+            .into_iter()
+            .chain([&home.path, &home.data].map(|path| (path.as_path(), is_plain(path))))
+            .find(|(_, right)| !right);
+        if let Some((path, _)) = wrong {
+            return Err(ProfileError::NotAbsolute {
+                path: path.to_owned(),
+            });
         }
         let groups = entitlements.application_groups.iter();
         Ok(Self {
@@ -304,7 +315,7 @@ pub enum ProfileError {
         value: String,
     },
     /// The program or the home has no absolute path.
-    #[error("{} is not an absolute path without ..", path.display())]
+    #[error("{} is not an absolute path, or has .. in it", path.display())]
     NotAbsolute {
         /// The path.
         path: PathBuf,

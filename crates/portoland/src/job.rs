@@ -35,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 use portolan_sandbox::Entitlements;
 use portolan_sandbox::document::Document;
+use portolan_sandbox::profile::Isolation;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 use serde::Serialize;
@@ -154,6 +155,8 @@ pub struct Job {
     /// What it may do. Without them it is not confined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entitlements: Option<Entitlements>,
+    /// How strong the walls are in which its entitlements keep it.
+    pub isolation: Isolation,
     /// Jobs that are started before it, if they are started.
     #[serde(serialize_with = "text::each")]
     pub after: Vec<JobLabel>,

@@ -11,6 +11,7 @@
 
 mod account;
 mod cgroup;
+mod confinement;
 mod environment;
 mod error;
 mod instance;
@@ -25,6 +26,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use portolan_sandbox::probe::LAUNCHER;
 use portolan_sys::spawn::{Descriptor, Limit, Spawn, SpawnError, Step, spawn};
 use portolan_wire::label::JobLabel;
 use rustix::fs::{Mode, OFlags};
@@ -33,6 +35,7 @@ use rustix::process::{Pid, Resource};
 use crate::job::{Job, ProcessType};
 use account::Account;
 use cgroup::{Leaf, Tree};
+use confinement::{Confinement, Walls};
 use places::Places;
 
 pub use environment::MARK;
@@ -45,6 +48,7 @@ pub use processes::{become_subreaper, reap_strays};
 pub struct Launcher {
     tree: Option<Tree>,
     places: Places,
+    walls: Walls,
 }
 
 /// What a job inherits from the server, besides what its file says.
@@ -81,6 +85,10 @@ pub fn random_instance() -> io::Result<u64> {
 
 const NOTHING: &CStr = c"/dev/null";
 
+/// Behind the sockets are the bootstrap right and then the profile of a confined program, and the
+/// first socket's number is 3.
+const PROFILE_BEHIND_SOCKETS: usize = 4;
+
 /// What a job of the category `Background` gets if it does not say otherwise.
 const BACKGROUND_NICE: i8 = 10;
 
@@ -94,6 +102,7 @@ impl Launcher {
         Self {
             tree: Tree::find(),
             places: Places::reserve(),
+            walls: Walls::default(),
         }
     }
 
@@ -104,6 +113,7 @@ impl Launcher {
         Self {
             tree: None,
             places: Places::reserve(),
+            walls: Walls::default(),
         }
     }
 
@@ -120,6 +130,9 @@ impl Launcher {
     /// and what tells of the user; then come the job's variables, those of `inheritance`, and the
     /// server's own. It runs in `/` if the job does not say where.
     ///
+    /// A job with entitlements for a sandbox is confined before it is its program. What goes wrong
+    /// with that is written where its errors go, and its exit status is 78 or 71.
+    ///
     /// `UserName` and `GroupName` are heeded if this process is root's.
     ///
     /// # Errors
@@ -130,7 +143,12 @@ impl Launcher {
         let directory = job.working_directory.as_deref().unwrap_or(Path::new("/"));
         let variables = environment::variables(job, inheritance, account.as_ref());
         let program = program::find(job, directory, variables.get(OsStr::new("PATH")))?;
-        let texts = Texts::new(job, directory, &program, &variables, inheritance.instance)?;
+        let confinement = self.walls.of(job, directory, &program, account.as_ref())?;
+        let mut texts = Texts::new(job, directory, &program, &variables, inheritance.instance)?;
+        if let Some(confinement) = &confinement {
+            let profile = inheritance.sockets.len() + PROFILE_BEHIND_SOCKETS;
+            texts.confine(confinement, profile)?;
+        }
         let leaf = self.leaf(&job.label, inheritance.instance)?;
         let opened = match &leaf {
             Some(leaf) => Some(leaf.open()?),
@@ -153,14 +171,15 @@ impl Launcher {
             session: true,
             cgroup: opened.as_ref().map(OwnedFd::as_fd),
         };
-        let started = self
-            .places
-            .lend(&descriptors(&texts, inheritance), |descriptors| {
+        let started = self.places.lend(
+            &descriptors(&texts, inheritance, confinement.as_ref()),
+            |descriptors| {
                 spawn(&Spawn {
                     descriptors,
                     ..wishes
                 })
-            });
+            },
+        );
         let mark = environment::mark(&job.label, inheritance.instance);
         match started {
             Ok(child) => Ok(Instance::new(child.pid, child.pidfd, mark, leaf)),
@@ -243,6 +262,16 @@ impl Texts {
             ],
         })
     }
+
+    /// Puts the launcher in the program's place. The program gets the same arguments from it.
+    fn confine(&mut self, confinement: &Confinement, profile: usize) -> Result<(), StartError> {
+        self.program = text(confinement.launcher.as_os_str())?;
+        let before = [LAUNCHER.to_owned(), profile.to_string()];
+        let before = before.iter().map(|one| text(one.as_ref()));
+        let before: Vec<CString> = before.collect::<Result<_, _>>()?;
+        self.arguments.splice(0..0, before);
+        Ok(())
+    }
 }
 
 fn text(text: &OsStr) -> Result<CString, StartError> {
@@ -251,7 +280,11 @@ fn text(text: &OsStr) -> Result<CString, StartError> {
     })
 }
 
-fn descriptors<'a>(texts: &'a Texts, inheritance: &Inheritance<'a>) -> Vec<Descriptor<'a>> {
+fn descriptors<'a>(
+    texts: &'a Texts,
+    inheritance: &Inheritance<'a>,
+    confinement: Option<&'a Confinement>,
+) -> Vec<Descriptor<'a>> {
     let read = OFlags::RDONLY;
     let append = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE;
     let [input, output, errors] = &texts.standard;
@@ -263,6 +296,8 @@ fn descriptors<'a>(texts: &'a Texts, inheritance: &Inheritance<'a>) -> Vec<Descr
     let sockets = inheritance.sockets.iter();
     descriptors.extend(sockets.map(|(_, socket)| Descriptor::Inherited(*socket)));
     descriptors.push(Descriptor::Inherited(inheritance.bootstrap));
+    let profile = confinement.map(|confinement| confinement.profile.as_fd());
+    descriptors.extend(profile.map(Descriptor::Inherited));
     descriptors
 }
 

@@ -1,13 +1,19 @@
 //! `portolan run`.
 
+use std::env;
+use std::ffi::OsString;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
 use portolan::JobLabel;
 use portolan::bootstrap::Bootstrap;
 use portolan_sandbox::Entitlements;
+use portolan_sandbox::probe::{Tiers, launcher};
+use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
 use rustix::io::FdFlags;
 
 use crate::args::Run;
@@ -25,6 +31,10 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
     // Read here first, so that what is wrong with the file is said with its position.
     let read = Entitlements::read_with_text(&options.entitlements);
     let (entitlements, text) = read.map_err(exit::configuration)?;
+    let confined = match entitlements.app_sandbox {
+        true => Some(confine(&entitlements, &label, program, options.isolation)?),
+        false => None,
+    };
     let right = Bootstrap::from_env()?
         .confine(&label, &text)
         .with_context(|| format!("cannot get a bootstrap right for {label}"))?;
@@ -32,20 +42,75 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         anyhow::bail!("the bootstrap right is in use")
     };
     rustix::io::fcntl_setfd(&socket, FdFlags::empty())?;
-    let checked = match entitlements.app_sandbox {
-        true => {
-            "names are checked against the entitlements; \
-                 the program is not locked in at the operating system"
+    let mut command = match &confined {
+        Some(confined) => confined.command(program)?,
+        None => {
+            output::remark(format_args!(
+                "{label}: without com.apple.security.app-sandbox, any name may be used and \
+                 nothing is locked in"
+            ));
+            Command::new(program)
         }
-        false => "without com.apple.security.app-sandbox, any name may be used",
     };
-    output::remark(format_args!("{label}: {checked}"));
-    let number = std::os::fd::AsRawFd::as_raw_fd(&socket).to_string();
-    let error = Command::new(program)
-        .args(arguments)
-        .env(INHERITED_FD, number)
-        .exec();
+    let number = socket.as_raw_fd().to_string();
+    let error = command.args(arguments).env(INHERITED_FD, number).exec();
     Err(exit::not_executed(program, error))
+}
+
+/// What confines a program.
+struct Confined {
+    launcher: PathBuf,
+    profile: OwnedFd,
+}
+
+impl Confined {
+    /// The launcher, which becomes the program with this name.
+    fn command(&self, name: &OsString) -> anyhow::Result<Command> {
+        rustix::io::fcntl_setfd(&self.profile, FdFlags::empty())?;
+        let mut command = Command::new(&self.launcher);
+        command.arg(self.profile.as_raw_fd().to_string()).arg(name);
+        Ok(command)
+    }
+}
+
+fn confine(
+    entitlements: &Entitlements,
+    label: &JobLabel,
+    program: &OsString,
+    isolation: Isolation,
+) -> anyhow::Result<Confined> {
+    let missing = || exit::not_executed(program, std::io::ErrorKind::NotFound.into());
+    let path = find(Path::new(program)).ok_or_else(missing)?;
+    let launcher = launcher().context("cannot find portolan-launch")?;
+    let tiers = Tiers::probe(&launcher, None)?;
+    let tier = tiers.choose(isolation).map_err(exit::configuration)?;
+    output::remark(format_args!("{label}: locked in ({tier})"));
+    if let (Tier::T1, Isolation::Best, Err(missing)) = (tier, isolation, tiers.t2) {
+        output::remark(format_args!("{label}: {missing}"));
+    }
+    let home = env::var_os("HOME").context("HOME is not set")?;
+    let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    let home = Home::new(home.into(), data);
+    let profile = Profile::resolve(entitlements, label, &path, &home, tier);
+    let profile = profile.map_err(exit::configuration)?;
+    Ok(Confined {
+        launcher,
+        profile: profile.seal()?,
+    })
+}
+
+/// A name without a slash is looked for in `PATH`.
+fn find(program: &Path) -> Option<PathBuf> {
+    if program.as_os_str().as_encoded_bytes().contains(&b'/') {
+        return std::path::absolute(program).ok();
+    }
+    let search = env::var_os("PATH")?;
+    let candidates = env::split_paths(&search).map(|directory| directory.join(program));
+    let found = { candidates }.find(|path| {
+        path.metadata()
+            .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    });
+    std::path::absolute(found?).ok()
 }
 
 fn label_of(program: &Path) -> anyhow::Result<JobLabel> {

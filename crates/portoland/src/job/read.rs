@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use portolan_sandbox::Entitlements;
 use portolan_sandbox::document::{Document, Format, Item, Value};
+use portolan_sandbox::profile::{Isolation, Tier};
 use portolan_wire::label::JobLabel;
 
 use super::finding::{Finding, JobError, Log, Place, Warning};
@@ -91,6 +92,7 @@ fn fields(keys: &mut Keys<'_, '_, '_>) -> Option<Job> {
         mach_services: keys.get("MachServices").unwrap_or_default(),
         sockets: sockets(keys),
         entitlements: keys.get("Entitlements"),
+        isolation: keys.word("Isolation", ISOLATIONS).unwrap_or_default(),
         after: keys.get("After").unwrap_or_default(),
         requires: keys.get("Requires").unwrap_or_default(),
         // Last, so that all keys are known.
@@ -194,6 +196,12 @@ fn strtoul(text: &str) -> Option<i128> {
     let plain = digits.chars().all(|c| c.is_ascii_alphanumeric());
     plain.then(|| i128::from_str_radix(digits, radix).ok())?
 }
+
+const ISOLATIONS: &[(&str, Isolation)] = &[
+    ("required:T2", Isolation::Required(Tier::T2)),
+    ("best", Isolation::Best),
+    ("T1", Isolation::Required(Tier::T1)),
+];
 
 const PROCESS_TYPES: &[(&str, ProcessType)] = &[
     ("Background", ProcessType::Background),

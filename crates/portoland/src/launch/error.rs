@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use portolan_sandbox::probe::{Missing, ProbeError};
+use portolan_sandbox::profile::ProfileError;
 use portolan_sys::spawn::SpawnError;
 use rustix::io::Errno;
 use thiserror::Error;
@@ -90,6 +92,21 @@ pub enum StartError {
     /// The server has no descriptors left for what the job inherits.
     #[error("cannot make its bootstrap right")]
     Bootstrap,
+    /// It has entitlements and would be root's.
+    #[error("a program of root's is not confined: the job needs a UserName")]
+    Root,
+    /// The tier that it is to be confined in is not there.
+    #[error(transparent)]
+    Tier(#[from] Missing),
+    /// It is not known which tiers there are, or there is nothing to confine it with.
+    #[error("cannot find out how to confine it")]
+    Probe(#[from] ProbeError),
+    /// What its entitlements name cannot be granted.
+    #[error("cannot make its profile")]
+    Profile(#[from] ProfileError),
+    /// There is no memory for its profile, or no launcher, or no home for its container.
+    #[error("cannot make its container")]
+    Container(#[source] io::Error),
     /// Anything else that is done on the way to the program failed.
     #[error("cannot start {}", program.display())]
     Process {
@@ -109,13 +126,17 @@ impl StartError {
             Self::NotInPath { .. }
             | Self::Interpreter { .. }
             | Self::NoUser { .. }
-            | Self::NoGroup { .. } => return Errno::NOENT,
-            Self::Nul { .. } => return Errno::INVAL,
+            | Self::NoGroup { .. }
+            | Self::Probe(_) => return Errno::NOENT,
+            Self::Nul { .. } | Self::Profile(_) => return Errno::INVAL,
+            Self::Root => return Errno::PERM,
+            Self::Tier(missing) => return missing.errno,
             Self::Bootstrap => return Errno::MFILE,
             Self::Exec { source, .. }
             | Self::Directory { source, .. }
             | Self::StandardFile { source, .. }
             | Self::Accounts { source, .. }
+            | Self::Container(source)
             | Self::Cgroup { source, .. } => source,
             Self::Process { source, .. } => &source.source,
         };
@@ -137,7 +158,15 @@ impl StartError {
             | Self::Accounts { path, .. }
             | Self::Cgroup { path, .. }
             | Self::Process { program: path, .. } => Some(path),
-            Self::NoUser { .. } | Self::NoGroup { .. } | Self::Nul { .. } | Self::Bootstrap => None,
+            Self::NoUser { .. }
+            | Self::NoGroup { .. }
+            | Self::Nul { .. }
+            | Self::Bootstrap
+            | Self::Root
+            | Self::Tier(_)
+            | Self::Probe(_)
+            | Self::Profile(_)
+            | Self::Container(_) => None,
         }
     }
 

@@ -1,0 +1,101 @@
+//! What a job with entitlements is confined with.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use portolan_sandbox::probe::{Tiers, launcher};
+use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
+
+use super::account::Account;
+use super::{StartError, program};
+use crate::job::Job;
+
+/// The tiers that this machine has for each user, found out when the user's first job is confined.
+#[derive(Debug, Default)]
+pub(super) struct Walls(Mutex<BTreeMap<(u32, u32), Tiers>>);
+
+/// What is started instead of the program, and what it needs.
+#[derive(Debug)]
+pub(super) struct Confinement {
+    pub(super) launcher: PathBuf,
+    /// The sealed profile.
+    pub(super) profile: OwnedFd,
+}
+
+impl Walls {
+    /// `None` if the job is not confined.
+    pub(super) fn of(
+        &self,
+        job: &Job,
+        directory: &Path,
+        program: &Path,
+        account: Option<&Account>,
+    ) -> Result<Option<Confinement>, StartError> {
+        let entitlements = job.entitlements.as_ref();
+        let Some(entitlements) = entitlements.filter(|all| all.app_sandbox) else {
+            return Ok(None);
+        };
+        let user = user(account);
+        if user.0 == 0 {
+            return Err(StartError::Root);
+        }
+        // The launcher finds out too late to tell whoever waits for the job.
+        let program = directory.join(program);
+        if let Err(source) = fs::metadata(&program) {
+            return Err(program::explain(program, directory, source));
+        }
+        let launcher = launcher().map_err(StartError::Container)?;
+        let tier = self.tier(job.isolation, &launcher, user)?;
+        let home = home(account).ok_or(io::ErrorKind::NotFound);
+        let home = home.map_err(|kind| StartError::Container(kind.into()))?;
+        let profile = Profile::resolve(entitlements, &job.label, &program, &home, tier)?;
+        let profile = profile.seal().map_err(StartError::Container)?;
+        Ok(Some(Confinement { launcher, profile }))
+    }
+
+    fn tier(
+        &self,
+        isolation: Isolation,
+        launcher: &Path,
+        user: (u32, u32),
+    ) -> Result<Tier, StartError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tiers = match known.get(&user) {
+            Some(tiers) => *tiers,
+            None => {
+                let is_root = rustix::process::geteuid().is_root();
+                let tiers = Tiers::probe(launcher, is_root.then_some(user))?;
+                known.insert(user, tiers);
+                tiers
+            }
+        };
+        Ok(tiers.choose(isolation)?)
+    }
+}
+
+/// The user and the group that a job runs as.
+fn user(account: Option<&Account>) -> (u32, u32) {
+    match account {
+        Some(account) => (account.identity.uid, account.identity.gid),
+        None => (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        ),
+    }
+}
+
+/// Whoever the server runs as knows where their data is; of others, it is where it always is.
+fn home(account: Option<&Account>) -> Option<Home> {
+    match account.and_then(|account| account.user.as_ref()) {
+        Some(user) => Some(Home::new(PathBuf::from(&user.home), None)),
+        None => {
+            let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+            Some(Home::new(env::var_os("HOME")?.into(), data))
+        }
+    }
+}
