@@ -5,10 +5,19 @@ use crate::world::{World, ran};
 const GROUP: &str = "\"com.apple.security.app-sandbox\" = true\n\
                      \"com.apple.security.application-groups\" = [\"group.a\"]\n";
 
+/// The command is no part of the system, so a confined program may not use it by itself.
+fn with_the_command(world: &World, entitlements: &str) -> String {
+    let bin = world.path("bin");
+    format!(
+        "{entitlements}\"com.apple.security.temporary-exception.files.absolute-path.read-only\" \
+         = [{bin:?}]\n"
+    )
+}
+
 /// Runs a shell script in the command's place, confined.
 fn script(world: &World, entitlements: &str, script: &str) -> crate::world::Ran {
-    let file = world.write("entitlements.toml", entitlements);
-    let portolan = env!("CARGO_BIN_EXE_portolan");
+    let file = world.write("entitlements.toml", with_the_command(world, entitlements));
+    let portolan = world.program();
     let file = file.to_str().expect("path");
     let command = [
         "run",
@@ -30,16 +39,16 @@ fn script(world: &World, entitlements: &str, script: &str) -> crate::world::Ran 
 
 #[test]
 fn a_member_of_the_group_publishes_and_calls_names_of_the_group() {
-    let world = World::new();
+    let world = World::of_a_user();
     let _server = world.serve(["--echo", "group.a.echo"]);
     let ran = script(&world, GROUP, "echo hello | $portolan call group.a.echo");
-    assert!(ran.stderr.contains("not locked in"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("locked in (T"), "{}", ran.stderr);
     assert_eq!(ran.ok(), b"hello\n");
 }
 
 #[test]
 fn s69_names_outside_the_group_are_refused() {
-    let world = World::new();
+    let world = World::of_a_user();
     for name in [
         "group.a",
         "group.ax",
@@ -62,7 +71,7 @@ fn s69_names_outside_the_group_are_refused() {
 
 #[test]
 fn s70_existing_and_missing_names_are_refused_alike() {
-    let world = World::new();
+    let world = World::of_a_user();
     let _server = world.serve(["--echo", "outside.exists"]);
     script(&world, GROUP, "$portolan lookup outside.exists").fails(4, "Permission denied (1100)");
     script(&world, GROUP, "$portolan lookup outside.missing").fails(4, "Permission denied (1100)");
@@ -72,13 +81,13 @@ fn s70_existing_and_missing_names_are_refused_alike() {
 
 #[test]
 fn s71_exceptions_match_as_their_kind_does() {
-    let world = World::new();
+    let world = World::of_a_user();
     let entitlements = "\"com.apple.security.app-sandbox\" = true\n\
         \"com.apple.security.temporary-exception.mach-register.global-name\" = \"a.b*\"\n\
         \"com.apple.security.temporary-exception.mach-lookup.global-name\" = [\"a.b*\"]\n";
     for name in ["a.b", "a.bc"] {
         let serve = format!("exec $portolan serve --echo {name}");
-        let file = world.write("entitlements.toml", entitlements);
+        let file = world.write("entitlements.toml", with_the_command(&world, entitlements));
         let arguments = [
             "run",
             "--entitlements",
@@ -88,9 +97,9 @@ fn s71_exceptions_match_as_their_kind_does() {
             "-c",
             &serve,
         ];
-        let portolan = env!("CARGO_BIN_EXE_portolan");
         let mut command = world.command(arguments);
-        let running = crate::world::Running::serving(command.env("portolan", portolan));
+        let command = command.env("portolan", world.program());
+        let running = crate::world::Running::serving(command);
         assert_eq!(world.feed(["call", name], b"x").ok(), b"x");
         running.kill();
         script(&world, entitlements, &format!("$portolan lookup {name}"))
@@ -101,7 +110,7 @@ fn s71_exceptions_match_as_their_kind_does() {
 
 #[test]
 fn s73_a_program_that_is_not_sandboxed_may_use_any_name() {
-    let world = World::new();
+    let world = World::of_a_user();
     let _server = world.serve(["--echo", "any.name.at.all"]);
     let without = "\"com.apple.security.application-groups\" = [\"group.a\"]\n";
     script(&world, without, "$portolan lookup any.name.at.all").ok();
@@ -109,23 +118,70 @@ fn s73_a_program_that_is_not_sandboxed_may_use_any_name() {
 
 #[test]
 fn a_confined_program_can_neither_end_the_server_nor_make_itself_another_identity() {
-    let world = World::new();
+    let world = World::of_a_user();
     world.run(["list"]).ok();
     script(&world, GROUP, "$portolan shutdown").fails(4, "Permission denied (1100)");
-    let free = world.write("free.toml", "");
-    // Without its inherited right it would be a program that is not confined: locking it in at the
-    // operating system is what keeps it from that.
     script(
         &world,
         GROUP,
-        &format!("$portolan run --entitlements {} -- true", free.display()),
+        ": > $HOME/free.toml; $portolan run --entitlements $HOME/free.toml -- true",
     )
     .fails(4, "Permission denied (1100)");
 }
 
+/// Without its inherited right it would be a program that is not confined, but for the wall.
+#[test]
+fn a_confined_program_does_not_reach_the_door_that_all_share() {
+    let world = World::of_a_user();
+    let _server = world.serve(["--echo", "any.name.at.all"]);
+    let around = "unset PORTOLAN_BOOTSTRAP_FD; $portolan lookup any.name.at.all";
+    let ran = script(&world, GROUP, around);
+    assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+#[test]
+fn a_confined_program_has_its_container_for_a_home() {
+    let world = World::of_a_user();
+    world.write("secret", "x");
+    let secret = world.path("secret");
+    for isolation in ["T1", "best"] {
+        let file = world.write("entitlements.toml", GROUP);
+        let script = format!("echo kept > $HOME/file; cat {}", secret.display());
+        let ran = world.run([
+            "run",
+            "--isolation",
+            isolation,
+            "--label",
+            "test.app",
+            "--entitlements",
+            file.to_str().expect("path"),
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        let kept = ".local/share/portolan/Containers/test.app/Data/file";
+        let kept = std::fs::read_to_string(world.path(kept)).expect("it was written");
+        assert_eq!(kept, "kept\n");
+    }
+}
+
+#[test]
+fn root_confines_no_programs() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new();
+    let file = world.write("entitlements.toml", GROUP);
+    let file = file.to_str().expect("path");
+    let ran = world.run(["run", "--entitlements", file, "--", "true"]);
+    ran.fails(78, "a user that is not root");
+}
+
 #[test]
 fn the_children_of_a_confined_program_share_its_right_and_not_its_answers() {
-    let world = World::new();
+    let world = World::of_a_user();
     let _server = world.serve(["--echo", "group.a.echo"]);
     let many = "for k in 1 2 3 4 5 6 7 8; do (echo $k | $portolan call group.a.echo) & done; wait";
     let answers = String::from_utf8(script(&world, GROUP, many).ok()).expect("text");

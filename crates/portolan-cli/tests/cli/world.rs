@@ -1,6 +1,7 @@
 //! A runtime directory with its server, and the command in it.
 
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -35,13 +36,44 @@ impl Ran {
 /// A runtime directory. Dropping it ends its server and waits until that is gone.
 pub(crate) struct World {
     directory: TempDir,
+    program: PathBuf,
+    user: Option<u32>,
 }
+
+/// A user who is not root and has no files.
+const NOBODY: u32 = 65534;
 
 impl World {
     pub(crate) fn new() -> Self {
         Self {
             directory: TempDir::new().expect("temporary directory"),
+            program: env!("CARGO_BIN_EXE_portolan").into(),
+            user: None,
         }
+    }
+
+    /// One in which the command is not root's, who confines no programs. It is a copy, together
+    /// with the launcher that is built beside it: what is built may be out of that user's reach.
+    pub(crate) fn of_a_user() -> Self {
+        let mut world = Self::new();
+        let bin = world.path("bin");
+        std::fs::create_dir(&bin).expect("mkdir");
+        for name in ["portolan", "portolan-launch"] {
+            let built = world.program.with_file_name(name);
+            std::fs::copy(&built, bin.join(name)).expect("cargo build -p portolan-sandbox");
+        }
+        world.program = bin.join("portolan");
+        if rustix::process::geteuid().is_root() {
+            let user = Some(NOBODY);
+            std::os::unix::fs::chown(world.path(""), user, user).expect("chown");
+            world.user = user;
+        }
+        world
+    }
+
+    /// Where the command is.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -64,7 +96,10 @@ impl World {
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portolan"));
+        let mut command = Command::new(&self.program);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
         command
             .args(arguments)
             .env("PORTOLAN_RUNTIME_DIR", self.runtime())
@@ -74,6 +109,8 @@ impl World {
             .env_remove("PORTOLAN_AUTOSTART")
             .env_remove("PORTOLAN_LOG")
             .env("PORTOLAN_SERVER", "")
+            .env("HOME", self.path(""))
+            .env_remove("XDG_DATA_HOME")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
