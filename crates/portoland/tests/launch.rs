@@ -623,3 +623,118 @@ fn other_processes_are_left_alone() {
         );
     }
 }
+
+/// A directory of the user that confined jobs run as: root confines none of its own.
+fn data_of_a_user() -> (TempDir, &'static str) {
+    let data = TempDir::new().expect("a directory");
+    if !rustix::process::geteuid().is_root() {
+        return (data, "");
+    }
+    let daemon = 1;
+    std::os::unix::fs::chown(data.path(), Some(daemon), Some(daemon)).expect("chown");
+    (data, "UserName = \"daemon\"\n")
+}
+
+fn confined(script: &str, keys: &str, data: &Path) -> Job {
+    let keys = format!(
+        "{keys}EnvironmentVariables.XDG_DATA_HOME = {data:?}\n\
+         [Entitlements]\n\"com.apple.security.app-sandbox\" = true\n"
+    );
+    shell(script, &keys)
+}
+
+#[test]
+fn a_job_with_entitlements_is_confined() {
+    let (data, user) = data_of_a_user();
+    let secret = data.path().join("secret");
+    fs::write(&secret, "x").expect("write");
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).expect("chmod");
+    let script = format!(
+        "cat {} 2>/dev/null || echo refused\n\
+         echo $HOME; echo kept > $HOME/file\n\
+         echo $PORTOLAN_BOOTSTRAP_FD; : <&$PORTOLAN_BOOTSTRAP_FD && echo open\n\
+         (: <&4) 2>/dev/null || echo closed",
+        secret.display()
+    );
+    let container = data
+        .path()
+        .join("portolan/Containers/org.example.launch/Data");
+    for isolation in ["T1", "best"] {
+        let keys = format!("{user}Isolation = \"{isolation}\"\n");
+        let output = output_of(&confined(&script, &keys, data.path()));
+        let expected = format!("refused\n{}\n3\nopen\nclosed\n", container.display());
+        assert_eq!(output, expected, "{isolation}");
+        let kept = fs::read_to_string(container.join("file")).expect("it was written");
+        assert_eq!(kept, "kept\n");
+    }
+}
+
+#[test]
+fn sockets_of_a_confined_job_are_its_own() {
+    let (data, user) = data_of_a_user();
+    let socket = File::open("/dev/null").expect("open");
+    let script = "[ $LISTEN_PID = $$ ] && echo own $LISTEN_FDS $PORTOLAN_BOOTSTRAP_FD; : <&3";
+    let job = confined(script, user, data.path());
+    let bootstrap = nothing();
+    let output = output_with(
+        &job,
+        &Inheritance {
+            sockets: &[("a".to_owned(), socket.as_fd())],
+            ..inheritance(bootstrap.as_fd())
+        },
+    );
+    assert_eq!(output, "own 1 4\n");
+}
+
+#[test]
+fn a_confined_job_is_ended_and_its_end_is_told() {
+    let (data, user) = data_of_a_user();
+    let start = |script| {
+        let job = confined(script, user, data.path());
+        let (reader, writer) = io::pipe().expect("pipe");
+        let bootstrap = nothing();
+        let inheritance = Inheritance {
+            standard_out: Some(writer.as_fd()),
+            ..inheritance(bootstrap.as_fd())
+        };
+        let instance = Launcher::new().start(&job, &inheritance).expect("a job");
+        drop(writer);
+        (instance, BufReader::new(reader))
+    };
+    let (instance, _output) = start("exit 7");
+    assert_eq!(exit_of(&instance), Exit::Status(7));
+    let (instance, mut output) =
+        start("trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.01; done");
+    let mut line = String::new();
+    output.read_line(&mut line).expect("ready");
+    instance.signal(Signal::TERM).expect("signal");
+    output.read_line(&mut line).expect("told");
+    assert_eq!(
+        (line.as_str(), exit_of(&instance)),
+        ("ready\ntold\n", Exit::Status(3))
+    );
+    let (instance, mut output) = start("echo ready; setsid sleep 1000 & sleep 1000");
+    output.read_line(&mut line).expect("ready");
+    assert!(
+        instance.kill_everything().expect("kill"),
+        "all of it has ended"
+    );
+    exit_of(&instance);
+    let mut rest = String::new();
+    output
+        .read_to_string(&mut rest)
+        .expect("nobody has it open");
+}
+
+#[test]
+fn what_cannot_be_confined_is_not_started() {
+    let (data, user) = data_of_a_user();
+    let keys = format!("{user}Program = \"/no/such/program\"\n");
+    let missing = failure_of(&confined("", &keys, data.path()));
+    assert!(matches!(missing, StartError::Exec { .. }), "{missing}");
+    assert_eq!(missing.errno(), Errno::NOENT);
+    if rustix::process::geteuid().is_root() {
+        let root = failure_of(&confined("exit 0", "", data.path()));
+        assert!(matches!(root, StartError::Root), "{root}");
+    }
+}

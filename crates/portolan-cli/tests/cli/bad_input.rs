@@ -200,7 +200,7 @@ fn programs_that_cannot_be_executed() {
 
 #[test]
 fn entitlement_files() {
-    let world = World::new();
+    let world = World::of_a_user();
     let run = |file: &std::path::Path| {
         world.run([
             "run",

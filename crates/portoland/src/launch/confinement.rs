@@ -51,7 +51,7 @@ impl Walls {
         }
         let launcher = launcher().map_err(StartError::Container)?;
         let tier = self.tier(job.isolation, &launcher, user)?;
-        let home = home(account).ok_or(io::ErrorKind::NotFound);
+        let home = home(job, account).ok_or(io::ErrorKind::NotFound);
         let home = home.map_err(|kind| StartError::Container(kind.into()))?;
         let profile = Profile::resolve(entitlements, &job.label, &program, &home, tier)?;
         let profile = profile.seal().map_err(StartError::Container)?;
@@ -89,12 +89,15 @@ fn user(account: Option<&Account>) -> (u32, u32) {
     }
 }
 
-/// Whoever the server runs as knows where their data is; of others, it is where it always is.
-fn home(account: Option<&Account>) -> Option<Home> {
+/// Where containers are: where the job's own variables say, else where those of the server do if
+/// the job is the same user's.
+fn home(job: &Job, account: Option<&Account>) -> Option<Home> {
+    const DATA: &str = "XDG_DATA_HOME";
+    let data = job.environment_variables.get(DATA).map(PathBuf::from);
     match account.and_then(|account| account.user.as_ref()) {
-        Some(user) => Some(Home::new(PathBuf::from(&user.home), None)),
+        Some(user) => Some(Home::new(PathBuf::from(&user.home), data)),
         None => {
-            let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+            let data = data.or_else(|| env::var_os(DATA).map(PathBuf::from));
             Some(Home::new(env::var_os("HOME")?.into(), data))
         }
     }
