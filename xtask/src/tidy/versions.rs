@@ -9,7 +9,10 @@ use super::metadata::Metadata;
 const NOT_SHIPPED: &[&str] = &["portolan-bench", "portolan-testkit", "xtask"];
 
 /// Crates that may be there in two versions, each with its reason.
-const EXCEPTIONS: &[(&str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str)] = &[(
+    "syn",
+    "runs while building only; the macros of enumflags2, for landlock, are not at 3 yet",
+)];
 
 pub(super) fn check(metadata: &Metadata) -> Vec<Finding> {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

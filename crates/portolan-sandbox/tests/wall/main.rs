@@ -6,8 +6,11 @@
 mod world;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::process::Command;
 
+use portolan_sandbox::probe::Part;
 use portolan_sandbox::profile::Tier;
 
 use world::{NOTHING, World, as_user, available, is_root};
@@ -361,6 +364,100 @@ fn w20_only_the_known_metadata_leaks_and_none_in_t2() {
             }
         }
     }
+}
+
+#[test]
+fn w21_t1_holds_where_user_namespaces_are_off() {
+    let mut world = World::without_namespaces();
+    assert_eq!(world.tiers().t1, Ok(()));
+    let names = [
+        "read_own_0600",
+        "truncate_outside",
+        "chmod_outside",
+        "inotify_outside",
+        "unix_stream",
+        "pair_datagram_sendto",
+        "abstract_datagram",
+        "udp_send",
+        "kill_victim",
+        "limit_victim",
+        "ptrace_seize",
+        "sysv_shm",
+        "add_key",
+        "io_uring",
+        "new_user",
+    ];
+    let inside = world.inside(Tier::T1, NOTHING, &names);
+    for name in names {
+        assert_ne!(inside[name], "out", "{name}");
+    }
+    assert_eq!(
+        world.inside(Tier::T1, NOTHING, &["bootstrap"])["bootstrap"],
+        "out"
+    );
+    assert!(world.victim_is_alive());
+}
+
+#[test]
+fn w22_a_missing_tier_is_named_and_nothing_is_started() {
+    let world = World::without_namespaces();
+    let missing = world.tiers().t2.expect_err("T2 needs user namespaces");
+    assert_eq!(missing.part, Part::Namespaces);
+    let output = world.confined(Tier::T2, NOTHING, "/bin/echo", &["started"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(output.stdout.is_empty(), "nothing is started");
+    let sentence = String::from_utf8_lossy(&output.stderr);
+    assert!(sentence.contains("T2 needs user namespaces"), "{sentence}");
+}
+
+#[test]
+fn a_client_gets_its_answer_and_shells_and_databases_work() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("its address");
+    let tiers = available();
+    let count = tiers.len();
+    let server = std::thread::spawn(move || {
+        for _ in 0..count {
+            let (mut connection, _) = listener.accept().expect("a client");
+            let mut request = [0; 1024];
+            connection.read(&mut request).expect("a request");
+            let answer = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+            connection.write_all(answer).expect("an answer");
+        }
+    });
+    for tier in tiers {
+        let world = World::new();
+        let script = format!(
+            "curl -sS http://{address}/; cat <<X\n here\nX\n\
+             sqlite3 $HOME/a.db 'create table t(x); insert into t values(2); select x from t'"
+        );
+        let output = world.confined(tier, CLIENT, "/bin/sh", &["-c", &script]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.stdout, b"hi here\n2\n", "{tier} {errors}");
+    }
+    server.join().expect("all clients came");
+}
+
+#[test]
+fn members_of_a_group_share_a_socket_with_a_path_in_t2() {
+    let group = format!("{NOTHING}\"com.apple.security.application-groups\" = \"group.wall\"\n");
+    if !available().contains(&Tier::T2) {
+        return;
+    }
+    let world = World::new();
+    let names = [
+        "group_socket",
+        "unix_stream",
+        "abstract_stream",
+        "unix_datagram",
+    ];
+    let inside = world.inside(Tier::T2, &group, &names);
+    assert_eq!(inside["group_socket"], "out");
+    for outside in &names[1..] {
+        assert_ne!(inside[*outside], "out", "{outside}");
+    }
+    let t1 = world.inside(Tier::T1, &group, &["group_socket"]);
+    assert_eq!(t1["group_socket"], "EPERM");
 }
 
 #[test]

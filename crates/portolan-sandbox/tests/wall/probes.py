@@ -2,6 +2,7 @@
 
     probes.py victim DIR        sets everything up in DIR, says "ready", and stays until its
                                 standard input ends
+    probes.py alone PROGRAM...  becomes the program in a user namespace that may have no others
     probes.py probe DIR NAME... makes each attempt in a process of its own and prints
                                 "NAME out" or "NAME REASON"
 
@@ -490,7 +491,7 @@ def mem_victim():
 
 
 def root_victim():
-    os.listdir("/proc/%d/root/" % P)
+    os.listdir(os.path.join("/proc", str(P), "root", "."))
 
 
 def fds_victim():
@@ -728,6 +729,16 @@ def group_container():
         file.write("x")
 
 
+def group_socket():
+    name = os.path.join(open_setting("group"), "socket%d" % os.getpid())
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(name)
+    server.listen()
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(name)
+    server.accept()
+
+
 def pair_sequenced():
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     a.send(b"x")
@@ -848,6 +859,17 @@ def victim():
         os.unlink("/dev/shm/" + os.path.basename(D) + "-shm")
 
 
+def alone(program):
+    user, group = os.getuid(), os.getgid()
+    do("unshare", 0x10000000)
+    for name, text in (("self/setgroups", "deny"), ("self/uid_map", "%d %d 1" % (user, user)),
+                       ("self/gid_map", "%d %d 1" % (group, group)),
+                       ("sys/user/max_user_namespaces", "0")):
+        with open("/proc/" + name, "w") as file:
+            file.write(text)
+    os.execv(program[0], program)
+
+
 def attempt(name):
     """In a process of its own: it may be killed for it, and leaves nothing to the next one."""
     sys.stdout.flush()
@@ -871,6 +893,8 @@ if __name__ == "__main__":
     D = sys.argv[2]
     if sys.argv[1] == "victim":
         victim()
+    elif sys.argv[1] == "alone":
+        alone(sys.argv[2:])
     else:
         P = int(os.environ["PROBE_PID"])
         for name in sys.argv[3:]:

@@ -33,6 +33,8 @@ pub(crate) struct World {
     directory: TempDir,
     victim: Child,
     settings: Vec<(String, String)>,
+    /// Whether programs may have user namespaces.
+    namespaces: bool,
 }
 
 impl World {
@@ -72,9 +74,35 @@ impl World {
         });
         Self {
             settings: settings.collect(),
+            namespaces: true,
             directory,
             victim,
         }
+    }
+
+    /// As on a machine where user namespaces are off.
+    pub(crate) fn without_namespaces() -> Self {
+        let mut world = Self::new();
+        world.namespaces = false;
+        world
+    }
+
+    /// The launcher, as the user.
+    fn launcher(&self) -> Command {
+        if self.namespaces {
+            return as_user(Command::new(LAUNCHER));
+        }
+        let mut command = as_user(Command::new(PYTHON));
+        command.args(["-c", PROBES, "alone", LAUNCHER]);
+        command
+    }
+
+    /// What this machine has for that user.
+    pub(crate) fn tiers(&self) -> Tiers {
+        let output = self.launcher().arg(PROBE).output();
+        let output = output.expect("portolan-launch");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.parse().expect("tiers")
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -137,7 +165,7 @@ impl World {
         for descriptor in careless.iter().chain([&memory, &theirs]) {
             fcntl_setfd(descriptor, FdFlags::empty()).expect("fcntl");
         }
-        let mut command = as_user(Command::new(LAUNCHER));
+        let mut command = self.launcher();
         self.configure(command.env("PROBE_GROUP", group));
         command
             .arg(memory.as_raw_fd().to_string())
@@ -188,17 +216,9 @@ pub(crate) fn as_user(mut command: Command) -> Command {
     command
 }
 
-/// What this machine has for that user.
-pub(crate) fn tiers() -> Tiers {
-    let output = as_user(Command::new(LAUNCHER)).arg(PROBE).output();
-    let output = output.expect("portolan-launch");
-    let text = String::from_utf8(output.stdout).expect("text");
-    text.parse().expect("tiers")
-}
-
 /// The tiers that there are. A machine without any cannot test walls.
 pub(crate) fn available() -> Vec<Tier> {
-    let tiers = tiers();
+    let tiers = World::new().tiers();
     let found = [(Tier::T1, tiers.t1), (Tier::T2, tiers.t2)];
     let found: Vec<Tier> = found
         .into_iter()
