@@ -47,8 +47,8 @@ pub enum Part {
     Landlock,
     /// Landlock's right to truncate files, from Linux 6.2.
     Truncate,
-    /// Landlock's scope of signals, from Linux 6.12.
-    SignalScope,
+    /// Landlock's scopes of signals and of sockets without a path, from Linux 6.12.
+    Scopes,
     /// Filters of system calls.
     Filter,
     /// Namespaces, for this user.
@@ -77,9 +77,9 @@ const PARTS: &[(Part, &str, &str)] = &[
         "Landlock's right to truncate files (Linux 6.2)",
     ),
     (
-        Part::SignalScope,
-        "signal-scope",
-        "Landlock's scope of signals (Linux 6.12)",
+        Part::Scopes,
+        "scopes",
+        "Landlock's scopes of signals and sockets (Linux 6.12)",
     ),
     (
         Part::Filter,

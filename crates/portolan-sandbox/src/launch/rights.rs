@@ -10,6 +10,7 @@ use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
     PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
+use portolan_sandbox::filter::Allowances;
 use portolan_sandbox::probe::Part;
 use portolan_sandbox::profile::{Profile, Tier};
 use rustix::fs::FileType;
@@ -20,18 +21,16 @@ use super::places::{Access, Place};
 
 /// Restricts this thread, and whatever it becomes or makes, for good.
 pub(crate) fn restrict(profile: &Profile, places: &[Place]) -> Result<(), Failure> {
-    let (client, server) = (profile.client, profile.server);
-    restrict_to(profile.tier, places, client, server)
+    restrict_to(profile.tier, profile.allowances(), places)
 }
 
 pub(crate) fn restrict_to(
     tier: Tier,
+    allowances: Allowances,
     places: &[Place],
-    client: bool,
-    server: bool,
 ) -> Result<(), Failure> {
     let missing = |part| move |source| Failure::Missing { tier, part, source };
-    let ruleset = handled(tier, client, server)?;
+    let ruleset = handled(tier, allowances)?;
     let mut ruleset = ruleset
         .create()
         .map_err(|error| missing(Part::Landlock)(cause(&error)))?;
@@ -58,7 +57,8 @@ pub(crate) fn restrict_to(
     }
 }
 
-fn handled(tier: Tier, client: bool, server: bool) -> Result<Ruleset, Failure> {
+fn handled(tier: Tier, allowances: Allowances) -> Result<Ruleset, Failure> {
+    let Allowances { client, server, .. } = allowances;
     let missing = |part| {
         move |error: landlock::RulesetError| Failure::Missing {
             tier,
@@ -75,7 +75,13 @@ fn handled(tier: Tier, client: bool, server: bool) -> Result<Ruleset, Failure> {
             .handle_access(AccessFs::Refer | AccessFs::Truncate)
             .map_err(missing(Part::Truncate))?
             .scope(Scope::Signal)
-            .map_err(missing(Part::SignalScope))?;
+            .map_err(missing(Part::Scopes))?;
+    }
+    // Sockets without a path belong to the namespace of the network, which is everybody's then.
+    if allowances.group_sockets && (client || server) {
+        ruleset = ruleset
+            .scope(Scope::AbstractUnixSocket)
+            .map_err(missing(Part::Scopes))?;
     }
     let mut ruleset = ruleset
         .set_compatibility(CompatLevel::BestEffort)

@@ -16,7 +16,8 @@ pub(crate) fn report() -> Result<(), Failure> {
     let tiers = Tiers {
         t1: attempt(Tier::T1, |parent| {
             privileges::drop_all().map_err(Failure::Privileges)?;
-            rights::restrict_to(Tier::T1, &places::everywhere(Tier::T1), false, false)?;
+            let places = places::everywhere(Tier::T1);
+            rights::restrict_to(Tier::T1, Allowances::default(), &places)?;
             try_filter(Tier::T1)?;
             try_signal(parent)
         }),
@@ -29,7 +30,7 @@ pub(crate) fn report() -> Result<(), Failure> {
                     let places = places::everywhere(Tier::T2);
                     root::build(&places)?;
                     privileges::drop_all().map_err(Failure::Privileges)?;
-                    rights::restrict_to(Tier::T2, &places, false, false)?;
+                    rights::restrict_to(Tier::T2, Allowances::default(), &places)?;
                     try_filter(Tier::T2)
                 }
             }
@@ -125,7 +126,7 @@ fn try_signal(parent: Pid) -> Result<(), Failure> {
         Err(Errno::PERM) => Ok(()),
         _ => Err(Failure::Missing {
             tier: Tier::T1,
-            part: Part::SignalScope,
+            part: Part::Scopes,
             source: Errno::OPNOTSUPP.into(),
         }),
     }

@@ -420,7 +420,8 @@ fn a_client_gets_its_answer_and_shells_and_databases_work() {
         for _ in 0..count {
             let (mut connection, _) = listener.accept().expect("a client");
             let mut request = [0; 1024];
-            connection.read(&mut request).expect("a request");
+            let read = connection.read(&mut request).expect("a request");
+            assert!(request[..read].starts_with(b"GET / "));
             let answer = b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nhi";
             connection.write_all(answer).expect("an answer");
         }
