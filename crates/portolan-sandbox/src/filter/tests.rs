@@ -45,7 +45,7 @@ fn word(data: &Data, offset: u32) -> Option<u32> {
         _ => {
             let index = usize::try_from(offset.checked_sub(16)? / 8).ok()?;
             let argument = *data.arguments.get(index)?;
-            let half = if offset % 8 == 0 {
+            let half = if offset.is_multiple_of(8) {
                 argument
             } else {
                 argument >> 32

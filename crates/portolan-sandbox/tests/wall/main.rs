@@ -291,7 +291,21 @@ fn w15_other_kinds_of_numbers_kill() {
 
 #[test]
 fn w16_there_is_no_terminal() {
-    none_gets_out_here(&["open_tty", "type_into_terminal", "type_into_terminal_high"]);
+    let typing = [
+        "type_into_terminal",
+        "type_into_terminal_high",
+        "paste_into_terminal",
+    ];
+    for tier in available() {
+        let world = World::in_a_terminal();
+        let names = [&typing[..], &["open_tty", "has_terminal"]].concat();
+        let inside = world.inside(tier, NOTHING, &names);
+        for name in typing {
+            assert_eq!(inside[name], "EPERM", "{tier} {name}");
+        }
+        assert_ne!(inside["open_tty"], "out", "{tier}");
+        assert_eq!(inside["has_terminal"], "out", "{tier}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
     probes.py victim DIR        sets everything up in DIR, says "ready", and stays until its
                                 standard input ends
     probes.py alone PROGRAM...  becomes the program in a user namespace that may have no others
+    probes.py terminal PROGRAM  runs the program in a terminal of its own
     probes.py probe DIR NAME... makes each attempt in a process of its own and prints
                                 "NAME out" or "NAME REASON"
 
@@ -662,21 +663,20 @@ def x32_socket():
 
 
 def type_into_terminal():
-    terminal = terminal_of_own()
-    do("ioctl", terminal, 0x5412, b"x")
+    do("ioctl", 0, 0x5412, b"x")
 
 
 def type_into_terminal_high():
-    terminal = terminal_of_own()
-    do("ioctl", terminal, 1 << 32 | 0x5412, b"x")
+    do("ioctl", 0, 1 << 32 | 0x5412, b"x")
 
 
-def terminal_of_own():
-    """Standard input is a terminal where the test has made one; outside it is this session's."""
-    if os.environ.get("PROBE_OUTSIDE"):
-        os.setsid()
-        fcntl.ioctl(0, 0x540e, 0)
-    return 0
+def paste_into_terminal():
+    do("ioctl", 0, 0x541c, b"\2")
+
+
+def has_terminal():
+    """Must work: the program talks to the terminal that it was started in."""
+    assert os.isatty(0) and os.get_terminal_size(1)
 
 
 # Privileges.
@@ -870,6 +870,23 @@ def alone(program):
     os.execv(program[0], program)
 
 
+def terminal(program):
+    import pty
+    pid, master = pty.fork()
+    if pid == 0:
+        os.execv(program[0], program)
+    while True:
+        try:
+            output = os.read(master, 65536)
+        except OSError:
+            break
+        if not output:
+            break
+        sys.stdout.buffer.write(output.replace(b"\r", b""))
+    sys.stdout.flush()
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 255)
+
+
 def attempt(name):
     """In a process of its own: it may be killed for it, and leaves nothing to the next one."""
     sys.stdout.flush()
@@ -895,6 +912,8 @@ if __name__ == "__main__":
         victim()
     elif sys.argv[1] == "alone":
         alone(sys.argv[2:])
+    elif sys.argv[1] == "terminal":
+        terminal(sys.argv[2:])
     else:
         P = int(os.environ["PROBE_PID"])
         for name in sys.argv[3:]:

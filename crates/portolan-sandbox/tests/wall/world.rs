@@ -33,8 +33,8 @@ pub(crate) struct World {
     directory: TempDir,
     victim: Child,
     settings: Vec<(String, String)>,
-    /// Whether programs may have user namespaces.
-    namespaces: bool,
+    /// How the launcher is started, if in a way of its own.
+    around: Option<&'static str>,
 }
 
 impl World {
@@ -74,7 +74,7 @@ impl World {
         });
         Self {
             settings: settings.collect(),
-            namespaces: true,
+            around: None,
             directory,
             victim,
         }
@@ -82,18 +82,27 @@ impl World {
 
     /// As on a machine where user namespaces are off.
     pub(crate) fn without_namespaces() -> Self {
+        Self::around("alone")
+    }
+
+    /// Started from a terminal.
+    pub(crate) fn in_a_terminal() -> Self {
+        Self::around("terminal")
+    }
+
+    fn around(way: &'static str) -> Self {
         let mut world = Self::new();
-        world.namespaces = false;
+        world.around = Some(way);
         world
     }
 
     /// The launcher, as the user.
     fn launcher(&self) -> Command {
-        if self.namespaces {
+        let Some(way) = self.around else {
             return as_user(Command::new(LAUNCHER));
-        }
+        };
         let mut command = as_user(Command::new(PYTHON));
-        command.args(["-c", PROBES, "alone", LAUNCHER]);
+        command.args(["-c", PROBES, way, LAUNCHER]);
         command
     }
 
@@ -121,7 +130,7 @@ impl World {
     pub(crate) fn outside(&self, names: &[&str]) -> Results {
         let home = self.home().path;
         let mut command = as_user(Command::new(PYTHON));
-        self.configure(command.env("HOME", home).env("PROBE_OUTSIDE", "1"));
+        self.configure(command.env("HOME", home));
         command
             .args(["-c", PROBES, "probe"])
             .arg(self.path())
