@@ -298,12 +298,17 @@ fn w16_there_is_no_terminal() {
     ];
     for tier in available() {
         let world = World::in_a_terminal();
-        let names = [&typing[..], &["open_tty", "has_terminal"]].concat();
+        let names = [
+            &typing[..],
+            &["open_tty", "controlling_terminal", "has_terminal"],
+        ]
+        .concat();
         let inside = world.inside(tier, NOTHING, &names);
         for name in typing {
             assert_eq!(inside[name], "EPERM", "{tier} {name}");
         }
         assert_ne!(inside["open_tty"], "out", "{tier}");
+        assert_eq!(inside["controlling_terminal"], "ENOTTY", "{tier}");
         assert_eq!(inside["has_terminal"], "out", "{tier}");
     }
 }
@@ -410,6 +415,12 @@ fn w21_t1_holds_where_user_namespaces_are_off() {
         "out"
     );
     assert!(world.victim_is_alive());
+}
+
+#[test]
+fn w21_t2_is_there_where_user_namespaces_are_on() {
+    let t2 = World::new().tiers().t2;
+    assert_eq!(t2.is_ok(), World::user_has_namespaces(), "{t2:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
     probes.py victim DIR        sets everything up in DIR, says "ready", and stays until its
                                 standard input ends
     probes.py alone PROGRAM...  becomes the program in a user namespace that may have no others
+    probes.py namespaces        says whether this user can make some and mount a /proc there
     probes.py terminal PROGRAM  runs the program in a terminal of its own
     probes.py probe DIR NAME... makes each attempt in a process of its own and prints
                                 "NAME out" or "NAME REASON"
@@ -674,6 +675,10 @@ def paste_into_terminal():
     do("ioctl", 0, 0x541c, b"\2")
 
 
+def controlling_terminal():
+    os.tcgetpgrp(0)
+
+
 def has_terminal():
     """Must work: the program talks to the terminal that it was started in."""
     assert os.isatty(0) and os.get_terminal_size(1)
@@ -870,6 +875,22 @@ def alone(program):
     os.execv(program[0], program)
 
 
+def namespaces():
+    user = os.getuid()
+    try:
+        do("unshare", 0x38020000)
+        with open("/proc/self/uid_map", "w") as file:
+            file.write("%d %d 1" % (user, user))
+    except OSError:
+        return
+    pid = os.fork()
+    if pid == 0:
+        do("mount", b"none", b"/", b"none", 0x44000, NULL)
+        do("mount", b"proc", b"/proc", b"proc", 0, NULL)
+        os._exit(0)
+    print("no" if os.waitpid(pid, 0)[1] else "yes")
+
+
 def terminal(program):
     import pty
     pid, master = pty.fork()
@@ -907,11 +928,13 @@ def attempt(name):
 
 
 if __name__ == "__main__":
-    D = sys.argv[2]
+    D = sys.argv[2] if len(sys.argv) > 2 else None
     if sys.argv[1] == "victim":
         victim()
     elif sys.argv[1] == "alone":
         alone(sys.argv[2:])
+    elif sys.argv[1] == "namespaces":
+        namespaces()
     elif sys.argv[1] == "terminal":
         terminal(sys.argv[2:])
     else:

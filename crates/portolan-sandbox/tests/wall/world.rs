@@ -85,6 +85,13 @@ impl World {
         Self::around("alone")
     }
 
+    /// Whether the user can make namespaces, found out without the launcher.
+    pub(crate) fn user_has_namespaces() -> bool {
+        let mut command = as_user(Command::new(PYTHON));
+        let output = command.args(["-c", PROBES, "namespaces"]).output();
+        output.expect("python3").stdout.starts_with(b"yes")
+    }
+
     /// Started from a terminal.
     pub(crate) fn in_a_terminal() -> Self {
         Self::around("terminal")
