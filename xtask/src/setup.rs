@@ -28,12 +28,22 @@ const TOOLS: &[Tool] = &[
     Tool {
         program: "python3",
         package: "python3",
-        why: "is a foreign daemon, and a service manager, in tests with real jobs",
+        why: "is a foreign daemon, a service manager, and what tries to get out of the walls, in tests",
     },
     Tool {
         program: "nginx",
         package: "nginx-light",
         why: "is a foreign daemon in tests with real jobs",
+    },
+    Tool {
+        program: "curl",
+        package: "curl",
+        why: "runs inside the walls in the tests of portolan-sandbox",
+    },
+    Tool {
+        program: "sqlite3",
+        package: "sqlite3",
+        why: "runs inside the walls in the tests of portolan-sandbox",
     },
 ];
 
