@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use portolan_sandbox::probe::{Tiers, launcher};
 use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
 
-use super::account::Account;
+use super::account::{Account, User};
 use super::{StartError, program};
 use crate::job::Job;
 
@@ -51,8 +52,7 @@ impl Walls {
         }
         let launcher = launcher().map_err(StartError::Container)?;
         let tier = self.tier(job.isolation, &launcher, user)?;
-        let home = home(job, account).ok_or(io::ErrorKind::NotFound);
-        let home = home.map_err(|kind| StartError::Container(kind.into()))?;
+        let home = home(job, account).map_err(StartError::Container)?;
         let profile = Profile::resolve(entitlements, &job.label, &program, &home, tier)?;
         let profile = profile.seal().map_err(StartError::Container)?;
         Ok(Some(Confinement { launcher, profile }))
@@ -91,14 +91,61 @@ fn user(account: Option<&Account>) -> (u32, u32) {
 
 /// Where containers are: where the job's own variables say, else where those of the server do if
 /// the job is the same user's.
-fn home(job: &Job, account: Option<&Account>) -> Option<Home> {
+fn home(job: &Job, account: Option<&Account>) -> io::Result<Home> {
     const DATA: &str = "XDG_DATA_HOME";
     let data = job.environment_variables.get(DATA).map(PathBuf::from);
     match account.and_then(|account| account.user.as_ref()) {
-        Some(user) => Some(Home::new(PathBuf::from(&user.home), data)),
+        Some(user) if data.is_none() => home_of(user, Path::new(HOMES)),
+        Some(user) => Ok(Home::new(PathBuf::from(&user.home), data)),
         None => {
             let data = data.or_else(|| env::var_os(DATA).map(PathBuf::from));
-            Some(Home::new(env::var_os("HOME")?.into(), data))
+            let home = env::var_os("HOME").ok_or(io::ErrorKind::NotFound)?;
+            Ok(Home::new(home.into(), data))
+        }
+    }
+}
+
+/// Homes for users who have none, as those of most services: a directory for each user id.
+const HOMES: &str = "/var/lib/portolan/homes";
+
+/// The user's own home, or one that is made below `homes`.
+fn home_of(user: &User, homes: &Path) -> io::Result<Home> {
+    let own = PathBuf::from(&user.home);
+    if fs::metadata(&own).is_ok_and(|found| found.is_dir() && found.uid() == user.uid) {
+        return Ok(Home::new(own, None));
+    }
+    fs::create_dir_all(homes)?;
+    let home = homes.join(user.uid.to_string());
+    match DirBuilder::new().mode(0o700).create(&home) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => chown(&home, Some(user.uid), Some(user.gid))?,
+    }
+    Ok(Home::new(home, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    #[test]
+    fn a_user_without_a_home_gets_one() {
+        let homes = TempDir::new().expect("a directory");
+        let uid = rustix::process::geteuid().as_raw();
+        let user = |home: &Path| User {
+            name: "x".to_owned(),
+            uid,
+            gid: rustix::process::getegid().as_raw(),
+            home: home.to_str().expect("text").to_owned(),
+            shell: String::new(),
+        };
+        let own = home_of(&user(homes.path()), Path::new("/nowhere")).expect("its own");
+        assert_eq!(own.path, homes.path());
+        for _ in 0..2 {
+            let made = home_of(&user(Path::new("/nonexistent")), homes.path()).expect("a home");
+            assert_eq!(made.path, homes.path().join(uid.to_string()));
+            let mode = fs::metadata(&made.path).expect("it is there").mode();
+            assert_eq!(mode & 0o7777, 0o700);
         }
     }
 }
