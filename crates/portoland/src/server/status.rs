@@ -199,8 +199,8 @@ fn log_of(job: &crate::job::Job, parts: &super::jobs::Parts) -> String {
 
 fn confinement_of(job: &crate::job::Job) -> String {
     match &job.entitlements {
-        Some(_) => "its names are bound by its entitlements".to_owned(),
-        None => String::new(),
+        Some(all) if all.app_sandbox => format!("by its entitlements, isolation {}", job.isolation),
+        _ => String::new(),
     }
 }
 
