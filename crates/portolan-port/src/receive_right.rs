@@ -1,5 +1,6 @@
 //! The port: the right to receive.
 
+mod keeping;
 mod outlook;
 
 use std::collections::{HashMap, VecDeque};
@@ -15,22 +16,21 @@ use portolan_wire::port_id::PortId;
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_cookie;
 
 use crate::ahead::Ahead;
 use crate::batch::ReceiveBatch;
-use crate::channel::{Channel, Event, Kept, Read, Watch, lock};
+use crate::channel::{Channel, Event, Read, Watch, lock};
 use crate::error::{CreateError, MintError, ReceiveError, SendErrorKind};
 use crate::kept::Keep;
-use crate::ledger::Ledger;
 use crate::message::{Message, Notification, Origin};
 use crate::ring_end::RingEnd;
 use crate::send_once::SendOnceRight;
 use crate::send_right::SendRight;
-use crate::socket::{self, Nothing, Refusal};
+use crate::socket::{self, Refusal};
 use crate::timeout::{Deadline, Timeout};
 use crate::wait::{Spinner, Spun, WaitPolicy, Whereabouts};
 
+use keeping::{heed_ledger, let_die};
 pub use outlook::Head;
 pub(crate) use outlook::digest;
 
@@ -454,9 +454,6 @@ impl fmt::Debug for ReceiveRight {
 /// a peer could keep them coming.
 pub(crate) const MAX_STEPS_WHEN_LATE: u32 = 1024;
 
-/// Channels that the keeper made which are taken at once.
-const MAX_MADE: u32 = 64;
-
 /// Channels whose memory is looked at without being told to.
 const MAX_HOT: usize = 16;
 
@@ -875,30 +872,6 @@ impl Port {
         self.keep.as_ref()
     }
 
-    /// Tells the keeper, if there is one, how many messages were handed out. Called with `hot` locked.
-    #[inline]
-    fn count_received(&self, count: u64) {
-        match self.keep().map(|keep| keep.ledger()) {
-            Some(Some(ledger)) => ledger.count_received(count),
-            Some(None) => self.count_former(count),
-            None => {}
-        }
-    }
-
-    fn watch_guard(&self) -> Result<(), Errno> {
-        match self.keep().and_then(|keep| keep.guard()) {
-            Some(guard) => epoll::add(&*self.epoll, guard, Event::Guard.data(), EventFlags::IN),
-            None => Ok(()),
-        }
-    }
-
-    fn ignore_guard(&self) {
-        if let Some(guard) = self.keep().and_then(|keep| keep.guard()) {
-            // Fails if it is not watched.
-            epoll::delete(&*self.epoll, guard).ok();
-        }
-    }
-
     /// Has the port told of room in the guard while there is something that the keeper has not heard.
     fn wait_for_keeper(&self, keep: &Keep) {
         if matches!(keep.tell_untold(), Err(Refusal::Full(_))) {
@@ -921,23 +894,6 @@ impl Port {
         }
         if flags.intersects(EventFlags::IN | EventFlags::HUP) {
             self.take_made_channels();
-        }
-    }
-
-    /// The keeper has made rights to this port.
-    fn take_made_channels(&self) {
-        let Some(keep) = self.keep().filter(|_| !lock(&self.state).held) else {
-            return;
-        };
-        // Whoever sent the port may not be the keeper it seems to be, and go on for ever.
-        for _ in 0..MAX_MADE {
-            match keep.take_made() {
-                // Without room for another sender, the keeper has its messages.
-                Ok(channel) => drop(channel.map(|channel| self.add_known(channel))),
-                Err(Nothing::Empty) => return,
-                // There is no keeper any more, or none that makes sense.
-                Err(_) => return self.ignore_guard(),
-            }
         }
     }
 
@@ -983,14 +939,6 @@ impl Port {
         state.senders += usize::from(!channel.is_once());
         state.channels.insert(token, Arc::clone(channel));
         Ok(())
-    }
-
-    fn kept(&self, channel: &Channel) -> Result<Option<Kept>, Errno> {
-        let Some(keep) = self.keep().cloned() else {
-            return Ok(None);
-        };
-        let cookie = socket_cookie(channel.socket())?;
-        Ok(Some(Kept { keep, cookie }))
     }
 
     fn hang_up(&self, token: u64, channel: &Channel) {
@@ -1178,32 +1126,6 @@ impl Hot {
                 .is_some_and(|(_, channel)| channel.is_ready())
         })
     }
-}
-
-/// A channel is lost to this process. Its sender is told, whoever else has duplicates of its end; if
-/// another process keeps the port, the channel goes on there.
-fn let_die(channel: &Channel, keep: Option<&Arc<Keep>>) {
-    if keep.is_none_or(|keep| keep.guard().is_none()) {
-        channel.close();
-    }
-}
-
-/// Requests that the keeper has refused are not to be served, and those who made them are to know.
-fn heed_ledger(channels: &[Channel], ledger: &Ledger) -> Result<(), Errno> {
-    let entries = ledger.entries().into_iter();
-    let refused: Vec<_> = entries
-        .filter(|entry| entry.is_void || entry.is_refusal)
-        .collect();
-    for channel in channels.iter().filter(|_| !refused.is_empty()) {
-        let cookie = socket_cookie(channel.socket())?;
-        for entry in refused.iter().filter(|entry| entry.channel == cookie) {
-            match entry.is_void {
-                true => channel.make_void(entry.slot),
-                false => channel.refuse_again(entry.slot, entry.at),
-            }
-        }
-    }
-    Ok(())
 }
 
 /// `None` if another thread has it.
