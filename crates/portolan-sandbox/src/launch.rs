@@ -22,6 +22,7 @@ use portolan_sandbox::filter::{Architecture, filter};
 use portolan_sandbox::probe::{PROBE, Part};
 use portolan_sandbox::profile::{Profile, Tier};
 use portolan_sys::confine;
+use portolan_wire::container::GROUP_CONTAINERS;
 
 use failure::Failure;
 use inherited::Inherited;
@@ -116,6 +117,7 @@ fn set_environment(command: &mut Command, profile: &Profile, inherited: &Inherit
     command
         .env("HOME", &profile.container)
         .env("TMPDIR", profile.container.join("tmp"))
+        .env(GROUP_CONTAINERS, &profile.group_containers)
         .env("APP_SANDBOX_CONTAINER_ID", profile.label.as_str());
 }
 

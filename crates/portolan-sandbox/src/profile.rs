@@ -113,11 +113,16 @@ impl Home {
         containers.join(component(label.as_str())).join("Data")
     }
 
+    /// The directory of all group containers.
+    #[must_use]
+    pub fn group_containers(&self) -> PathBuf {
+        self.data.join("portolan/Group Containers")
+    }
+
     /// The container that the members of a group share.
     #[must_use]
     pub fn group_container(&self, group: &GroupId) -> PathBuf {
-        let containers = self.data.join("portolan/Group Containers");
-        containers.join(component(group.as_str()))
+        self.group_containers().join(component(group.as_str()))
     }
 }
 
@@ -151,6 +156,8 @@ pub struct Profile {
     pub tier: Tier,
     /// The directory of its own: its `HOME`. `TMPDIR` is `tmp` in it.
     pub container: PathBuf,
+    /// The directory of all group containers, which it is told and may not read.
+    pub group_containers: PathBuf,
     /// The directories of its groups.
     pub groups: Vec<PathBuf>,
     /// What the user has excepted.
@@ -191,6 +198,7 @@ impl Profile {
             program: program.to_owned(),
             tier,
             container: home.container(label),
+            group_containers: home.group_containers(),
             groups: groups.map(|group| home.group_container(group)).collect(),
             exceptions: exceptions(entitlements, &home.path)?,
             client: entitlements.network_client,

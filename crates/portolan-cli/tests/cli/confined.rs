@@ -161,7 +161,7 @@ fn a_confined_program_has_its_container_for_a_home() {
             &script,
         ]);
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
-        let kept = ".local/share/portolan/Containers/test.app/Data/file";
+        let kept = "data/portolan/Containers/test.app/Data/file";
         let kept = std::fs::read_to_string(world.path(kept)).expect("it was written");
         assert_eq!(kept, "kept\n");
     }

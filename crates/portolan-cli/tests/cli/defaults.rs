@@ -184,15 +184,17 @@ fn changes_are_watched() {
 /// A confined member finds its watchers, and those of others find it, by names of the group alone.
 #[test]
 fn confined_members_watch_each_other() {
-    let world = World::new();
+    let world = World::of_a_user();
     let entitlements = "\"com.apple.security.app-sandbox\" = true\n\
                         \"com.apple.security.application-groups\" = [\"group.a\"]\n";
     let entitlements = world.write("entitlements.toml", entitlements);
-    let confined = |arguments: &[&str]| {
+    let confined = |isolation, arguments: &[&str]| {
         let entitlements = entitlements.to_str().expect("a path");
-        let portolan = env!("CARGO_BIN_EXE_portolan");
+        let portolan = world.program().to_str().expect("a path");
         let run = [
             "run",
+            "--isolation",
+            isolation,
             "--entitlements",
             entitlements,
             "--",
@@ -201,14 +203,19 @@ fn confined_members_watch_each_other() {
         ];
         world.command([&run, arguments].concat())
     };
-    let mut watcher = Running::start(&mut confined(&["watch", "-n", "2", GROUP]));
+    let mut watcher = Running::start(&mut confined("T1", &["watch", "-n", "2", GROUP]));
     wait_for_line(&mut watcher.child, "watching group.a");
-    crate::world::ran(confined(&["write", GROUP, "k", "1"]).output().expect("run")).ok();
+    let written = confined("best", &["write", GROUP, "k", "1"]).output();
+    crate::world::ran(written.expect("run")).ok();
     write(&world, "k", &["2"]);
     let mut lines = BufReader::new(watcher.child.stdout.take().expect("stdout")).lines();
     let mut line = || lines.next().expect("a line").expect("text");
     assert_eq!([line(), line()], ["k = \"1\"", "k = \"2\""]);
 
-    let outside = confined(&["watch", "group.b"]).output().expect("run");
-    crate::world::ran(outside).fails(4, "the watcher's name cannot be published");
+    for isolation in ["T1", "best"] {
+        let outside = confined(isolation, &["watch", "group.b"]).output();
+        crate::world::ran(outside.expect("run")).fails(4, "the watcher's name cannot be published");
+        let outside = confined(isolation, &["write", "group.b", "k", "1"]).output();
+        crate::world::ran(outside.expect("run")).fails(1, "is not set");
+    }
 }

@@ -110,7 +110,6 @@ impl World {
             .env_remove("PORTOLAN_LOG")
             .env("PORTOLAN_SERVER", "")
             .env("HOME", self.path(""))
-            .env_remove("XDG_DATA_HOME")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

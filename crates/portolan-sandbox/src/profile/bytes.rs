@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{Exception, Profile, Tier};
 
 /// Changed with every change of what follows.
-const MAGIC: &[u8] = b"portolan profile 1\n";
+const MAGIC: &[u8] = b"portolan profile 2\n";
 
 /// Bytes are not a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -40,6 +40,7 @@ pub(super) fn encode(profile: &Profile) -> Vec<u8> {
         program,
         tier,
         container,
+        group_containers,
         groups,
         exceptions,
         client,
@@ -54,6 +55,7 @@ pub(super) fn encode(profile: &Profile) -> Vec<u8> {
     put_text(&mut bytes, label.as_str().as_bytes());
     put_path(&mut bytes, program);
     put_path(&mut bytes, container);
+    put_path(&mut bytes, group_containers);
     put_len(&mut bytes, groups.len());
     for group in groups {
         put_path(&mut bytes, group);
@@ -97,6 +99,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
         label: JobLabel::from_bytes(reader.text()?)?,
         program: reader.path()?,
         container: reader.path()?,
+        group_containers: reader.path()?,
         groups: reader.list(Reader::path)?,
         exceptions: reader.list(|reader| {
             let write = reader.flag()?;
@@ -169,6 +172,7 @@ mod tests {
             program: "/p".into(),
             tier: Tier::T1,
             container: "/c".into(),
+            group_containers: "/s".into(),
             groups: vec!["/g".into()],
             exceptions: vec![Exception {
                 path: "/e".into(),

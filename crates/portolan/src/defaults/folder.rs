@@ -93,11 +93,18 @@ impl Folder {
         &self,
         before: impl Fn(BorrowedFd<'_>, &str) -> Result<(), Errno>,
     ) -> Result<OwnedFd, ReadError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut here = rustix::fs::openat(CWD, &self.base, flags, Mode::empty())?;
-        for name in &self.below {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        // A confined program may pass through the folders of others, and not read them.
+        let passing = flags | OFlags::PATH;
+        let open = |last| match last {
+            true => flags | OFlags::RDONLY,
+            false => passing,
+        };
+        let base_is_last = self.below.is_empty();
+        let mut here = rustix::fs::openat(CWD, &self.base, open(base_is_last), Mode::empty())?;
+        for (index, name) in self.below.iter().enumerate() {
             before(here.as_fd(), name)?;
-            let flags = flags | OFlags::NOFOLLOW;
+            let flags = open(index + 1 == self.below.len()) | OFlags::NOFOLLOW;
             here = match rustix::fs::openat(&here, name, flags, Mode::empty()) {
                 Err(Errno::LOOP | Errno::NOTDIR) => return Err(ReadError::UnsafeFolder),
                 other => other?,
