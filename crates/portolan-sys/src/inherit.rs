@@ -7,8 +7,8 @@
 //! To duplicate it is safe: a number that is not open is refused, and the original stays with
 //! whoever owns it. To take it needs that nobody owns it. Everything in this process that opens a
 //! descriptor makes it close-on-exec at once, and what lacks that was open before the program
-//! began; [`take`] sets it under a lock, so it succeeds once. What [`leave`] has made inheritable
-//! is remembered and never taken. That leaves code which clears the flag by other means: it must
+//! began; [`take`] sets it under a lock, so it succeeds once. What [`leave`] and
+//! [`leave_numbered`] have made inheritable is remembered and never taken. That leaves code which clears the flag by other means: it must
 //! not take what it owns.
 #![allow(
     unsafe_code,
@@ -88,6 +88,35 @@ pub fn leave(descriptor: BorrowedFd<'_>) -> io::Result<u32> {
     Ok(number)
 }
 
+/// [`leave`] for a descriptor that is known by its number only. It stays with whoever owns it.
+///
+/// # Errors
+///
+/// `EBADF` if no descriptor has this number.
+pub fn leave_numbered(number: u32) -> io::Result<()> {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    left.insert(number);
+    set_flags(number, 0)
+}
+
+/// Takes [`leave`] and [`leave_numbered`] back: the descriptor is closed on exec.
+///
+/// # Errors
+///
+/// `EBADF` if no descriptor has this number.
+pub fn close_on_exec(number: u32) -> io::Result<()> {
+    set_flags(number, libc::FD_CLOEXEC)
+}
+
+fn set_flags(number: u32, flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes no pointers, and a number that is not open is refused. Whoever owns it still
+    // does, and `take` refuses it, see the head of this file. Tested by `what_is_left_by_its_number`.
+    if unsafe { libc::fcntl(number.cast_signed(), libc::F_SETFD, flags) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +158,20 @@ mod tests {
         let mut read = Vec::new();
         reader.read_to_end(&mut read).expect("read");
         assert_eq!(read, b"x");
+    }
+
+    #[test]
+    fn what_is_left_by_its_number_stays_with_its_owner() {
+        let (reader, _writer) = io::pipe().expect("pipe");
+        let number = u32::try_from(reader.as_raw_fd()).expect("a descriptor number");
+        let flags = || rustix::io::fcntl_getfd(&reader).expect("fcntl");
+        leave_numbered(number).expect("leave");
+        assert_eq!(flags(), FdFlags::empty());
+        assert!(take(number).is_err(), "it has an owner");
+        close_on_exec(number).expect("take back");
+        assert_eq!(flags(), FdFlags::CLOEXEC);
+        assert!(leave_numbered(1 << 20).is_err());
+        assert!(close_on_exec(u32::MAX).is_err());
     }
 
     #[test]

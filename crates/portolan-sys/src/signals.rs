@@ -43,7 +43,7 @@ impl Blocked {
             check(unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) })?;
         }
         let blocked = Self(set);
-        blocked.mask(libc::SIG_BLOCK)?;
+        blocked.block()?;
         Ok(blocked)
     }
 
@@ -72,6 +72,15 @@ impl Blocked {
                 _ => return Err(error),
             }
         }
+    }
+
+    /// Blocks them again in a thread that has [unblocked](Self::unblock) them. Handlers stay.
+    ///
+    /// # Errors
+    ///
+    /// What sigprocmask(2) says.
+    pub fn block(&self) -> io::Result<()> {
+        self.mask(libc::SIG_BLOCK)
     }
 
     /// Lets the calling thread, and those it makes from now on, have them again.
@@ -119,6 +128,10 @@ mod tests {
             assert_eq!(blocked.wait(None).expect("wait"), Some(Signal::USR1));
             assert_eq!(blocked.wait(Some(Duration::ZERO)).expect("wait"), None);
             blocked.unblock().expect("unblock");
+            blocked.block().expect("block again");
+            // SAFETY: as before.
+            assert_eq!(unsafe { libc::raise(libc::SIGUSR1) }, 0);
+            assert_eq!(blocked.wait(None).expect("wait"), Some(Signal::USR1));
         });
         one.join().expect("no signal ended this process");
     }

@@ -147,24 +147,26 @@ fn try_serve(
     let identity = identity_of(&directory.join(place::SOCKET));
     server.end_on_signals()?;
     tell(notifier.ready());
-    match server.run()? {
-        Ended::ForRestart => {
-            tell(notifier.reloading());
-            restart.now()
-        }
-        Ended::ForGood => {
-            tell(notifier.stopping());
-            if restart.can_keep() {
-                restart.keep();
-            }
-            server.clear_away();
-            // A socket that is the service manager's is there for the next server.
-            if inherited.is_none() {
-                remove(directory, identity);
-            }
-            Ok(())
-        }
+    let mut ended = server.run()?;
+    while ended == Ended::Alone {
+        let error = restart.in_own_place(|| server.is_told_to_end());
+        tracing::warn!(%error, "goes on, and nobody would start it again");
+        ended = server.run()?;
     }
+    if ended == Ended::ForRestart {
+        tell(notifier.reloading());
+        restart.now();
+    }
+    tell(notifier.stopping());
+    if restart.can_keep() {
+        restart.keep();
+    }
+    server.clear_away();
+    // A socket that is the service manager's is there for the next server.
+    if inherited.is_none() {
+        remove(directory, identity);
+    }
+    Ok(())
 }
 
 fn tell(told: Result<(), NotifyError>) {

@@ -19,7 +19,8 @@
 //! Processes whose parent was a server that is gone become the holder's children. It reaps them and
 //! reports how they ended ([`Exits`]).
 //!
-//! If the holder is killed the server goes on, unprotected, and can notice it ([`Life::holder`]).
+//! If the holder is killed the server goes on, and notices it ([`Life::holder`]). By
+//! [`Restart::in_own_place`] it becomes the holder of the next server, in its own process.
 
 mod exits;
 mod kept;
@@ -29,11 +30,12 @@ use std::collections::BTreeSet;
 use std::env;
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::panic;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portolan_sys::holder::{Child, start_sharing};
@@ -65,7 +67,8 @@ pub enum Start {
     First,
     /// The last one was killed, or has panicked.
     Crash,
-    /// The last one ended by [`Restart::now`], or somebody asked the holder for it.
+    /// The last one ended by [`Restart::now`], somebody asked the holder for it, or the last one has
+    /// become the holder.
     InPlace,
     /// The last one ended by [`Restart::keep`], in a process that is gone as well.
     Kept,
@@ -90,7 +93,11 @@ pub struct Life {
 
 /// Ends a server so that the next one, of the program that is installed then, has all it has.
 #[derive(Debug)]
-pub struct Restart(());
+pub struct Restart {
+    signals: Blocked,
+    program: PathBuf,
+    left: Left,
+}
 
 /// What a server has left to the next one.
 #[derive(Debug)]
@@ -219,6 +226,44 @@ impl Restart {
     /// the holder.
     pub fn keep(self) -> ! {
         process::exit(KEEP.into())
+    }
+
+    /// For a server whose holder is gone: executes the program in this process, which becomes the
+    /// holder of the next server. Nothing is dropped. Returns why that was not done, with all as it was.
+    ///
+    /// `told` is asked once signals wait for the next program. If it says that one came before, that is
+    /// this server's to see to, and the error is [`io::ErrorKind::Interrupted`].
+    pub fn in_own_place(&self, told: impl FnOnce() -> bool) -> io::Error {
+        let error = match self.signals.block() {
+            Ok(()) if told() => io::ErrorKind::Interrupted.into(),
+            Ok(()) => self.execute(),
+            Err(error) => error,
+        };
+        // Fails for a set of signals that the call before has refused too.
+        self.signals.unblock().ok();
+        error
+    }
+
+    fn execute(&self) -> io::Error {
+        let mut numbers = match self.left.named() {
+            Ok(numbers) => numbers,
+            Err(error) => return error,
+        };
+        let Left {
+            journal,
+            reader,
+            writer,
+        } = self.left;
+        numbers.extend([journal, reader, writer]);
+        for &number in &numbers {
+            // Fails for one that is not open only, and the next server misses it as this one does.
+            inherit::leave_numbered(number).ok();
+        }
+        let error = execute(&self.program, self.left);
+        for &number in &numbers {
+            inherit::close_on_exec(number).ok();
+        }
+        error
     }
 }
 
@@ -354,8 +399,22 @@ impl Holder {
             recovered: Recovered { entries, orphans },
             exits: self.exits.0.try_clone()?,
             holder: self.itself.try_clone()?,
-            restart: Restart(()),
+            restart: self.restart(),
         })
+    }
+
+    /// In the child, where these descriptors stay open when this process is gone.
+    fn restart(&self) -> Restart {
+        let number = |fd: BorrowedFd<'_>| fd.as_raw_fd().cast_unsigned();
+        Restart {
+            signals: self.signals,
+            program: self.program.clone(),
+            left: Left {
+                journal: self.journal,
+                reader: number(self.exits.0.as_fd()),
+                writer: number(self.exits.1.as_fd()),
+            },
+        }
     }
 
     fn wait_for(&mut self, server: Pid) -> io::Result<WaitStatus> {
@@ -436,10 +495,7 @@ impl Holder {
         self.asked = Asked::Nothing;
         self.start = Start::InPlace;
         let error = match self.leave(orphans) {
-            Ok(left) => Command::new(&self.program)
-                .args(env::args_os().skip(1))
-                .env(VARIABLE, left.to_text())
-                .exec(),
+            Ok(left) => execute(&self.program, left),
             Err(error) => error,
         };
         tracing::error!(program = %self.program.display(), %error, "cannot be executed");
@@ -474,6 +530,13 @@ impl Ending {
 }
 
 impl Left {
+    /// The descriptors that the journal names.
+    fn named(self) -> io::Result<BTreeSet<u32>> {
+        let memory = inherit::duplicate(self.journal)?;
+        let entries = journal::replay(&memory).map_err(io::Error::other)?;
+        Ok(descriptors(&entries))
+    }
+
     fn to_text(self) -> String {
         let (process, journal) = (process::id(), self.journal);
         format!("{process} {journal} {} {}", self.reader, self.writer)
@@ -492,6 +555,18 @@ impl Left {
             writer: next()?,
         })
     }
+}
+
+/// Executes the program in this process, to hold what is left. Returns if that fails.
+fn execute(program: &Path, left: Left) -> io::Error {
+    let error = Command::new(program)
+        .args(env::args_os().skip(1))
+        .env(VARIABLE, left.to_text())
+        .exec();
+    // The standard library has set SIGPIPE back to its default for the program, and it would end this
+    // process at the next line of a log that nobody reads. That does nothing:
+    signal_hook::flag::register(signal_hook::consts::SIGPIPE, Arc::default()).ok();
+    error
 }
 
 /// Unwinding would drop what the server has, and with it close what the next one needs.

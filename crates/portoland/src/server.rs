@@ -100,6 +100,8 @@ pub enum Ended {
     ForGood,
     /// It was told to go on in a new process.
     ForRestart,
+    /// The process that would start the next one is gone. It can go on with [`Server::run`].
+    Alone,
 }
 
 /// A bootstrap server.
@@ -228,8 +230,8 @@ impl Server {
         epoll::add(&self.events, fd, source.data(), EventFlags::IN)
     }
 
-    /// Serves until it is told to end, or until nobody can reach it any more. A server that ended for a
-    /// restart must not be dropped before this process has ended: what it would close is the next one's.
+    /// Serves until it is told to end, until nobody can reach it any more, or until it has lost its
+    /// holder. A server that ended for a restart must not be dropped before this process has ended: what it would close is the next one's.
     ///
     /// # Errors
     ///
@@ -243,7 +245,7 @@ impl Server {
         self.carry_out();
         let mut buffer = [MaybeUninit::<Event>::uninit(); BATCH];
         loop {
-            if let Some(ended) = self.ended {
+            if let Some(ended) = self.ended.take() {
                 self.jobs.flush_logs();
                 return Ok(ended);
             }
@@ -262,6 +264,14 @@ impl Server {
             self.see_to_time();
             self.carry_out();
         }
+    }
+
+    /// Whether SIGTERM or SIGINT has come, and [`run`](Self::run) has not seen to it yet.
+    #[must_use]
+    pub fn is_told_to_end(&self) -> bool {
+        let flags = rustix::net::RecvFlags::PEEK | rustix::net::RecvFlags::DONTWAIT;
+        let told = |signals| rustix::net::recv(signals, &mut [0; 1], flags).is_ok();
+        self.signals.as_ref().is_some_and(told)
     }
 
     /// Takes away what the server has put into its directory for jobs, if nobody goes on from here.
@@ -289,7 +299,7 @@ impl Server {
             Source::Requests => self.take_requests(),
             Source::Listener => self.accept(),
             Source::Signals => self.told_to_end(),
-            Source::HangUp => self.ended = Some(Ended::ForRestart),
+            Source::HangUp => self.told_to_restart(),
             Source::Holder => self.holder_is_gone(),
             Source::Deaths => self.see_to_deaths(),
             Source::Process(client) => self.process_exited(client),
@@ -315,14 +325,27 @@ impl Server {
             let mut buffer = [0; 64];
             rustix::net::recv(signals, &mut buffer, rustix::net::RecvFlags::DONTWAIT).ok();
         }
+        // The jobs have their end here, whether or not somebody would start the next server.
+        self.ended = None;
         let now = self.now();
         self.jobs.supervisor.shut_down(now);
+    }
+
+    /// SIGHUP.
+    fn told_to_restart(&mut self) {
+        self.ended = Some(match self.holder {
+            Some(_) => Ended::ForRestart,
+            None => Ended::Alone,
+        });
     }
 
     fn holder_is_gone(&mut self) {
         if let Some(holder) = self.holder.take() {
             epoll::delete(&self.events, &holder).ok();
             tracing::warn!("the parent that would start this server again is gone");
+            if self.ended != Some(Ended::ForGood) && !self.jobs.is_ending() {
+                self.ended = Some(Ended::Alone);
+            }
         }
     }
 

@@ -31,7 +31,8 @@ const TESTS: &[(&str, fn())] = &[
     ("a_panic_is_a_crash", panic_is_a_crash),
     ("the_holder_ends_as_the_server_does", endings),
     ("signals_are_passed_on", signals),
-    ("a_killed_holder_is_noticed", killed_holder),
+    ("a_killed_holder_is_replaced_by_the_server", killed_holder),
+    ("without_a_program_the_server_goes_on_alone", alone),
 ];
 
 #[expect(clippy::print_stdout, reason = "what a harness says")]
@@ -206,13 +207,45 @@ fn signals() {
 }
 
 fn killed_holder() {
-    let mut held = Held::start(&own_program(), "careless");
-    let begun: Begun = held.begun();
-    held.signal(held.id(), Signal::KILL);
-    assert_eq!(held.hear(), "unprotected");
+    let mut held = Held::start(&own_program(), "churn");
+    let mut model = Model::default();
+    let mut before = held.begun();
+    for round in 0..5 {
+        model.follow(&held, 30 + round);
+        held.kill_holder(before.server);
+        let next = model.follow_to_the_next(&mut held);
+        assert_eq!(next.start, "InPlace");
+        next.check_holder(before.server, &before);
+        model.follow(&held, 30 + round);
+        held.signal(next.server, Signal::KILL);
+        let last = model.follow_to_the_next(&mut held);
+        assert_eq!(last.start, "Crash");
+        last.check_same_holder(&next);
+        before = last;
+    }
+}
+
+fn alone() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let program = directory.path().join("server");
+    fs::copy(own_program(), &program).expect("copy");
+    let mut held = Held::start(&program, "careless");
+    let first: Begun = held.begun();
+    held.say("put");
+    assert_eq!(held.hear(), "put");
+    fs::remove_file(&program).expect("remove");
+    held.kill_holder(first.server);
+    assert_eq!(held.hear(), "unprotected NotFound 0");
     held.say("are you there");
-    assert_eq!(held.hear(), format!("{}", begun.server));
-    assert!(!held.finish().success());
+    assert_eq!(held.hear(), format!("{}", first.server));
+    fs::copy(own_program(), &program).expect("copy");
+    held.say("told");
+    assert_eq!(held.hear(), "unprotected Interrupted 0");
+    held.say("again");
+    let next = held.begun();
+    assert_eq!((next.holder, next.entries.len()), (first.server, 1));
+    held.say("take");
+    assert_eq!(held.hear(), "taken once");
 }
 
 /// Xorshift (Marsaglia 2003), so that a failing run can be had again by its seed.

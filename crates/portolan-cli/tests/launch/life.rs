@@ -207,6 +207,27 @@ fn counted(right: &SendRight) -> u64 {
     u64::from_le_bytes(answer.bytes().try_into().expect("a number"))
 }
 
+/// Whoever kills the process that was started kills the holder, and then, perhaps, the server.
+#[test]
+fn a_server_whose_holder_is_killed_gets_another_one() {
+    let mut site = Site::with("serve", "");
+    let right = site.look_up();
+    let pid = ask(&right).expect("answer");
+    for _ in 0..3 {
+        site.kill_holder();
+        assert_eq!(ask(&right).expect("answer"), pid);
+        let killed = site.signal_server(Signal::KILL);
+        until("there is another server", || {
+            site.server().is_some_and(|next| next != killed)
+        });
+        let fresh = Bootstrap::connect(&site.world().runtime()).expect("connect");
+        let found = fresh.look_up(&name()).expect("look up");
+        assert_eq!(ask(&found).expect("answer"), pid);
+        site.bootstrap.restart().expect("restart");
+        assert_eq!((site.pid(), site.job().runs), (pid, 1));
+    }
+}
+
 /// Names are there for everybody, not only for who was connected.
 #[test]
 fn l37_names_are_back_within_a_second_of_a_kill() {

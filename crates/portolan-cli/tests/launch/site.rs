@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use portolan::bootstrap::Bootstrap;
 use portolan::bootstrap::jobs::{JobState, JobStatus};
 use portolan::{JobLabel, Message, ReplyError, RequestError, SendRight, ServiceName, Timeout};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, waitpid};
 
 use crate::part::{ECHO, PART, PLACE, SERVICE};
 use crate::world::{Running, World, wait_for_line};
@@ -74,6 +74,8 @@ pub(crate) struct Site {
     pub(crate) bootstrap: Bootstrap,
     world: World,
     holder: Running,
+    /// The server that has become the holder since.
+    successor: Option<Pid>,
 }
 
 impl Site {
@@ -94,6 +96,7 @@ impl Site {
             bootstrap: bootstrap.expect("a connection"),
             world,
             holder,
+            successor: None,
         }
     }
 
@@ -188,7 +191,26 @@ impl Site {
 
     /// The process that has what the server has, and starts it again.
     pub(crate) fn holder(&self) -> u32 {
-        self.holder.pid()
+        let successor = self.successor.map(|pid| pid.as_raw_pid().cast_unsigned());
+        successor.unwrap_or_else(|| self.holder.pid())
+    }
+
+    /// Kills the holder, and waits until the server is the holder of another one.
+    pub(crate) fn kill_holder(&mut self) {
+        set_child_subreaper(Some(getpid())).expect("prctl");
+        let server = self.server().expect("a server");
+        match self.successor {
+            Some(holder) => {
+                rustix::process::kill_process(holder, Signal::KILL).expect("kill");
+                waitpid(Some(holder), WaitOptions::empty()).expect("wait");
+            }
+            None => {
+                self.holder.child.kill().expect("kill");
+                self.holder.child.wait().expect("wait");
+            }
+        }
+        self.successor = Some(server);
+        until("there is another server", || self.server().is_some());
     }
 
     /// The server itself. There may be none for a moment.
@@ -208,6 +230,15 @@ impl Site {
     }
 }
 
+impl Site {
+    fn has_ended(&mut self) -> bool {
+        match self.successor {
+            Some(holder) => !matches!(waitpid(Some(holder), WaitOptions::NOHANG), Ok(None)),
+            None => !matches!(self.holder.child.try_wait(), Ok(None)),
+        }
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -220,7 +251,7 @@ impl Drop for Site {
         }
         self.world.run(["shutdown"]);
         let start = Instant::now();
-        while matches!(self.holder.child.try_wait(), Ok(None)) && start.elapsed() < TIME {
+        while !self.has_ended() && start.elapsed() < TIME {
             thread::park_timeout(Duration::from_millis(1));
         }
     }

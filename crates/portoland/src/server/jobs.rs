@@ -101,6 +101,10 @@ impl Jobs {
         !std::mem::replace(&mut self.ends, true)
     }
 
+    pub(super) fn is_ending(&self) -> bool {
+        self.ends
+    }
+
     /// Keeps a descriptor for as long as the server runs.
     pub(super) fn keep_open(&mut self, fd: OwnedFd) {
         self.kept_open.push(fd);

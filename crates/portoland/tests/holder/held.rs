@@ -4,13 +4,17 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process, pidfd_open, set_child_subreaper,
+    waitpid,
+};
 
 /// The environment variable that makes this program play a server.
 pub(super) const PART: &str = "PORTOLAN_TEST_SERVER";
@@ -22,7 +26,8 @@ const PATIENCE: Timespec = Timespec {
 };
 
 pub(super) struct Held {
-    holder: Child,
+    holder: Pid,
+    is_finished: bool,
     socket: OwnedFd,
 }
 
@@ -31,7 +36,7 @@ pub(super) struct Held {
 pub(super) struct Begun {
     pub(super) start: String,
     pub(super) server: u32,
-    holder: u32,
+    pub(super) holder: u32,
     /// The inode of the program that runs.
     pub(super) program: u64,
     /// Descriptors that are open, without those of entries.
@@ -46,6 +51,8 @@ pub(super) fn own_program() -> PathBuf {
 
 impl Held {
     pub(super) fn start(program: &Path, part: &str) -> Self {
+        // A server whose holder is killed becomes this process's child.
+        set_child_subreaper(Some(getpid())).expect("prctl");
         let (socket, other) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -59,15 +66,29 @@ impl Held {
             .stdout(Stdio::null())
             .spawn()
             .expect("start this program");
-        Self { holder, socket }
+        let holder = Pid::from_child(&holder);
+        Self {
+            holder,
+            is_finished: false,
+            socket,
+        }
     }
 
     pub(super) fn id(&self) -> u32 {
-        self.holder.id()
+        self.holder.as_raw_pid().cast_unsigned()
     }
 
     pub(super) fn signal(&self, process: u32, signal: Signal) {
         assert!(self.try_signal(process, signal), "there is no {process}");
+    }
+
+    /// The server, which may become a holder, is what is waited for from then on.
+    pub(super) fn kill_holder(&mut self, server: u32) {
+        self.signal(self.id(), Signal::KILL);
+        assert!(!self.finish().success());
+        let server = i32::try_from(server).ok().and_then(Pid::from_raw);
+        self.holder = server.expect("a process");
+        self.is_finished = false;
     }
 
     /// Whether the process is there.
@@ -105,14 +126,16 @@ impl Held {
 
     /// Waits until the holder has ended.
     pub(super) fn finish(&mut self) -> ExitStatus {
-        let process = pidfd_open(Pid::from_child(&self.holder), PidfdFlags::empty());
+        let process = pidfd_open(self.holder, PidfdFlags::empty());
         let process = process.expect("not yet waited for");
         let mut ended = [PollFd::new(&process, PollFlags::IN)];
         if poll(&mut ended, Some(&PATIENCE)).expect("poll") == 0 {
-            self.holder.kill().expect("kill");
+            kill_process(self.holder, Signal::KILL).expect("kill");
             panic!("the holder has not ended");
         }
-        self.holder.wait().expect("wait")
+        let ended = waitpid(Some(self.holder), WaitOptions::empty()).expect("wait");
+        self.is_finished = true;
+        ExitStatus::from_raw(ended.expect("it has ended").1.as_raw())
     }
 }
 
@@ -121,9 +144,9 @@ impl Drop for Held {
     fn drop(&mut self) {
         rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both).ok();
         if std::thread::panicking() {
-            self.holder.kill().ok();
-            self.holder.wait().ok();
-        } else if self.holder.try_wait().expect("wait").is_none() {
+            kill_process(self.holder, Signal::KILL).ok();
+            waitpid(Some(self.holder), WaitOptions::empty()).ok();
+        } else if !self.is_finished {
             self.finish();
         }
     }
@@ -150,7 +173,11 @@ impl Begun {
     }
 
     pub(super) fn check_same_holder(&self, other: &Self) {
-        assert_eq!(self.holder, other.holder, "another holder");
+        self.check_holder(other.holder, other);
+    }
+
+    pub(super) fn check_holder(&self, holder: u32, other: &Self) {
+        assert_eq!(self.holder, holder, "another holder");
         assert_eq!(self.descriptors, other.descriptors, "descriptors leak");
     }
 }

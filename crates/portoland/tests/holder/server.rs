@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
@@ -11,8 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use portoland::holder::{self, Ending, Life};
 use portoland::journal::{Journal, Key};
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::MemfdFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
@@ -45,6 +46,10 @@ fn churn(mut life: Life) -> Ending {
         .find(|&steps| table(steps) == entries)
         .expect("a state");
     while !restart.load(Ordering::Relaxed) {
+        if is_gone(&life.holder) {
+            let error = life.restart.in_own_place(|| false);
+            say(&format!("broken: {error}"));
+        }
         steps += 1;
         carry_out(&mut life.journal, &mut fds, steps);
         if !say(&format!("done {steps}")) {
@@ -52,6 +57,11 @@ fn churn(mut life: Life) -> Ending {
         }
     }
     life.restart.now()
+}
+
+fn is_gone(holder: &OwnedFd) -> bool {
+    let mut gone = [PollFd::new(holder, PollFlags::IN)];
+    poll(&mut gone, Some(&Timespec::default())).expect("poll") > 0
 }
 
 type Fds = BTreeMap<u64, (u64, Vec<OwnedFd>)>;
@@ -140,7 +150,7 @@ fn careless(mut life: Life) -> Ending {
         let [word, exit, holder] = told.map(|fd| !fd.revents().is_empty());
         if holder && protected {
             protected = false;
-            say("unprotected");
+            become_holder(&life, false);
         }
         if exit && let Some(exit) = life.exits.take().expect("read") {
             say(&format!("exit {} {:?}", exit.pid, exit.status.signal()));
@@ -158,6 +168,8 @@ fn obey(life: &mut Life, kept: &mut Vec<OwnedFd>) -> Option<Ending> {
     match &bytes[..count] {
         b"" | b"done" => return Some(Ending::Done),
         b"fail" => return Some(Ending::Failed),
+        b"again" => become_holder(life, false),
+        b"told" => become_holder(life, true),
         b"panic" => panic!("told to"),
         b"put" => {
             let null = OwnedFd::from(File::open("/dev/null").expect("/dev/null"));
@@ -185,6 +197,29 @@ fn obey(life: &mut Life, kept: &mut Vec<OwnedFd>) -> Option<Ending> {
         }
     }
     None
+}
+
+/// Says why it has not, and how many more descriptors a program would inherit from now on.
+fn become_holder(life: &Life, told: bool) {
+    let before = inheritable();
+    let error = life.restart.in_own_place(|| told).kind();
+    let (reader, mut writer) = std::io::pipe().expect("pipe");
+    drop(reader);
+    let broken = writer.write(b"x").expect_err("nobody reads it");
+    assert_eq!(broken.kind(), ErrorKind::BrokenPipe);
+    say(&format!("unprotected {error:?} {}", inheritable() - before));
+}
+
+fn inheritable() -> usize {
+    let numbers = fs::read_dir("/proc/self/fdinfo").expect("/proc");
+    let numbers = numbers.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let is_inheritable = |number: &String| {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & OFlags::CLOEXEC.bits() == 0)
+    };
+    numbers.filter(is_inheritable).count()
 }
 
 fn begun(life: &Life, entries: &BTreeMap<u64, u64>, theirs: usize) -> String {
