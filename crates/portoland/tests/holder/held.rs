@@ -50,6 +50,10 @@ pub(super) fn own_program() -> PathBuf {
 }
 
 impl Held {
+    #[expect(
+        clippy::zombie_processes,
+        reason = "`finish` waits for it, or for the server that has taken its place"
+    )]
     pub(super) fn start(program: &Path, part: &str) -> Self {
         // A server whose holder is killed becomes this process's child.
         set_child_subreaper(Some(getpid())).expect("prctl");
