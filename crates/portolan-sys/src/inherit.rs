@@ -8,8 +8,8 @@
 //! whoever owns it. To take it needs that nobody owns it. Everything in this process that opens a
 //! descriptor makes it close-on-exec at once, and what lacks that was open before the program
 //! began; [`take`] sets it under a lock, so it succeeds once. What [`leave`] and
-//! [`leave_numbered`] have made inheritable is remembered and never taken. That leaves code which clears the flag by other means: it must
-//! not take what it owns.
+//! [`leave_numbered`] have made inheritable is remembered and never taken. That leaves code which
+//! clears the flag by other means: it must not take what it owns.
 #![allow(
     unsafe_code,
     reason = "makes descriptors known by their numbers only into owned ones"
@@ -110,7 +110,8 @@ pub fn close_on_exec(number: u32) -> io::Result<()> {
 
 fn set_flags(number: u32, flags: libc::c_int) -> io::Result<()> {
     // SAFETY: takes no pointers, and a number that is not open is refused. Whoever owns it still
-    // does, and `take` refuses it, see the head of this file. Tested by `what_is_left_by_its_number`.
+    // does, and `take` refuses it, see the head of this file. Tested by
+    // `what_is_left_by_its_number_stays_with_its_owner`.
     if unsafe { libc::fcntl(number.cast_signed(), libc::F_SETFD, flags) } < 0 {
         return Err(io::Error::last_os_error());
     }
