@@ -140,3 +140,39 @@ fn roots_server_runs_a_job_as_another_user() {
         "{note}"
     );
 }
+
+#[test]
+fn a_job_that_runs_as_another_user_has_no_say_in_roots_server() {
+    if !is_root() {
+        return skipped("only root has a server that can");
+    }
+    let world = World::new();
+    let directory = world.path("open");
+    fs::create_dir(&directory).expect("directory");
+    chown(&directory, Some(65_534), None).expect("chown");
+    fs::set_permissions(world.path(""), fs::Permissions::from_mode(0o755)).expect("permissions");
+    let command = world.path("portolan");
+    fs::copy(world.program(), &command).expect("copy");
+    let mine = directory.join("mine.toml");
+    fs::write(&mine, "Label = 'test.mine'\nProgram = '/bin/true'\n").expect("write");
+    let (output, command) = (directory.join("said"), command.display());
+    let script = format!(
+        "{command} load {} > {1}.new 2>&1; {command} stop test.other >> {1}.new 2>&1; \
+         mv {1}.new {1}",
+        mine.display(),
+        output.display(),
+    );
+    let other = "Label = 'test.other'\nProgramArguments = ['sleep', '1000']\nRunAtLoad = true\n";
+    load(&world, "other.toml", other).ok();
+    let job = format!(
+        "Label = 'test.nobody'\nUserName = 'nobody'\nProgramArguments = ['sh', '-c', '{script}']\n"
+    );
+    load(&world, "nobody.toml", &job).ok();
+    world.run(["kickstart", "test.nobody"]).ok();
+    let said = eventually("what it says", || fs::read_to_string(&output).ok());
+    let refusals = said.matches("the job runs as another").count();
+    assert_eq!(refusals, 2, "{said}");
+    let printed = world.run(["print", "test.mine"]);
+    assert_ne!(printed.code, Some(0), "it was loaded");
+    assert!(pid(&world, "test.other").is_some());
+}

@@ -81,6 +81,8 @@ pub(super) struct Caller {
     pub(super) owner: Owner,
     pub(super) pid: u32,
     pub(super) whose: Whose,
+    /// It runs as the server's user or as root, and came by a door that is not for guests.
+    is_at_home: bool,
 }
 
 impl Caller {
@@ -91,19 +93,25 @@ impl Caller {
         }
     }
 
-    /// Users other than the server's own may look names up and nothing else.
+    /// Users other than the server's own may look names up. Jobs that run as one of them also serve
+    /// names and speak of themselves, but nothing is done for them that the server can do and they
+    /// cannot: a job that they load would run as root.
     fn must_be_at_home_for(&self, request: &Request) -> Result<(), Refused> {
         let looks = matches!(
             request,
             Request::LookUp { .. } | Request::Status { .. } | Request::List
         );
-        match self.whose.guest {
-            Some(_) if !looks => {
-                let why = "this is another user's server; names are registered with one's own";
-                Err(Refused::because(BootstrapCode::NOT_PRIVILEGED, why))
-            }
-            _ => Ok(()),
-        }
+        let serves = matches!(
+            request,
+            Request::Register { .. } | Request::CheckIn { .. } | Request::TryExit | Request::Ready
+        );
+        let why = match self.whose.job {
+            _ if self.is_at_home || looks => return Ok(()),
+            Some(_) if serves => return Ok(()),
+            Some(_) => "this is for the server's user and for root, and the job runs as another",
+            None => "this is another user's server; names are registered with one's own",
+        };
+        Err(Refused::because(BootstrapCode::NOT_PRIVILEGED, why))
     }
 
     /// Where its names are.
@@ -164,7 +172,13 @@ impl Server {
                 Owner::Client(self.client(pid, sender.pidfd(), label)?)
             }
         };
-        Ok(Caller { owner, pid, whose })
+        let is_at_home = is_ours && whose.guest.is_none();
+        Ok(Caller {
+            owner,
+            pid,
+            whose,
+            is_at_home,
+        })
     }
 
     fn client(
