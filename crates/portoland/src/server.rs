@@ -58,8 +58,11 @@ use store::Store;
 pub use recover::Legacy;
 pub use workshop::Workshop;
 
-/// The most bootstrap ports that one server has beside the public one.
+/// The most bootstrap ports that one server has beside the public one and those of jobs.
 pub const MAX_DOORS: usize = 8192;
+
+/// The most users who can be connected to the server of another. One person may have many thousands.
+const MAX_GUESTS: usize = 1024;
 
 /// The most connections of one user to the server of another.
 const MAX_GUEST_CHANNELS: usize = 1024;
@@ -121,7 +124,8 @@ pub struct Server {
     started: Instant,
     clock: Option<WallClock>,
     listener: Option<OwnedFd>,
-    listener_rests: bool,
+    /// Until when it is left alone.
+    listener_rests: Option<Instant>,
     signals: Option<UnixStream>,
     holder: Option<OwnedFd>,
     refusals: LogLimit,
@@ -170,7 +174,7 @@ impl Server {
             started: Instant::now(),
             clock: None,
             listener: None,
-            listener_rests: false,
+            listener_rests: None,
             signals: None,
             holder: None,
             refusals: LogLimit::default(),
@@ -258,7 +262,10 @@ impl Server {
             for event in &*events {
                 self.happened(Source::from_data(event.data), event.flags);
             }
-            if self.listener_rests && events.is_empty() {
+            if self
+                .listener_rests
+                .is_some_and(|until| until <= Instant::now())
+            {
                 self.rest_listener(false);
             }
             self.see_to_time();
@@ -286,7 +293,8 @@ impl Server {
 
     /// How long to wait though nothing happens; nothing for as long as it takes.
     fn patience(&self) -> Option<Timespec> {
-        let rest = self.listener_rests.then_some(REST);
+        let rest = self.listener_rests;
+        let rest = rest.map(|until| until.saturating_duration_since(Instant::now()));
         let jobs = self.jobs.due(self.now());
         let patience = rest.into_iter().chain(jobs).min()?;
         // Rounded up, or the last fraction of a millisecond would be spent in a loop.
@@ -460,8 +468,8 @@ impl Server {
         } else {
             EventFlags::IN
         };
-        self.listener_rests =
-            epoll::modify(&self.events, listener, Source::Listener.data(), flags).is_ok() && rest;
+        let changed = epoll::modify(&self.events, listener, Source::Listener.data(), flags);
+        self.listener_rests = (changed.is_ok() && rest).then(|| Instant::now() + REST);
     }
 
     fn admit(&mut self, socket: OwnedFd) {
@@ -483,6 +491,9 @@ impl Server {
             return Err(format!("it comes from user {uid}"));
         }
         if !is_ours && self.doors.of_guest(uid).is_none() {
+            if self.doors.guests() >= MAX_GUESTS {
+                return Err(format!("{MAX_GUESTS} other users are connected already"));
+            }
             let key = self.doors.next_key();
             let opened = self.open_door(key, Whose::guest(uid));
             opened.map_err(|refused| refused.text())?;
@@ -570,19 +581,22 @@ impl Server {
     }
 
     fn open_door(&mut self, key: door::DoorKey, whose: Whose) -> Result<SendRight, Refused> {
-        if key != PUBLIC && self.doors.own() >= MAX_DOORS {
+        let is_asked_for = key != PUBLIC && whose.job.is_none();
+        if is_asked_for && self.doors.own() >= MAX_DOORS {
             return Err(BootstrapCode::NO_MEMORY.into());
         }
         let door = self.doors.open(key, whose, &self.store);
         let door = door.map_err(|_| BootstrapCode::NO_MEMORY)?;
-        let right = door.port.make_send();
-        self.requests
-            .insert(&door.port)
-            .map_err(|_| BootstrapCode::NO_MEMORY)?;
+        let right = door.port.make_send().ok();
+        let Some(right) = right.filter(|_| self.requests.insert(&door.port).is_ok()) else {
+            // Whoever came through it would never be heard.
+            self.doors.close(key, &self.store);
+            return Err(BootstrapCode::NO_MEMORY.into());
+        };
         if key != PUBLIC {
             door.port.request_no_senders(1);
         }
-        Ok(right.map_err(|_| BootstrapCode::NO_MEMORY)?)
+        Ok(right)
     }
 }
 

@@ -152,6 +152,19 @@ pub struct Past {
     pub ended_with_server: bool,
 }
 
+/// What was asked of a job, and is not done yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// To be started because it was loaded, for the first time or once more.
+    pub run_at_load: bool,
+    /// To be started by the user, who asked through this process.
+    pub kickstart: Option<u32>,
+    /// To end.
+    pub stop: bool,
+    /// To be forgotten.
+    pub unload: bool,
+}
+
 /// The jobs of one domain.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -262,6 +275,25 @@ impl Supervisor {
     #[must_use]
     pub fn is_disabled(&self, key: JobKey) -> bool {
         self.jobs.get(&key).is_some_and(|entry| entry.disabled)
+    }
+
+    /// What was asked of a job by [`load`](Self::load), [`kickstart`](Self::kickstart),
+    /// [`stop`](Self::stop) and [`unload`](Self::unload), and has not come to pass.
+    #[must_use]
+    pub fn unfinished(&self, key: JobKey) -> Unfinished {
+        let Some(entry) = self.jobs.get(&key) else {
+            return Unfinished::default();
+        };
+        let stop = entry.instance.as_ref().and_then(|found| found.stop);
+        Unfinished {
+            run_at_load: matches!(entry.pending, Some(Reason::RunAtLoad | Reason::Retry)),
+            kickstart: match entry.pending {
+                Some(Reason::Kickstart(asker)) => Some(asker),
+                _ => None,
+            },
+            stop: stop.is_some_and(|stop| stop.why == StopReason::Asked),
+            unload: entry.removing,
+        }
     }
 
     /// Whether an instance runs and has said that it is ready, or checked in all services.

@@ -29,7 +29,7 @@ impl WallClock {
     }
 
     fn arm(&mut self, when: Civil) -> Result<(), Errno> {
-        let second = seconds_of(when).unwrap_or(i64::MAX);
+        let second = seconds_of(when, jiff::Timestamp::now()).unwrap_or(i64::MAX);
         let none = Timespec::default();
         let at = Timespec {
             tv_sec: second,
@@ -107,8 +107,12 @@ pub(super) fn time_of_day() -> Civil {
 }
 
 /// The second since 1970 at which a clock on the wall shows a time. Of an hour that comes twice, the
-/// first; of one that is left out, the moment after.
-fn seconds_of(civil: Civil) -> Option<i64> {
+/// first, unless that is over; of one that is left out, the moment after.
+fn seconds_of(civil: Civil, now: jiff::Timestamp) -> Option<i64> {
+    seconds_in(&jiff::tz::TimeZone::system(), civil, now)
+}
+
+fn seconds_in(zone: &jiff::tz::TimeZone, civil: Civil, now: jiff::Timestamp) -> Option<i64> {
     let date = DateTime::new(
         i16::try_from(civil.year).ok()?,
         civil.month.try_into().ok()?,
@@ -118,8 +122,14 @@ fn seconds_of(civil: Civil) -> Option<i64> {
         civil.second.min(59).try_into().ok()?,
         0,
     );
-    let zone = jiff::tz::TimeZone::system();
-    Some(zone.to_timestamp(date.ok()?).ok()?.as_second())
+    let times = zone.to_ambiguous_timestamp(date.ok()?);
+    let first = times.compatible().ok()?;
+    let second = match first <= now {
+        // A timer for the first would be over at once, again and again.
+        true => times.later().ok()?,
+        false => first,
+    };
+    Some(second.as_second())
 }
 
 #[cfg(test)]
@@ -129,10 +139,33 @@ mod tests {
     #[test]
     fn the_time_of_day_comes_back_to_the_second() {
         let before = jiff::Timestamp::now().as_second();
-        let seconds = seconds_of(time_of_day()).expect("a time");
+        let now = jiff::Timestamp::now();
+        let seconds = seconds_of(time_of_day(), now).expect("a time");
         // An hour that comes twice is taken for the first.
         let late = jiff::Timestamp::now().as_second();
         let first = before - 3600;
         assert!((before..=late).contains(&seconds) || (first..=late).contains(&seconds));
+    }
+
+    #[test]
+    fn of_an_hour_that_comes_twice_the_one_that_is_not_over_is_taken() {
+        let zone = jiff::tz::TimeZone::posix("CET-1CEST,M3.5.0,M10.5.0/3").expect("a zone");
+        let civil = Civil {
+            year: 2026,
+            month: 10,
+            day: 25,
+            hour: 2,
+            minute: 45,
+            second: 0,
+        };
+        let at = |text: &str| text.parse::<jiff::Timestamp>().expect("a time");
+        let first = at("2026-10-25T00:45:00Z");
+        for (now, due) in [
+            ("2026-10-25T00:30:00Z", first),
+            ("2026-10-25T00:45:00Z", at("2026-10-25T01:45:00Z")),
+            ("2026-10-25T01:30:00Z", at("2026-10-25T01:45:00Z")),
+        ] {
+            assert_eq!(seconds_in(&zone, civil, at(now)), Some(due.as_second()));
+        }
     }
 }

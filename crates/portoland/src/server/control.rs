@@ -49,7 +49,12 @@ impl Server {
                 self.ended = Some(Ended::ForRestart);
             }
             Request::Load { enable, path, file } => self.load(&path, file, enable)?,
-            Request::Unload { label } => supervisor.unload(&label, now)?,
+            Request::Unload { label } => {
+                let key = supervisor.find(&label);
+                supervisor.unload(&label, now)?;
+                // The next server ends it too, if this one does not come to it.
+                key.into_iter().for_each(|key| self.write_tally_down(key));
+            }
             // A job that is not loaded will be found so when it is.
             Request::Enable { label } => {
                 supervisor.enable(&label, now).ok();
@@ -61,12 +66,15 @@ impl Server {
             }
             Request::Kickstart { kill, wait, label } => {
                 supervisor.kickstart(&label, kill, caller.pid, now)?;
+                let key = supervisor.find(&label);
+                key.into_iter().for_each(|key| self.write_tally_down(key));
                 return self.kickstarted(&label, kill, wait);
             }
             Request::Stop { label } => {
                 let key = supervisor.find(&label);
                 let pid = key.and_then(|key| supervisor.status(key)?.pid);
                 supervisor.stop(&label, now)?;
+                key.into_iter().for_each(|key| self.stopped(key));
                 if pid.is_none() {
                     let why = format!("no instance of {label} runs");
                     return Err(Refused::because(BootstrapCode::JOB_NOT_RUNNING, why));
@@ -239,6 +247,15 @@ impl Server {
             true => Ok(Answer::WhenStarted(key)),
             false => Ok(Answer::Now(done(&Reply::Kickstarted(pid)))),
         }
+    }
+
+    /// What asked for the job before does not any more.
+    fn stopped(&mut self, key: JobKey) {
+        self.write_tally_down(key);
+        self.jobs.tell_waiters(key, || {
+            let why = "it was stopped before it was started";
+            Refused::because(BootstrapCode::JOB_NOT_RUNNING, why).into_message()
+        });
     }
 
     fn try_exit(&mut self, caller: &Caller) -> Result<super::Message, Refused> {

@@ -95,6 +95,7 @@ impl Server {
             let job = self.jobs.by_pid.get(&notified.pid).copied();
             if let (Some(job), Notice::Ready) = (job, &notified.notice) {
                 self.jobs.supervisor.ready(job, now);
+                self.note_run(job);
             }
         }
     }

@@ -139,16 +139,25 @@ impl Doors {
         self.by_port.len().saturating_sub(1)
     }
 
-    /// The door of a namespace.
+    /// The door of a namespace itself, not of a program that is confined in it.
     pub(super) fn of_namespace(&self, namespace: Namespace) -> Option<&Door> {
+        let is_it = |whose: &Whose| {
+            whose.namespace == Some(namespace) && matches!(whose.identity, Identity::Unsandboxed)
+        };
         let mut doors = self.by_port.values();
-        doors.find(|door| door.whose.namespace == Some(namespace) && door.whose.job.is_none())
+        doors.find(|door| is_it(&door.whose))
     }
 
     /// The door of another user.
     pub(super) fn of_guest(&self, uid: u32) -> Option<&Door> {
         let mut doors = self.by_port.values();
         doors.find(|door| door.whose.guest == Some(uid))
+    }
+
+    /// How many other users have a door.
+    pub(super) fn guests(&self) -> usize {
+        let doors = self.by_port.values();
+        doors.filter(|door| door.whose.guest.is_some()).count()
     }
 
     /// The doors of subsets.

@@ -139,6 +139,7 @@ impl Server {
         let told = self.to_callers(job, &Failure::Start(failure.clone()));
         let now = self.now();
         self.jobs.supervisor.start_failed(job, failure, now);
+        self.write_tally_down(job);
         if let Some(told) = told {
             self.jobs
                 .tell_waiters(job, || Refused::start(told.clone()).into_message());

@@ -8,9 +8,11 @@ use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
 use portolan_port::{Debts, Message, SendOnceRight};
+use portolan_wire::code::BootstrapCode;
 use portolan_wire::name::ServiceName;
 use rustix::event::epoll::{self, EventFlags};
 
+use super::answer::Refused;
 use super::door::DoorKey;
 use super::store::Kind;
 use super::{Server, Source, Workshop};
@@ -313,6 +315,10 @@ impl Server {
         self.store.remove(Kind::Tally, job.0);
         self.store.remove(Kind::JobFile, job.0);
         self.jobs.logs_due.remove(&job);
+        self.jobs.tell_waiters(job, || {
+            let why = "it was unloaded before it was started";
+            Refused::because(BootstrapCode::JOB_NOT_FOUND, why).into_message()
+        });
         let Some(mut parts) = self.jobs.parts.remove(&job) else {
             return;
         };

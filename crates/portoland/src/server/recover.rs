@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use portolan_port::{ChannelId, ChannelParts, Custody, PortId, PortParts, ReceiveRight, SendRight};
 use portolan_sandbox::{Entitlements, Identity};
+use portolan_wire::label::JobLabel;
 use rustix::process::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -55,11 +56,17 @@ struct JobEntry {
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Tally {
     disabled: bool,
     runs: u64,
     /// Whether it was a signal, and its number or the status.
     last_exit: Option<(bool, u8)>,
+    /// What was asked of it and is not done.
+    run_at_load: bool,
+    kickstart: Option<u32>,
+    stop: bool,
+    unload: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -186,7 +193,12 @@ impl Server {
         let Some(status) = self.jobs.supervisor.status(key) else {
             return;
         };
+        let unfinished = self.jobs.supervisor.unfinished(key);
         let tally = Tally {
+            run_at_load: unfinished.run_at_load,
+            kickstart: unfinished.kickstart,
+            stop: unfinished.stop,
+            unload: unfinished.unload,
             disabled: self.jobs.supervisor.is_disabled(key),
             runs: status.runs,
             last_exit: status.last_exit.and_then(|exit| match exit {
@@ -306,17 +318,35 @@ impl Server {
                 .filter_map(|name| name.parse().ok())
                 .collect(),
             ready: run.is_some_and(|run| run.ready),
-            ended_with_server: estate.jobs_were_ended,
+            ended_with_server: estate.jobs_were_ended || tally.run_at_load,
             runs: tally.runs,
             last_exit: tally.last_exit.map(|(signal, number)| match signal {
                 false => Exit::Status(number),
                 true => Exit::Signal(number),
             }),
         };
-        let now = self.now();
+        let (now, label) = (self.now(), job.label.clone());
         self.jobs.supervisor.restore(key, job, &past, now).ok()?;
         self.furnish(key, Parts::new(entry.path, &file, log, listeners));
+        self.go_on_with(&label, &tally);
         Some(())
+    }
+
+    /// Does what the last server was asked for and did not come to. SIGTERM is sent once more, for
+    /// how long the instance has had it is not known.
+    fn go_on_with(&mut self, label: &JobLabel, tally: &Tally) {
+        let now = self.now();
+        let supervisor = &mut self.jobs.supervisor;
+        // None of these fails but for a job that has been disabled since.
+        if tally.stop {
+            supervisor.stop(label, now).ok();
+        }
+        if let Some(asker) = tally.kickstart {
+            supervisor.kickstart(label, tally.stop, asker, now).ok();
+        }
+        if tally.unload {
+            supervisor.unload(label, now).ok();
+        }
     }
 
     fn restore_runs(&mut self, estate: &mut Estate) {
@@ -529,10 +559,7 @@ impl Server {
         let identity = match (&entry.entitlements, &label) {
             (Some(text), Some(label)) => {
                 let entitlements = Entitlements::parse(text).ok()?;
-                Identity::new(
-                    portolan_wire::label::JobLabel::clone(label),
-                    Arc::new(entitlements),
-                )
+                Identity::new(JobLabel::clone(label), Arc::new(entitlements))
             }
             _ => Identity::Unsandboxed,
         };
