@@ -423,13 +423,11 @@ impl Server {
         let Some(door) = port.and_then(|port| self.doors.get(port)) else {
             return;
         };
-        let (key, whose) = (door.key, door.whose.clone());
-        match (key, whose.job, whose.namespace) {
-            (PUBLIC, ..) => self.public_is_unused = true,
-            // An instance has its door until its end.
-            (_, Some(_), _) => return,
-            // A subset has its own until its requestor's end.
-            (_, _, Some(_)) => return,
+        let key = door.key;
+        match key {
+            PUBLIC => self.public_is_unused = true,
+            // An instance has its door until its end, and a subset until its requestor's.
+            _ if door.whose.job.is_some() || door.whose.is_subset() => return,
             _ => drop(self.doors.close(key, &self.store)),
         }
         let is_deserted = self.public_is_unused && self.doors.own() == 0;

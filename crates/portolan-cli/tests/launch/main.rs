@@ -3,6 +3,7 @@
 //! The tests are named after the statements that they show, `lNN_…`; `docs/reference/statements.md`
 //! has them. `cargo xtask soak jobs` repeats those named `soak_…`.
 
+mod asked;
 mod demand;
 mod exit;
 mod failure;

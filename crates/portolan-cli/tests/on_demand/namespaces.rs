@@ -4,7 +4,7 @@ use portolan::bootstrap::{Bootstrap, BootstrapError};
 use portolan::{ReceiveRight, SendRight};
 use rustix::process::Signal;
 
-use crate::director::{Director, PATIENCE, code, name, send};
+use crate::director::{Director, PATIENCE, code, label, name, send};
 
 /// A namespace, and the port with which it goes.
 fn subset(of: &Bootstrap) -> (Bootstrap, ReceiveRight) {
@@ -114,4 +114,16 @@ fn a_namespace_needs_a_requestor_that_lives() {
     let right = requestor.make_send().expect("right");
     drop(requestor);
     assert_eq!(code(director.bootstrap.subset(right)), 1100);
+}
+
+#[test]
+fn the_namespace_around_is_not_that_of_a_program_that_is_confined_in_it() {
+    let root = Bootstrap::private().expect("a server");
+    let (outer, _requestor) = subset(&root);
+    let (inner, _requestor) = subset(&outer);
+    let sandboxed = b"<plist><dict><key>com.apple.security.app-sandbox</key><true/></dict></plist>";
+    let confined = || outer.confine(&label("test.confined"), sandboxed);
+    let _confined: Vec<_> = (0..20).map(|_| confined().expect("confine")).collect();
+    let around = inner.parent().expect("parent");
+    around.check_in(&name("test.a")).expect("it may");
 }

@@ -55,6 +55,11 @@ impl Whose {
         }
     }
 
+    /// Whether it is whoever is in a subset, and not a program that is confined there.
+    pub(super) fn is_subset(&self) -> bool {
+        self.namespace.is_some() && self.entitlements.is_none()
+    }
+
     /// Who comes through the door of another user.
     pub(super) fn guest(uid: u32) -> Self {
         Self {
@@ -141,11 +146,8 @@ impl Doors {
 
     /// The door of a namespace itself, not of a program that is confined in it.
     pub(super) fn of_namespace(&self, namespace: Namespace) -> Option<&Door> {
-        let is_it = |whose: &Whose| {
-            whose.namespace == Some(namespace) && matches!(whose.identity, Identity::Unsandboxed)
-        };
         let mut doors = self.by_port.values();
-        doors.find(|door| is_it(&door.whose))
+        doors.find(|door| door.whose.namespace == Some(namespace) && door.whose.is_subset())
     }
 
     /// The door of another user.
