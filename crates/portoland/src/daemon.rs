@@ -146,6 +146,7 @@ fn try_serve(
     }
     let identity = identity_of(&directory.join(place::SOCKET));
     server.end_on_signals()?;
+    restart.let_signals_in().map_err(HolderError::Start)?;
     tell(notifier.ready());
     let mut ended = server.run()?;
     while ended == Ended::Alone {
@@ -356,13 +357,14 @@ fn prepare(directory: &Path) -> Result<(), DaemonError> {
 }
 
 fn lock(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)?;
+    let file = lock_file(path)?;
     rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))?;
     Ok(file)
+}
+
+fn lock_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true).mode(0o600).open(path)
 }
 
 /// Binds the socket. A socket file that nobody listens on is left over and is replaced.
@@ -425,10 +427,7 @@ fn identity_of(path: &Path) -> Option<(u64, u64)> {
 /// Removes the socket, unless a server that was started meanwhile has put its own there.
 fn remove(directory: &Path, identity: Option<(u64, u64)>) {
     let path = directory.join(place::SOCKET);
-    let lock = OpenOptions::new()
-        .append(true)
-        .open(directory.join(place::LOCK));
-    let locked = lock.is_ok_and(|lock| {
+    let locked = lock_file(&directory.join(place::LOCK)).is_ok_and(|lock| {
         let ours = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
         if ours && identity_of(&path) == identity {
             // A socket that stays is replaced by the next server.

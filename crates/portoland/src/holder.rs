@@ -142,6 +142,7 @@ pub fn run(server: impl Fn(Life) -> Ending + Sync) -> Result<ExitCode, HolderErr
         let started = Instant::now();
         let next = match holder.start(&server, &mut orphans) {
             Ok(child) => {
+                holder.tell(child.pid).map_err(HolderError::Hold)?;
                 let status = holder.wait_for(child.pid).map_err(HolderError::Hold)?;
                 orphans = holder.own.orphans(child).map_err(HolderError::Hold)?;
                 holder.what_next(status)
@@ -165,6 +166,8 @@ pub fn run(server: impl Fn(Life) -> Ending + Sync) -> Result<ExitCode, HolderErr
             }
         }
         match holder.asked {
+            // Once more, for a server that ends what the last one has left.
+            Asked::End if !mem::replace(&mut holder.is_ending, true) => {}
             Asked::End => return Ok(ExitCode::SUCCESS),
             Asked::Restart => holder.replace(&mut orphans),
             Asked::Nothing => {}
@@ -208,6 +211,16 @@ impl Recovered {
 }
 
 impl Restart {
+    /// Lets this process have the signals that may end it. They are blocked until then, and what comes
+    /// meanwhile waits: a server that has no handlers yet would end without a word.
+    ///
+    /// # Errors
+    ///
+    /// What sigprocmask(2) says.
+    pub fn let_signals_in(&self) -> io::Result<()> {
+        self.signals.unblock()
+    }
+
     /// Ends this process at once. Nothing is dropped, for a descriptor that its owner closes on the
     /// way out is not there for the next server.
     pub fn now(self) -> ! {
@@ -278,6 +291,8 @@ struct Holder {
     own: Own,
     start: Start,
     asked: Asked,
+    /// Whether the server that is told to end is not the first one that is.
+    is_ending: bool,
 }
 
 /// What somebody has asked the holder for.
@@ -364,6 +379,7 @@ impl Holder {
             own: Own::now(orphans)?,
             start,
             asked: Asked::Nothing,
+            is_ending: false,
         })
     }
 
@@ -384,7 +400,6 @@ impl Holder {
 
     /// In the child.
     fn begin(&self, mut orphans: Orphans) -> io::Result<Life> {
-        self.signals.unblock()?;
         end_on_panic();
         let memory = orphans.take(self.journal).ok_or(Errno::BADF)?;
         let entries = journal::replay(&memory).unwrap_or_else(|error| {
@@ -414,6 +429,14 @@ impl Holder {
                 reader: number(self.exits.0.as_fd()),
                 writer: number(self.exits.1.as_fd()),
             },
+        }
+    }
+
+    /// Tells a server that was started to end that it is to. It waits until the server hears of it.
+    fn tell(&self, server: Pid) -> io::Result<()> {
+        match self.asked {
+            Asked::End => Ok(rustix::process::kill_process(server, Signal::TERM)?),
+            Asked::Restart | Asked::Nothing => Ok(()),
         }
     }
 
@@ -475,6 +498,7 @@ impl Holder {
         let next = after(code, asked);
         if next == Next::Again {
             tracing::warn!(?status, "the server is gone and is started again");
+            self.asked = asked;
         }
         self.start = match next {
             Next::Replace => Start::InPlace,
@@ -587,10 +611,10 @@ fn after(code: Option<u8>, asked: Asked) -> Next {
     match (code, asked) {
         (Some(0), _) => Next::End(0),
         (Some(KEEP), _) => Next::Keep,
-        (None, Asked::End) => Next::End(0),
-        (Some(code), Asked::End) => Next::End(code),
-        (Some(RESTART), _) | (None | Some(PANICKED), Asked::Restart) => Next::Replace,
-        (None | Some(PANICKED), Asked::Nothing) => Next::Again,
+        (Some(RESTART), Asked::Nothing) | (None | Some(PANICKED | RESTART), Asked::Restart) => {
+            Next::Replace
+        }
+        (None | Some(PANICKED | RESTART), _) => Next::Again,
         (Some(code), _) => Next::End(code),
     }
 }
@@ -617,13 +641,13 @@ mod tests {
         assert_eq!(after(Some(0), Asked::Restart), Next::End(0));
         assert_eq!(after(Some(FAILED), Asked::Nothing), Next::End(FAILED));
         assert_eq!(after(Some(RESTART), Asked::Nothing), Next::Replace);
-        assert_eq!(after(Some(RESTART), Asked::End), Next::End(RESTART));
+        assert_eq!(after(Some(RESTART), Asked::End), Next::Again);
         assert_eq!(after(Some(KEEP), Asked::End), Next::Keep);
         assert_eq!(after(Some(KEEP), Asked::Nothing), Next::Keep);
         for crash in [None, Some(PANICKED)] {
             assert_eq!(after(crash, Asked::Nothing), Next::Again);
             assert_eq!(after(crash, Asked::Restart), Next::Replace);
-            assert!(matches!(after(crash, Asked::End), Next::End(_)));
+            assert_eq!(after(crash, Asked::End), Next::Again);
         }
     }
 

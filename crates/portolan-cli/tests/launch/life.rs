@@ -8,7 +8,7 @@ use portolan::bootstrap::Bootstrap;
 use portolan::{Message, SendRight, Timeout};
 use portolan_testkit::flavour::Flavour;
 use portolan_testkit::soak;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::part::{NOTE, REPORT, TALLY};
 use crate::site::{PATIENCE, Site, TIME, ask, median, name, show, typical, until};
@@ -225,6 +225,33 @@ fn a_server_whose_holder_is_killed_gets_another_one() {
         assert_eq!(ask(&found).expect("answer"), pid);
         site.bootstrap.restart().expect("restart");
         assert_eq!((site.pid(), site.job().runs), (pid, 1));
+    }
+}
+
+/// Whoever is told to end while the server is gone ends what that has left all the same.
+#[test]
+fn a_server_that_is_killed_and_told_to_end_leaves_nothing() {
+    for apart in [
+        Duration::ZERO,
+        Duration::from_micros(500),
+        Duration::from_millis(3),
+    ] {
+        let mut site = Site::with("serve", "");
+        let pid = ask(&site.look_up()).expect("answer");
+        site.signal_server(Signal::KILL);
+        // To come before, while and after the next one starts.
+        thread::sleep(apart);
+        let holder = Pid::from_raw(site.holder().cast_signed()).expect("a pid");
+        rustix::process::kill_process(holder, Signal::TERM).expect("signal");
+        until("the holder has ended", || site.has_ended());
+        assert!(
+            !site.world().runtime().join("bootstrap").exists(),
+            "the socket is there"
+        );
+        let job = Pid::from_raw(pid.cast_signed()).expect("a pid");
+        until("the job has ended", || {
+            rustix::process::test_kill_process(job).is_err()
+        });
     }
 }
 

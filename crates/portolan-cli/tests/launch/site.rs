@@ -231,7 +231,7 @@ impl Site {
 }
 
 impl Site {
-    fn has_ended(&mut self) -> bool {
+    pub(crate) fn has_ended(&mut self) -> bool {
         match self.successor {
             Some(holder) => !matches!(waitpid(Some(holder), WaitOptions::NOHANG), Ok(None)),
             None => !matches!(self.holder.child.try_wait(), Ok(None)),

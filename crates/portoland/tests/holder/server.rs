@@ -32,6 +32,7 @@ pub(super) fn play(part: &str) -> ExitCode {
 fn churn(mut life: Life) -> Ending {
     let restart = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGHUP, Arc::clone(&restart)).expect("HUP");
+    life.restart.let_signals_in().expect("let signals in");
     let mut fds = match take_all(&mut life) {
         Ok(fds) => fds,
         Err(problem) => {
@@ -135,6 +136,7 @@ fn take(life: &mut Life, key: Key) -> Result<(u64, (u64, Vec<OwnedFd>)), String>
 fn careless(mut life: Life) -> Ending {
     let keys = life.recovered.keys().map(|key| (key.id, 0)).collect();
     say(&begun(&life, &keys, keys.len()));
+    life.restart.let_signals_in().expect("let signals in");
     let (mut protected, mut kept) = (true, Vec::new());
     loop {
         let mut told = [
