@@ -43,6 +43,7 @@
 mod action;
 mod calendar;
 mod entry;
+mod error;
 mod order;
 mod outcome;
 mod services;
@@ -54,11 +55,11 @@ use std::time::Duration;
 
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
-use thiserror::Error;
 
 pub use crate::registry::JobKey;
 pub use action::{Action, Signal, Warning, Watch};
 pub use calendar::{Civil, next as next_time};
+pub use error::{CommandError, LoadError};
 pub use outcome::{Exit, Failure, JobState, Reason, StartFailure, Status};
 pub use services::POISON_CRASHES;
 pub use throttle::{LONGEST_DELAY, PROBE, START_LIMIT};
@@ -77,50 +78,6 @@ const LEAVE_BEHIND: Duration = Duration::from_secs(4);
 /// How far a clock may be set back before the calendar is worked out anew: summer time ends by
 /// less.
 const SMALL_STEP: i64 = 3 * 3600;
-
-/// Why a job is not loaded.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum LoadError {
-    /// Another job has the label.
-    #[error("a job with the label {0} is loaded already")]
-    Duplicate(JobLabel),
-    /// Each of these jobs waits for the next, by After or Requires, and the last for the first.
-    #[error("jobs wait for each other: {}", Arrows(.0))]
-    Cycle(Vec<JobLabel>),
-    /// There are [`MAX_JOBS`].
-    #[error("there are {MAX_JOBS} jobs already")]
-    TooMany,
-    /// The server ends.
-    #[error("the server ends")]
-    Ending,
-}
-
-struct Arrows<'a>(&'a [JobLabel]);
-
-impl std::fmt::Display for Arrows<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for label in self.0 {
-            write!(f, "{label} -> ")?;
-        }
-        self.0.first().map_or(Ok(()), |first| write!(f, "{first}"))
-    }
-}
-
-/// Why a command of the user has no effect.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum CommandError {
-    /// No job has the label.
-    #[error("no job with the label {0} is loaded")]
-    NoSuchJob(JobLabel),
-    /// It is not started before it is enabled.
-    #[error("the job {0} is disabled")]
-    Disabled(JobLabel),
-    /// It ends, and is forgotten then.
-    #[error("the job {0} is being unloaded")]
-    Unloading(JobLabel),
-}
 
 /// What asks for a job, besides messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
