@@ -28,6 +28,7 @@ use portolan_wire::port_id::PortId;
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 use rustix::net::sockopt::socket_cookie;
+use thiserror::Error;
 
 use crate::answers::MAX_OWED;
 use crate::channel::{Channel, lock};
@@ -422,17 +423,19 @@ impl ReceiveRight {
     ///
     /// # Errors
     ///
-    /// [`SendErrorKind::ForeignProcess`] and [`SendErrorKind::System`]; the port is dead then.
-    pub fn lend(self) -> Result<(Custody, Self), SendErrorKind> {
-        let ledger = Ledger::create()?;
-        let copy = Ledger::open(ledger.file().try_clone_to_owned()?)?;
-        let (guard, theirs) = socket::pair()?;
-        let paused = self.pause()?;
-        let duplicates = duplicate(&paused, &ledger).inspect_err(|_| {
-            // It dies as any port does, and its senders are told, whoever has duplicates of their ends.
-            self.resume();
-        });
-        let (kept, lent) = duplicates?;
+    /// [`LendError`], with [`SendErrorKind::ForeignProcess`] or [`SendErrorKind::System`].
+    pub fn lend(self) -> Result<(Custody, Self), LendError> {
+        let Prepared {
+            ledgers: [ledger, copy],
+            guards: [guard, theirs],
+            channels: (kept, lent),
+        } = match self.prepare_loan() {
+            Ok(prepared) => prepared,
+            Err(source) => {
+                let port = Some(self);
+                return Err(LendError { port, source });
+            }
+        };
         let witness = self.port().keep().and_then(|keep| keep.witness());
         let (id, received) = (self.id(), self.port().received());
         let custody = Custody {
@@ -455,10 +458,43 @@ impl ReceiveRight {
             Ok(right) => Ok((custody, right)),
             Err(errno) => {
                 custody.abandon();
-                Err(errno.into())
+                let source = errno.into();
+                Err(LendError { port: None, source })
             }
         }
     }
+
+    /// Makes all that a loan needs, and stops receiving. The port goes on if that fails.
+    fn prepare_loan(&self) -> Result<Prepared, SendErrorKind> {
+        let ledger = Ledger::create()?;
+        let copy = Ledger::open(ledger.file().try_clone_to_owned()?)?;
+        let (guard, theirs) = socket::pair()?;
+        let paused = self.pause()?;
+        let channels = duplicate(&paused, &ledger).inspect_err(|_| self.resume())?;
+        Ok(Prepared {
+            ledgers: [ledger, copy],
+            guards: [guard, theirs],
+            channels,
+        })
+    }
+}
+
+/// A port was not lent.
+#[derive(Debug, Error)]
+#[error("cannot lend the port")]
+#[non_exhaustive]
+pub struct LendError {
+    /// It, with all that is queued there. Without it, it is dead.
+    pub port: Option<ReceiveRight>,
+    /// Why.
+    pub source: SendErrorKind,
+}
+
+/// What is made for a port that is lent: one of each for the keeper, one for the borrower.
+struct Prepared {
+    ledgers: [Ledger; 2],
+    guards: [OwnedFd; 2],
+    channels: Duplicates,
 }
 
 /// What a keeper has of channels, and what whoever borrows the port gets.
@@ -468,14 +504,18 @@ fn duplicate(paused: &[(Arc<Channel>, MovedChannel)], ledger: &Ledger) -> io::Re
     let (mut kept, mut lent) = (HashMap::new(), Vec::new());
     for (channel, record) in paused {
         let cookie = socket_cookie(channel.socket())?;
+        kept.insert(cookie, ChannelParts::of(channel, at_rest(record))?);
+        lent.push(ChannelParts::of(channel, *record)?);
+    }
+    // Nothing fails any more, so what is taken from a channel here is not lost.
+    for (channel, _) in paused {
+        let cookie = socket_cookie(channel.socket())?;
         for slot in channel.voids() {
             ledger.enter_void(cookie, slot);
         }
         for slot in channel.take_refusals() {
             ledger.enter_refusal(cookie, slot);
         }
-        kept.insert(cookie, ChannelParts::of(channel, at_rest(record))?);
-        lent.push(ChannelParts::of(channel, *record)?);
     }
     Ok((kept, lent))
 }

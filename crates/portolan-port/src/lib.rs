@@ -64,7 +64,7 @@ pub use body::Body;
 pub use error::{
     CreateError, MintError, ReceiveError, ReplyError, RequestError, SendError, SendErrorKind,
 };
-pub use kept::{ChannelId, ChannelParts, Custody, Debts, PortParts, Presence, Witness};
+pub use kept::{ChannelId, ChannelParts, Custody, Debts, LendError, PortParts, Presence, Witness};
 pub use lent::Loan;
 pub use message::{Message, Notification, Right};
 pub use port_set::PortSet;

@@ -131,6 +131,8 @@ fn connections_are_accepted_again_though_the_server_is_busy() {
     let before = prlimit_of(server).current;
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        // The busy ones end also when this fails.
+        let end = End(&over);
         for right in &busy {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
@@ -147,9 +149,17 @@ fn connections_are_accepted_again_though_the_server_is_busy() {
         });
         limit(before);
         until("the newcomer is answered", || newcomer.is_finished());
-        over.store(true, Ordering::Relaxed);
+        drop(end);
         newcomer.join().expect("no panic").expect("a list");
     });
+}
+
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn prlimit_of(server: Option<rustix::process::Pid>) -> Rlimit {

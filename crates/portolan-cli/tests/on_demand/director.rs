@@ -15,6 +15,7 @@ use portolan::{
 use portolan_testkit::flavour::{Flavour, memories};
 use portolan_wire::place;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
 use crate::actor::{DIRECTOR, VARIABLE, Verb};
@@ -86,6 +87,17 @@ impl Director {
             bootstrap,
             world,
         }
+    }
+
+    /// The process that listens.
+    pub(crate) fn server(&self) -> Pid {
+        let socket = self.world.runtime().join(place::SOCKET);
+        let address = rustix::net::SocketAddrUnix::new(socket).expect("an address");
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let probe = rustix::net::socket(family, kind, None).expect("socket");
+        rustix::net::connect(&probe, &address).expect("connect");
+        let peer = rustix::net::sockopt::socket_peercred(&probe);
+        peer.expect("SO_PEERCRED").pid
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

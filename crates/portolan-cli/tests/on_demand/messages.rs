@@ -6,7 +6,7 @@ use portolan::bootstrap::jobs::JobState;
 use portolan::{Message, ReplyError};
 use portolan_testkit::flavour::Flavour;
 use portolan_testkit::in_both_flavours;
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use crate::actor::Verb;
 use crate::director::{Director, PATIENCE, send, wait_for_death};
@@ -252,4 +252,25 @@ fn who_let_go_of_a_port_still_answers_what_it_has_received(flavour: Flavour) {
     assert_eq!(answered.wait(PATIENCE).expect("answer").id(), 1);
     actor.kill(Signal::KILL);
     assert!(matches!(left.wait(PATIENCE), Err(ReplyError::NoReply)));
+}
+
+#[test]
+fn messages_outlive_a_lack_of_descriptors() {
+    let director = Director::new();
+    director.load("job", "MachServices.'test.a' = true");
+    let right = director.look_up("test.a").expect("look up");
+    send(&right, [1, 2]);
+    let actor = director.actor();
+    let server = Some(director.server());
+    let rest = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(3),
+        ..rest
+    };
+    let before = prlimit(server, Resource::Nofile, none).expect("prlimit");
+    assert_eq!(actor.code(Verb::CheckIn, "test.a"), 1105);
+    prlimit(server, Resource::Nofile, before).expect("prlimit");
+    actor.check_in("test.a");
+    assert_eq!(actor.receive("test.a"), 1);
+    assert_eq!(actor.receive("test.a"), 2);
 }

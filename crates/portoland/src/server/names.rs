@@ -114,8 +114,7 @@ impl Server {
             .take_out(key)
             .and_then(|service| self.lend_port(key, service));
         let Some((port, declared)) = lent else {
-            // There is nothing behind the name any more.
-            self.registry.port_died(key);
+            self.not_lent(key);
             return Err(BootstrapCode::NO_MEMORY.into());
         };
         let now = self.now();
@@ -135,12 +134,16 @@ impl Server {
         let Port::Here(port) = service.port else {
             return None;
         };
-        let (custody, port) = port
-            .lend()
-            .inspect_err(
-                |error| tracing::error!(%error, name = %declared.name, "cannot lend a port"),
-            )
-            .ok()?;
+        let (custody, port) = match port.lend() {
+            Ok(lent) => lent,
+            Err(error) => {
+                tracing::error!(name = %declared.name, "{}", crate::daemon::chain(&error));
+                if let Some(port) = error.port {
+                    self.keep(key, Service::of_job(port, declared)).ok();
+                }
+                return None;
+            }
+        };
         let service = Service {
             port: Port::Lent(custody),
             ..service

@@ -90,6 +90,42 @@ impl Server {
         Ok(())
     }
 
+    /// A port that its job wanted is here still, or it is lost.
+    pub(super) fn not_lent(&mut self, key: PortKey) {
+        let Some(service) = self.services.get(&key) else {
+            return self.replace_lost(key);
+        };
+        let job = service.declared.as_ref().map(|declared| declared.job);
+        self.registry.returned(key);
+        let parts = job.and_then(|job| self.jobs.parts.get(&job));
+        if let Some(watch) = parts.map(|parts| parts.watch) {
+            self.watch_port(key, watch);
+        }
+    }
+
+    /// What was queued at a port of a job is lost with it, but not its name: whoever asks for that finds
+    /// a new port.
+    fn replace_lost(&mut self, key: PortKey) {
+        self.registry.port_died(key);
+        self.store.remove(Kind::Service, key.0);
+        let mut all = self.jobs.parts.iter_mut();
+        let lost = all.find_map(|(job, parts)| {
+            let mut services = parts.services.iter();
+            let (name, _) = services.find(|(_, port)| **port == key)?;
+            Some((*job, name.clone()))
+        });
+        let Some((job, name)) = lost else {
+            return;
+        };
+        if let Some(parts) = self.jobs.parts.get_mut(&job) {
+            parts.services.remove(&name);
+        }
+        let now = self.now();
+        self.jobs.supervisor.returned(job, &name, false, now);
+        self.jobs.supervisor.emptied(&name, now);
+        self.declare_services(job);
+    }
+
     pub(super) fn take_ports_back(&mut self, job: JobKey) {
         let Some(parts) = self.jobs.parts.get(&job) else {
             return;
@@ -120,7 +156,7 @@ impl Server {
             }
             Err(error) => {
                 tracing::error!(%error, "a port was lost");
-                self.registry.port_died(key);
+                self.replace_lost(key);
                 return false;
             }
         };
@@ -128,7 +164,11 @@ impl Server {
             port: Port::Here(port),
             ..service
         };
-        self.keep(key, service).is_ok()
+        let is_kept = self.keep(key, service).is_ok();
+        if !is_kept {
+            self.replace_lost(key);
+        }
+        is_kept
     }
 
     /// What an instance that runs still owes it answers itself; at its end, the rest is refused.
