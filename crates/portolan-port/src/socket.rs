@@ -347,8 +347,8 @@ pub(crate) fn is_last_reserve(fresh: &OwnedFd) -> bool {
 }
 
 /// Whether nothing more can come than what is queued.
-pub(crate) fn has_ended(socket: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(socket, PollFlags::RDHUP)];
+pub(crate) fn has_ended(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
     let polled = rustix::event::poll(&mut fds, Deadline::Passed.timespec().as_ref());
     polled.is_ok_and(|ready| ready > 0)
 }

@@ -6,9 +6,10 @@ use std::thread;
 
 use portolan::bootstrap::jobs::{JobState, Kickstart};
 use portolan::bootstrap::{Bootstrap, BootstrapError};
+use portolan::{Message, ServiceName};
 use rustix::process::{Resource, Rlimit, Signal, prlimit};
 
-use crate::site::{PATIENCE, Site, label, name, until};
+use crate::site::{PATIENCE, Site, ask, label, name, until};
 
 /// A job that does not end by SIGTERM, and the server that has it.
 fn stubborn(keys: &str) -> (Site, u32) {
@@ -174,4 +175,53 @@ fn prlimit_of(server: Option<rustix::process::Pid>) -> Rlimit {
         current: number(),
         maximum: number(),
     }
+}
+
+/// What is dropped again costs nothing, whether the job runs, waits for something, or never starts.
+#[test]
+fn rights_that_are_dropped_leave_no_descriptors_in_the_server() {
+    let site = Site::with("serve", "");
+    let turn_over = |state: JobState| {
+        site.until_state(state);
+        turn_over(&site, &name());
+    };
+    turn_over(JobState::Idle);
+    site.bootstrap.disable(&label()).expect("disable");
+    turn_over(JobState::Disabled);
+    site.bootstrap.enable(&label()).expect("enable");
+    ask(&site.look_up()).expect("an answer");
+    turn_over(JobState::Running);
+}
+
+#[test]
+fn rights_to_a_job_that_is_throttled_leave_no_descriptors_either() {
+    let site = Site::new();
+    site.load(&format!(
+        "Label = '{}'\nProgram = '/bin/false'\nKeepAlive = true\nThrottleInterval = 1000\n\
+         MachServices.'{}' = true\n",
+        label(),
+        name()
+    ));
+    site.until_state(JobState::Throttled);
+    turn_over(&site, &name());
+    let right = site.look_up();
+    right.send(Message::new(0), PATIENCE).expect("send");
+    turn_over(&site, &name());
+    assert_eq!(site.job().services[0].queued, 1);
+}
+
+/// Looks a name up again and again, and expects that the server keeps nothing of it.
+fn turn_over(site: &Site, name: &ServiceName) {
+    let server = site.server().expect("a server").as_raw_pid();
+    let open = || {
+        let all = fs::read_dir(format!("/proc/{server}/fd"));
+        all.expect("/proc").count()
+    };
+    let look_up = || drop(site.bootstrap.look_up(name).expect("look up"));
+    let before = open();
+    (0..500).for_each(|_| look_up());
+    until("little is left", || {
+        look_up();
+        open() < before + 200
+    });
 }

@@ -12,6 +12,7 @@ use crate::channel::{Channel, lock};
 use crate::error::ReceiveError;
 use crate::kept::ChannelId;
 use crate::message::Message;
+use crate::socket;
 use crate::timeout::Deadline;
 
 /// The next message of a port, as far as it can be told from others without receiving it.
@@ -43,6 +44,22 @@ impl ReceiveRight {
         let found = self.port().look_for_message()?;
         self.port().settle();
         Ok(found.is_some())
+    }
+
+    /// Lets go of the channels of holders that have left and whose messages are all received. Whoever
+    /// receives need not: this is for a port whose messages wait for somebody. Takes time that grows with
+    /// the channels.
+    pub fn prune(&self) {
+        let port = self.port();
+        let moving = port.moving.read();
+        let _staying = moving.unwrap_or_else(PoisonError::into_inner);
+        for (token, channel) in port.all_channels() {
+            // In this order: after the end, nothing comes.
+            if socket::has_ended(channel.socket()) && channel.peek().is_none() {
+                port.read_one(token, &channel);
+            }
+        }
+        port.settle();
     }
 
     /// How many messages are queued. Takes time that grows with them.

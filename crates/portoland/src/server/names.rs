@@ -139,7 +139,8 @@ impl Server {
             Err(error) => {
                 tracing::error!(name = %declared.name, "{}", crate::daemon::chain(&error));
                 if let Some(port) = error.port {
-                    self.keep(key, Service::of_job(port, declared)).ok();
+                    self.keep(key, Service::of_job(Port::Here(port), declared))
+                        .ok();
                 }
                 return None;
             }

@@ -83,7 +83,7 @@ impl Server {
             job,
             name: name.clone(),
         };
-        self.keep(key, Service::of_job(port, declared))?;
+        self.keep(key, Service::of_job(Port::Here(port), declared))?;
         if let Some(parts) = self.jobs.parts.get_mut(&job) {
             parts.services.insert(name.clone(), key);
         }

@@ -453,12 +453,7 @@ impl Server {
         }
         let parts = self.jobs.parts.get_mut(&declared.job)?;
         parts.services.insert(declared.name.clone(), key);
-        let service = Service {
-            port,
-            declared: Some(declared),
-            names: Default::default(),
-        };
-        self.keep(key, service).ok()
+        self.keep(key, Service::of_job(port, declared)).ok()
     }
 
     fn restore_subsets(&mut self, estate: &mut Estate) {

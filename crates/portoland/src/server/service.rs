@@ -16,7 +16,12 @@ pub(super) struct Service {
     pub(super) declared: Option<Declared>,
     /// The names that it was registered under, for the next server.
     pub(super) names: Vec<Name>,
+    /// With how many senders a port that is here is searched for those that have left.
+    pub(super) prune_at: usize,
 }
+
+/// Fewer senders than this are not worth a search.
+const PRUNE_AT: usize = 64;
 
 /// Who receives from a port.
 #[derive(Debug)]
@@ -63,14 +68,16 @@ impl Service {
             port: Port::Elsewhere(right),
             declared: None,
             names: Vec::new(),
+            prune_at: PRUNE_AT,
         }
     }
 
-    pub(super) fn of_job(port: ReceiveRight, declared: Declared) -> Self {
+    pub(super) fn of_job(port: Port, declared: Declared) -> Self {
         Self {
-            port: Port::Here(port),
+            port,
             declared: Some(declared),
             names: Vec::new(),
+            prune_at: PRUNE_AT,
         }
     }
 
@@ -78,7 +85,14 @@ impl Service {
     pub(super) fn make_send(&mut self) -> Result<SendRight, MintError> {
         match &mut self.port {
             Port::Elsewhere(right) => right.copy(Timeout::POLL),
-            Port::Here(port) => port.make_send(),
+            Port::Here(port) => {
+                // While a job is throttled nobody looks at its ports, and lookers come and go.
+                if port.status().senders >= self.prune_at {
+                    port.prune();
+                    self.prune_at = PRUNE_AT.max(2 * port.status().senders);
+                }
+                port.make_send()
+            }
             Port::Lent(custody) => custody.make_send(0),
         }
     }
