@@ -60,7 +60,7 @@ pub use crate::registry::JobKey;
 pub use action::{Action, Signal, Warning, Watch};
 pub use calendar::{Civil, next as next_time};
 pub use error::{CommandError, LoadError};
-pub use outcome::{Exit, Failure, JobState, Reason, StartFailure, Status};
+pub use outcome::{Exit, Failure, JobState, Reason, StartFailure, Status, Unfinished};
 pub use services::POISON_CRASHES;
 pub use throttle::{LONGEST_DELAY, PROBE, START_LIMIT};
 
@@ -107,19 +107,6 @@ pub struct Past {
     /// Whether that server ended it because it was about to end itself, so that `RunAtLoad` starts it
     /// again.
     pub ended_with_server: bool,
-}
-
-/// What was asked of a job, and is not done yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unfinished {
-    /// To be started because it was loaded, for the first time or once more.
-    pub run_at_load: bool,
-    /// To be started by the user, who asked through this process.
-    pub kickstart: Option<u32>,
-    /// To end.
-    pub stop: bool,
-    /// To be forgotten.
-    pub unload: bool,
 }
 
 /// The jobs of one domain.
@@ -238,19 +225,8 @@ impl Supervisor {
     /// [`stop`](Self::stop) and [`unload`](Self::unload), and has not come to pass.
     #[must_use]
     pub fn unfinished(&self, key: JobKey) -> Unfinished {
-        let Some(entry) = self.jobs.get(&key) else {
-            return Unfinished::default();
-        };
-        let stop = entry.instance.as_ref().and_then(|found| found.stop);
-        Unfinished {
-            run_at_load: matches!(entry.pending, Some(Reason::RunAtLoad | Reason::Retry)),
-            kickstart: match entry.pending {
-                Some(Reason::Kickstart(asker)) => Some(asker),
-                _ => None,
-            },
-            stop: stop.is_some_and(|stop| stop.why == StopReason::Asked),
-            unload: entry.removing,
-        }
+        let entry = self.jobs.get(&key);
+        entry.map(Entry::unfinished).unwrap_or_default()
     }
 
     /// Whether an instance runs and has said that it is ready, or checked in all services.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Past;
 use super::action::Watch;
 use super::calendar::Civil;
-use super::outcome::{Exit, Failure, JobState, Reason, Status};
+use super::outcome::{Exit, Failure, JobState, Reason, Status, Unfinished};
 use super::services::Services;
 use super::throttle::Throttle;
 use crate::job::{Job, KeepAlive};
@@ -338,6 +338,20 @@ impl Entry {
         let missed = (now - due).as_secs() / interval;
         self.interval_due = Some(due + Duration::from_secs((missed + 1) * interval));
         true
+    }
+
+    pub(super) fn unfinished(&self) -> Unfinished {
+        let pending = self.pending.as_ref();
+        let stop = self.instance.as_ref().and_then(|found| found.stop);
+        Unfinished {
+            run_at_load: matches!(pending, Some(Reason::RunAtLoad | Reason::Retry)),
+            kickstart: match pending {
+                Some(Reason::Kickstart(asker)) => Some(*asker),
+                _ => None,
+            },
+            stop: stop.is_some_and(|stop| stop.why == StopReason::Asked),
+            unload: self.removing,
+        }
     }
 
     pub(super) fn state(&self, others: bool, now: Duration) -> JobState {

@@ -188,3 +188,16 @@ pub struct Status {
     /// Services that nobody has checked in.
     pub not_checked_in: Vec<ServiceName>,
 }
+
+/// What was asked of a job, and is not done yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// To be started because it was loaded, for the first time or once more.
+    pub run_at_load: bool,
+    /// To be started by the user, who asked through this process.
+    pub kickstart: Option<u32>,
+    /// To end.
+    pub stop: bool,
+    /// To be forgotten.
+    pub unload: bool,
+}
