@@ -223,7 +223,11 @@ fn a_server_whose_holder_is_killed_gets_another_one() {
         let fresh = Bootstrap::connect(&site.world().runtime()).expect("connect");
         let found = fresh.look_up(&name()).expect("look up");
         assert_eq!(ask(&found).expect("answer"), pid);
+        let last = site.server();
         site.bootstrap.restart().expect("restart");
+        until("there is another server", || {
+            site.server().is_some_and(|next| Some(next) != last)
+        });
         assert_eq!((site.pid(), site.job().runs), (pid, 1));
     }
 }

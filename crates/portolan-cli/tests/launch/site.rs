@@ -195,7 +195,7 @@ impl Site {
         successor.unwrap_or_else(|| self.holder.pid())
     }
 
-    /// Kills the holder, and waits until the server is the holder of another one.
+    /// Kills the holder, and waits until the server is the holder of another one, which answers.
     pub(crate) fn kill_holder(&mut self) {
         set_child_subreaper(Some(getpid())).expect("prctl");
         let server = self.server().expect("a server");
@@ -211,6 +211,7 @@ impl Site {
         }
         self.successor = Some(server);
         until("there is another server", || self.server().is_some());
+        self.bootstrap.jobs().expect("the jobs");
     }
 
     /// The server itself. There may be none for a moment.
