@@ -1,4 +1,4 @@
-//! The filter of system calls: one [table](table::CALLS), and a program for the kernel made of it.
+//! The filter of system calls: one table, and a program for the kernel made of it.
 //!
 //! It is a list of what is allowed. What is known and forbidden gives `EPERM`, what is unknown
 //! `ENOSYS`; a call by the numbers of another architecture, of x32 for one, kills the process.

@@ -75,7 +75,7 @@ pub enum DaemonError {
 /// [`Operation::Shutdown`](portolan_wire::bootstrap::Operation::Shutdown), SIGTERM or SIGINT. Gives the
 /// code for this process to exit with.
 ///
-/// This process becomes the server's [holder](crate::holder), so it must have one thread. The server is
+/// This process becomes the server's [holder], so it must have one thread. The server is
 /// a child of it, which is started again if it is killed.
 ///
 /// # Errors
