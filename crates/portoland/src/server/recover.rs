@@ -528,18 +528,22 @@ impl Server {
     fn restore_door(
         &mut self,
         key: DoorKey,
-        former: PortParts,
+        mut former: PortParts,
         whose: Whose,
     ) -> Result<(), ServerError> {
+        // The old ledger is in the journal until everybody in it has been told, and open for as long:
+        // its number must not become another descriptor's.
+        let journaled = former.ledger.take();
+        former.ledger = journaled.as_ref().map(OwnedFd::try_clone).transpose()?;
         let fresh = PortParts::make_ledger()?;
         let witness = self.store.witness(Kind::Door, key.0);
-        // The old ledger is in the journal until everybody in it has been told.
         let port = ReceiveRight::recover(former, witness, Some(fresh))?;
         self.requests.insert(&port)?;
         if key != PUBLIC {
             port.request_no_senders(1);
         }
         self.doors.add(Door { key, port, whose }, &self.store);
+        drop(journaled);
         Ok(())
     }
 
