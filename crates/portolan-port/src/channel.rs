@@ -76,7 +76,7 @@ struct Reading {
     /// The slot of the next packet and where it was written down, before it is taken.
     foreseen: Option<(u32, u32)>,
     /// The channel that the next packet brings, if the keeper was told of it.
-    foretold: Option<Cookie>,
+    foretold: Option<(Cookie, Box<Channel>)>,
 }
 
 /// Everything comes through the socket, whether memory is there or not.
@@ -482,12 +482,12 @@ impl Channel {
                 if header.kind == Kind::Message && header.slot != 0 {
                     self.refuse(header.slot);
                 }
-                self.cross_out(reading.foreseen.take().map(|(_, entry)| entry));
+                self.take_back(reading);
                 Read::Other
             }
             Err(Nothing::Closed | Nothing::Violation) => {
                 // A client must not be able to fill the ledger with what nobody will answer.
-                self.cross_out(reading.foreseen.take().map(|(_, entry)| entry));
+                self.take_back(reading);
                 // Before another thread takes what comes after a violation.
                 self.close();
                 Read::Closed
@@ -546,8 +546,9 @@ impl Channel {
     }
 
     /// Tells the keeper of the channel that the next packet brings: a receiver may be killed when it has
-    /// taken the packet. Gives the channel, if the keeper heard it.
-    pub(crate) fn foretell(&self, kept: &Kept) -> Option<Cookie> {
+    /// taken the packet. Gives the channel, if the keeper heard it: what it heard of is to be open until
+    /// it is told of the same channel as it came.
+    pub(crate) fn foretell(&self, kept: &Kept) -> Option<(Cookie, Box<Self>)> {
         let (socket, maker) = socket::peek_mint(self.socket())?;
         if socket::is_last_reserve(&socket) {
             return None;
@@ -556,12 +557,20 @@ impl Channel {
         let channel = Self::new(socket, self.badge, false).had_by(maker);
         let (record, fds) = channel.told();
         let is_heard = kept.keep.tell_changed(cookie, &record, &fds);
-        is_heard.then_some(cookie)
+        is_heard.then(|| (cookie, Box::new(channel)))
+    }
+
+    /// Takes back what was written down of a packet that came to nothing.
+    fn take_back(&self, reading: &mut Reading) {
+        self.cross_out(reading.foreseen.take().map(|(_, entry)| entry));
+        if let Some((cookie, _open)) = reading.foretold.take() {
+            self.retract(cookie);
+        }
     }
 
     /// Has the keeper let go of a channel that it was told of and that is not taken.
-    fn retract(&self, socket: &OwnedFd) {
-        if let (Some(kept), Ok(cookie)) = (self.kept(), socket_cookie(socket)) {
+    fn retract(&self, cookie: Cookie) {
+        if let Some(kept) = self.kept() {
             kept.keep.tell_gone(cookie);
         }
     }
@@ -645,15 +654,20 @@ impl Channel {
                 let socket = socket.ok_or(Nothing::Violation)?;
                 if socket::is_last_reserve(&socket) {
                     // The new right is dead from the start.
-                    self.retract(&socket);
+                    socket_cookie(&socket)
+                        .into_iter()
+                        .for_each(|own| self.retract(own));
+                    reading.foretold = None;
                     return Ok(Read::Other);
                 }
                 socket::ask_for_identity(&socket).map_err(|_| Nothing::Violation)?;
                 let maker = incoming.credentials;
                 let mut minted = Self::new(socket, self.badge, false).had_by(maker);
                 let foretold = reading.foretold.take();
-                minted.is_foretold = foretold.is_some_and(|cookie| minted.has_cookie(cookie));
+                let cookie = foretold.as_ref().map(|(cookie, _)| *cookie);
+                minted.is_foretold = cookie.is_some_and(|cookie| minted.has_cookie(cookie));
                 add(minted);
+                drop(foretold);
                 Ok(Read::Other)
             }
             // Once: a bell that nobody knows any more would stay in the epoll instance.

@@ -378,7 +378,7 @@ impl ReceiveRight {
     pub fn witnessed(parts: PortParts, witness: Arc<dyn Witness>) -> Result<Self, CreateError> {
         let ledger = parts.ledger.map(Ledger::open).transpose()?;
         let keep = Keep::witnessed(witness, ledger);
-        let (channels, _) = revive(parts.channels, None);
+        let (channels, _) = revive(parts.channels, None, keep.witness().as_deref());
         Self::with_keep(parts.id, channels, Some(Arc::new(keep)))
     }
 
@@ -396,7 +396,7 @@ impl ReceiveRight {
         fresh: Option<OwnedFd>,
     ) -> Result<Self, CreateError> {
         let former = parts.ledger.map(Ledger::open).transpose()?;
-        let (channels, _) = revive(parts.channels, former.as_ref());
+        let (channels, _) = revive(parts.channels, former.as_ref(), Some(&*witness));
         for channel in channels.iter().filter(|_| !parts.refused.is_empty()) {
             let cookie = ChannelId(socket_cookie(channel.socket())?);
             let own = parts.refused.iter().filter(|(id, _)| *id == cookie);
@@ -685,14 +685,25 @@ impl Custody {
         rustix::net::shutdown(&self.guard, Shutdown::Both).ok();
         while !matches!(self.hear(), Err(Nothing::Empty | Nothing::Closed)) {}
         let channels = self.channels.into_values().collect();
-        let (channels, sockets) = revive(channels, Some(&self.ledger));
+        let (channels, sockets) = revive(channels, Some(&self.ledger), self.witness.as_deref());
         let keep = self.witness.map(|witness| Keep::witnessed(witness, None));
         let right = ReceiveRight::with_keep(self.id, channels, keep.map(Arc::new))?;
         let ledger = self.ledger;
         right
             .port()
             .count_former(self.received.wrapping_add(ledger.received()));
-        Ok((right, Debts { ledger, sockets }))
+        let debts = Debts {
+            ledger,
+            sockets,
+            _guard: self.guard,
+        };
+        Ok((right, debts))
+    }
+
+    /// Lets go of what is kept. The port is the borrower's alone, and dies with it.
+    pub fn let_go(mut self) {
+        let cookies: Vec<_> = self.channels.keys().copied().collect();
+        cookies.into_iter().for_each(|cookie| self.forget(cookie));
     }
 
     /// The port is dead, and its senders are to know.
@@ -704,6 +715,7 @@ impl Custody {
         {
             rustix::net::shutdown(socket, Shutdown::Both).ok();
         }
+        self.let_go();
     }
 
     /// Tells the borrower of channels as far as there is room.
@@ -777,9 +789,9 @@ impl Custody {
     }
 
     fn forget(&mut self, cookie: Cookie) {
-        if self.channels.remove(&cookie).is_some()
-            && let Some(witness) = &self.witness
-        {
+        // Its descriptors are closed after the witness was told.
+        let forgotten = self.channels.remove(&cookie);
+        if let (Some(_), Some(witness)) = (&forgotten, &self.witness) {
             witness.gone(ChannelId(cookie));
         }
     }
@@ -807,10 +819,13 @@ impl fmt::Debug for Custody {
 }
 
 /// Answers that a process owes which let go of the port and is still there.
+///
+/// The descriptors of the [`Custody`] that it was are open until this is dropped.
 #[derive(Debug)]
 pub struct Debts {
     ledger: Ledger,
     sockets: HashMap<Cookie, OwnedFd>,
+    _guard: OwnedFd,
 }
 
 impl Debts {
@@ -821,7 +836,7 @@ impl Debts {
     }
 
     /// The process is gone: tells whoever waits that no answer will come.
-    pub fn fail(self) {
+    pub fn fail(&self) {
         let mut owed: HashMap<Cookie, Vec<u32>> = HashMap::new();
         for entry in self.ledger.entries().iter().filter(|entry| !entry.is_void) {
             owed.entry(entry.channel).or_default().push(entry.slot);
@@ -855,6 +870,7 @@ fn has_unread_records(memory: &OwnedFd) -> bool {
 fn revive(
     parts: Vec<ChannelParts>,
     ledger: Option<&Ledger>,
+    witness: Option<&dyn Witness>,
 ) -> (Vec<Channel>, HashMap<Cookie, OwnedFd>) {
     let mut entries: HashMap<Cookie, Vec<_>> = HashMap::new();
     for entry in ledger.map(Ledger::entries).unwrap_or_default() {
@@ -865,11 +881,18 @@ fn revive(
     // A receiver that is killed may have told of a channel and not taken the packet that brings it.
     let to_come: HashSet<_> = parts.iter().filter_map(ChannelParts::to_come).collect();
     for part in parts {
-        if part.cookie().is_some_and(|own| to_come.contains(&own)) {
+        let (record, cookie) = (part.record, part.cookie());
+        let forget = || {
+            if let (Some(witness), Some(cookie)) = (witness, cookie) {
+                witness.gone(ChannelId(cookie));
+            }
+        };
+        if cookie.is_some_and(|own| to_come.contains(&own)) {
+            forget();
             continue;
         }
-        let (record, cookie) = (part.record, part.cookie());
         let Ok(revived) = Channel::revive(record, part.descriptors) else {
+            forget();
             continue;
         };
         let entries = cookie.and_then(|cookie| entries.remove(&cookie));

@@ -426,7 +426,7 @@ impl Rings {
         let file = crate::payload::create_memory()?;
         rustix::fs::ftruncate(&file, (2 * REGION_BYTES) as u64)?;
         rustix::fs::fcntl_add_seals(&file, Self::seals() | SealFlags::SEAL)?;
-        Self::map(file, Side::Holder, Position::default())
+        Self::over(RingMemory::map(file)?, Side::Holder, Position::default())
     }
 
     /// The rings in memory that the holder of a channel offers.
@@ -445,12 +445,16 @@ impl Rings {
     ///
     /// Those of [`accept`](Self::accept).
     pub(crate) fn resume(file: OwnedFd, position: Position) -> io::Result<Self> {
+        Self::over(Self::map_checked(file)?, Side::Receiver, position)
+    }
+
+    fn map_checked(file: OwnedFd) -> io::Result<RingMemory> {
         let seals = rustix::fs::fcntl_get_seals(&file)?;
         let size = rustix::fs::fstat(&file)?.st_size;
         if !seals.contains(Self::seals()) || u64::try_from(size) != Ok(2 * REGION_BYTES as u64) {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Self::map(file, Side::Receiver, position)
+        RingMemory::map(file)
     }
 
     /// Whether a record has come, or something that is wrong.
@@ -491,20 +495,22 @@ impl Rings {
         self.incoming_glance.fetch(position, mark);
     }
 
-    /// How far a receiver had come that is gone, and whether everything went through the memory.
+    /// The rings of a receiver that is gone, as far as it had come, and whether everything went through
+    /// the memory. The file keeps its number, which may be written down for the next receiver.
     ///
     /// # Errors
     ///
     /// As for [`accept`](Self::accept).
     pub(crate) fn revive(file: OwnedFd) -> io::Result<(Self, bool)> {
-        let rings = Self::accept(file)?;
-        let kept = rings.incoming_glance.kept();
+        let memory = Self::map_checked(file)?;
+        let (requests, replies) = memory.regions()?;
+        let kept = Glance::new(requests).kept();
         let position = Position {
             taken: kept.unwrap_or(0),
-            written: rings.outgoing_glance.published(),
+            written: Glance::new(replies).published(),
         };
-        let file = rings.memory.file.try_clone()?;
-        Ok((Self::resume(file, position)?, kept.is_some()))
+        let rings = Self::over(memory, Side::Receiver, position)?;
+        Ok((rings, kept.is_some()))
     }
 
     /// The memory's file, for offering it.
@@ -516,9 +522,8 @@ impl Rings {
         SealFlags::SHRINK | SealFlags::GROW
     }
 
-    fn map(file: OwnedFd, side: Side, at: Position) -> io::Result<Self> {
-        let memory = RingMemory::map(file)?;
-        let (requests, replies) = (memory.region(0)?, memory.region(REGION_BYTES)?);
+    fn over(memory: RingMemory, side: Side, at: Position) -> io::Result<Self> {
+        let (requests, replies) = memory.regions()?;
         let (outgoing, incoming) = match side {
             Side::Holder => (requests, replies),
             Side::Receiver => (replies, requests),
@@ -561,6 +566,11 @@ impl RingMemory {
         };
         result?;
         Ok(memory)
+    }
+
+    /// The holder's outgoing half, and the receiver's.
+    fn regions(&self) -> io::Result<(Region, Region)> {
+        Ok((self.region(0)?, self.region(REGION_BYTES)?))
     }
 
     fn region(&self, offset: usize) -> io::Result<Region> {

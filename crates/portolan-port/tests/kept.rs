@@ -604,15 +604,18 @@ impl Witness for Numbers {
     fn changed(&self, channel: ChannelId, _: &[u8], descriptors: &[BorrowedFd<'_>]) {
         let numbers = descriptors.iter().map(AsRawFd::as_raw_fd);
         let links = numbers.map(|number| (number, Self::link(number).expect("open")));
-        let mut known = self.0.lock().expect("no panic");
-        known.insert(channel, links.collect());
+        let links = links.collect();
+        self.0.lock().expect("no panic").insert(channel, links);
+        assert!(self.are_right(), "closed before it was told of");
     }
 
     fn gone(&self, channel: ChannelId) {
+        assert!(self.are_right(), "closed before it was told of");
         self.0.lock().expect("no panic").remove(&channel);
     }
 }
 
+// Whoever is killed at any moment has told the truth.
 in_both_flavours!(a_witness_knows_the_descriptors_of_a_port_that_is_lent_and_comes_back);
 fn a_witness_knows_the_descriptors_of_a_port_that_is_lent_and_comes_back(flavour: Flavour) {
     let numbers = Arc::new(Numbers::default());
@@ -625,7 +628,16 @@ fn a_witness_knows_the_descriptors_of_a_port_that_is_lent_and_comes_back(flavour
     drop(lent);
     let (port, _) = custody.take_back().expect("take back");
     assert!(numbers.are_right(), "what is back");
-    drop((port, rights));
+    let copy = rights[0].copy(PATIENCE).expect("copy");
+    wait_until(|| !port.has_message().expect("look"));
+    drop((copy, rights));
+    let (mut custody, lent) = port.lend().expect("lend");
+    drop(custody.make_send(0).expect("right"));
+    let gone = lent.receive(Timeout::after(Duration::from_millis(1)));
+    gone.expect_err("nothing was sent");
+    assert_eq!(custody.attend(), Presence::Lent);
+    custody.let_go();
+    assert!(numbers.0.lock().expect("no panic").is_empty());
 }
 
 in_both_flavours!(a_port_is_made_anew_of_what_its_witness_saw);

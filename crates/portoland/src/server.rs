@@ -554,6 +554,9 @@ impl Server {
         if let Some(service) = self.services.remove(&port) {
             self.store.remove(store::Kind::Service, port.0);
             self.ignore(&service);
+            if let Port::Lent(custody) = service.port {
+                custody.let_go();
+            }
         }
     }
 

@@ -188,7 +188,7 @@ impl Server {
         self.jobs.by_pid.remove(&pid);
         self.doors.close(run.door, &self.store);
         self.store.remove(Kind::Run, job.0);
-        run.debts.into_iter().for_each(Debts::fail);
+        run.debts.iter().for_each(Debts::fail);
         self.jobs.note(job, &format!("process {pid}: {exit}"));
         for port in self.registry.job_exited(job) {
             self.let_go(port);

@@ -149,11 +149,8 @@ impl Server {
             return false;
         };
         self.registry.returned(key);
-        let port = match custody.take_back() {
-            Ok((port, debts)) => {
-                self.leave_debts(service.declared.as_ref(), debts);
-                port
-            }
+        let (port, settled) = match custody.take_back() {
+            Ok((port, debts)) => (port, self.leave_debts(service.declared.as_ref(), debts)),
             Err(error) => {
                 tracing::error!(%error, "a port was lost");
                 self.replace_lost(key);
@@ -165,18 +162,27 @@ impl Server {
             ..service
         };
         let is_kept = self.keep(key, service).is_ok();
+        // The journal has named its descriptors until now.
+        drop(settled);
         if !is_kept {
             self.replace_lost(key);
         }
         is_kept
     }
 
-    /// What an instance that runs still owes it answers itself; at its end, the rest is refused.
-    pub(super) fn leave_debts(&mut self, declared: Option<&Declared>, debts: Debts) {
+    /// What an instance that runs still owes it answers itself; at its end, the rest is refused. Gives
+    /// debts that are settled.
+    fn leave_debts(&mut self, declared: Option<&Declared>, debts: Debts) -> Option<Debts> {
         let parts = declared.and_then(|declared| self.jobs.parts.get_mut(&declared.job));
         match parts.and_then(|parts| parts.run.as_mut()) {
-            Some(run) if !debts.are_settled() => run.debts.push(debts),
-            _ => debts.fail(),
+            Some(run) if !debts.are_settled() => {
+                run.debts.push(debts);
+                None
+            }
+            _ => {
+                debts.fail();
+                Some(debts)
+            }
         }
     }
 
