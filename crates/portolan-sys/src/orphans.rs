@@ -95,6 +95,12 @@ impl Orphans {
         Some(unsafe { OwnedFd::from_raw_fd(number.cast_signed()) })
     }
 
+    /// Whether there is one with this number.
+    #[must_use]
+    pub fn contains(&self, number: u32) -> bool {
+        self.0.contains(&number)
+    }
+
     /// Closes all for which `keep` does not say so.
     pub fn close_except(&mut self, keep: impl Fn(u32) -> bool) {
         let others: Vec<u32> = self.0.iter().copied().filter(|&n| !keep(n)).collect();

@@ -402,15 +402,23 @@ impl Holder {
     fn begin(&self, mut orphans: Orphans) -> io::Result<Life> {
         end_on_panic();
         let memory = orphans.take(self.journal).ok_or(Errno::BADF)?;
-        let entries = journal::replay(&memory).unwrap_or_else(|error| {
+        let mut entries = journal::replay(&memory).unwrap_or_else(|error| {
             tracing::error!("what the last server knew is lost: {}", chain(&error));
             Entries::default()
         });
         let named = descriptors(&entries);
         orphans.close_except(|number| named.contains(&number));
+        let mut journal = Journal::resume(memory, &entries)?;
+        // Before anything is opened, which could get such a number once more.
+        for key in dangling(&entries, &orphans) {
+            entries.forget(key);
+            if let Err(error) = journal.remove(key) {
+                tracing::error!(%error, "an entry stays that names what is not there");
+            }
+        }
         Ok(Life {
             start: self.start,
-            journal: Journal::resume(memory, &entries)?,
+            journal,
             recovered: Recovered { entries, orphans },
             exits: self.exits.0.try_clone()?,
             holder: self.itself.try_clone()?,
@@ -626,6 +634,21 @@ fn named(journal: u32) -> io::Result<BTreeSet<u32>> {
     Ok(journal::replay(&memory).map_or_else(|_| BTreeSet::new(), |entries| descriptors(&entries)))
 }
 
+/// The entries that name a descriptor which is not open, or which is what a later entry names: it was
+/// closed before the entry was gone, and the next one got its number.
+fn dangling(entries: &Entries, orphans: &Orphans) -> Vec<Key> {
+    let mut claimed = BTreeSet::new();
+    let mut dangling = Vec::new();
+    for (key, entry) in entries.newest_first() {
+        let is_there = |n: &u32| orphans.contains(*n) && !claimed.contains(n);
+        match entry.descriptors.iter().all(is_there) {
+            true => claimed.extend(entry.descriptors),
+            false => dangling.push(key),
+        }
+    }
+    dangling
+}
+
 fn descriptors(entries: &Entries) -> BTreeSet<u32> {
     let numbers = entries.iter().map(|(_, entry)| entry.descriptors);
     numbers.flatten().collect()
@@ -649,6 +672,29 @@ mod tests {
             assert_eq!(after(crash, Asked::Restart), Next::Replace);
             assert_eq!(after(crash, Asked::End), Next::Again);
         }
+    }
+
+    #[test]
+    fn of_two_entries_with_one_number_the_later_is_right() {
+        let memory = journal::memory().expect("memory");
+        let mut orphans = Orphans::default();
+        let kept = memory.try_clone().expect("duplicate");
+        let mut journal = Journal::resume(memory, &Entries::default()).expect("resume");
+        let key = |id| Key { kind: 1, id };
+        let (shared, own) = (kept.as_fd(), io::stderr());
+        for (id, fds) in [
+            (3, vec![shared]),
+            (1, vec![shared]),
+            (2, vec![own.as_fd()]),
+            (4, vec![]),
+        ] {
+            journal.put(key(id), b"", &fds).expect("put");
+        }
+        let entries = journal::replay(&kept).expect("replay");
+        orphans.adopt(kept);
+        // Standard error is open and no orphan.
+        assert_eq!(dangling(&entries, &orphans), [key(2), key(3)]);
+        drop(journal.into_memory());
     }
 
     #[test]

@@ -319,6 +319,19 @@ impl Entries {
         })
     }
 
+    /// Leaves an entry out.
+    pub fn forget(&mut self, key: Key) {
+        self.records.remove(&key);
+    }
+
+    /// All entries, those that were put last before the others.
+    pub fn newest_first(&self) -> impl Iterator<Item = (Key, Entry<'_>)> {
+        let mut records: Vec<_> = self.records.iter().collect();
+        records.sort_unstable_by_key(|(_, at)| std::cmp::Reverse(at.start));
+        let keys = records.into_iter().map(|(&key, _)| key);
+        keys.filter_map(|key| Some((key, self.get(key)?)))
+    }
+
     /// All entries, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (Key, Entry<'_>)> {
         self.keys().filter_map(|key| Some((key, self.get(key)?)))

@@ -232,6 +232,25 @@ fn a_server_whose_holder_is_killed_gets_another_one() {
     }
 }
 
+/// A server that comes back is killed before it has all that the one before it had.
+#[test]
+fn nothing_is_lost_when_a_server_is_killed_while_it_comes_back() {
+    let site = Site::with("serve", "");
+    let right = site.look_up();
+    let pid = ask(&right).expect("answer");
+    for _ in 0..20 {
+        for _ in 0..3 {
+            let killed = site.signal_server(Signal::KILL);
+            until("there is another server", || {
+                site.server().is_some_and(|next| next != killed)
+            });
+        }
+        assert_eq!((site.pid(), site.job().runs), (pid, 1));
+        assert_eq!(ask(&site.look_up()).expect("answer"), pid);
+        assert_eq!(ask(&right).expect("answer"), pid);
+    }
+}
+
 /// Whoever is told to end while the server is gone ends what that has left all the same.
 #[test]
 fn a_server_that_is_killed_and_told_to_end_leaves_nothing() {

@@ -352,9 +352,12 @@ impl Server {
     fn restore_runs(&mut self, estate: &mut Estate) {
         for id in estate.ids(Kind::Run) {
             let job = JobKey(id);
-            let known = self.jobs.supervisor.job(job).map(|job| job.label.clone());
-            let taken = estate.take::<RunEntry>(Kind::Run, id);
-            let (Some(label), Some((entry, mut fds))) = (known, taken) else {
+            let Some(known) = self.jobs.supervisor.job(job) else {
+                self.store.remove(Kind::Run, id);
+                continue;
+            };
+            let label = known.label.clone();
+            let Some((entry, mut fds)) = estate.take::<RunEntry>(Kind::Run, id) else {
                 continue;
             };
             let (Some(pid), Some(pidfd)) = (Pid::from_raw(entry.pid), fds.pop()) else {
@@ -381,8 +384,7 @@ impl Server {
             let Some((entry, fds)) = estate.take::<ServiceEntry>(Kind::Service, id) else {
                 continue;
             };
-            let channels = estate.channels(Kind::Service, id);
-            if self.restore_service(key, entry, fds, channels).is_none() {
+            if self.restore_service(key, entry, fds, estate).is_none() {
                 self.store.remove(Kind::Service, id);
             }
         }
@@ -397,7 +399,7 @@ impl Server {
         key: PortKey,
         entry: ServiceEntry,
         fds: Vec<OwnedFd>,
-        channels: Vec<ChannelParts>,
+        estate: &mut Estate,
     ) -> Option<()> {
         let id = PortId::from_bytes(entry.port);
         let witness = self.store.witness(Kind::Service, key.0);
@@ -430,6 +432,7 @@ impl Server {
             .ok()?;
         let refused = entry.refused.into_iter();
         let refused = refused.map(|(id, slot)| (ChannelId(id), slot));
+        let channels = estate.channels(Kind::Service, key.0);
         let port = match <[OwnedFd; 2]>::try_from(fds) {
             Ok(own) if entry.lent => {
                 Port::Lent(Custody::restore(id, channels, own, Some(witness)).ok()?)
@@ -496,13 +499,6 @@ impl Server {
             let Some((entry, mut fds)) = estate.take::<DoorEntry>(Kind::Door, id) else {
                 continue;
             };
-            let channels = estate.channels(Kind::Door, id);
-            let parts = PortParts {
-                id: PortId::from_bytes(entry.port),
-                channels,
-                ledger: fds.pop(),
-                refused: Vec::new(),
-            };
             let whose = self.whose_was(&entry);
             let is_stale = match (&whose, entry.job) {
                 (None, _) => true,
@@ -510,7 +506,16 @@ impl Server {
                 (Some(_), None) => false,
             };
             match whose.filter(|_| !is_stale) {
-                Some(whose) => self.restore_door(DoorKey(id), parts, whose)?,
+                Some(whose) => {
+                    let parts = PortParts {
+                        id: PortId::from_bytes(entry.port),
+                        channels: estate.channels(Kind::Door, id),
+                        ledger: fds.pop(),
+                        refused: Vec::new(),
+                    };
+                    self.restore_door(DoorKey(id), parts, whose)?;
+                }
+                // Its channels are left over.
                 None => self.store.remove(Kind::Door, id),
             }
         }
