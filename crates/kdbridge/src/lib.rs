@@ -1,0 +1,7 @@
+//! A bridge between any debugger that speaks the GDB remote protocol and a kernel behind a GDB stub
+//! (QEMU, VMware, kgdb) or KDP. It supplies what the kernel's side does not.
+//!
+//! Everything that reads a kernel does so through [`target::Memory`], and everything that drives one
+//! through [`target::Target`]; the modules that speak a protocol implement them.
+
+pub mod target;

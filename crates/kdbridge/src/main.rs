@@ -1,0 +1,3 @@
+//! The `kdbridge` command.
+
+fn main() {}

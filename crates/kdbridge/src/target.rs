@@ -1,0 +1,180 @@
+//! A kernel that can be looked into and driven, whatever protocol lies in between.
+
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// The memory of a kernel that stands still.
+pub trait Memory {
+    /// Fills `into` with what is at the virtual address `at`, as the kernel itself would see it.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Unreadable`] with the first address that cannot be read, and what went wrong
+    /// on the way there.
+    fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError>;
+}
+
+/// One processor of the machine; the first is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cpu(pub u32);
+
+/// The general registers of an x86-64 processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Registers {
+    /// rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8 to r15, in the order of GDB's `g` packet.
+    pub general: [u64; 16],
+    /// Where it executes.
+    pub rip: u64,
+    /// The flags.
+    pub rflags: u64,
+    /// cs, ss, ds, es, fs, gs: selectors.
+    pub segments: [u32; 6],
+}
+
+/// Why a machine stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The debugger asked for it.
+    Interrupted(Cpu),
+    /// At a breakpoint; the registers say its address, not the one after it.
+    Breakpoint(Cpu),
+    /// A watchpoint for writes at this address.
+    Watchpoint(Cpu, u64),
+    /// One instruction was executed.
+    Stepped(Cpu),
+    /// An exception of another kind, with the number of the signal that GDB has for it.
+    Signal(Cpu, u8),
+}
+
+/// What is to be watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Trap {
+    /// Execution, by a changed instruction.
+    Software,
+    /// Execution, by a debug register.
+    Hardware,
+    /// Writes to this many bytes.
+    Write(u8),
+    /// Reads of this many bytes.
+    Read(u8),
+    /// Reads and writes of this many bytes.
+    Access(u8),
+}
+
+/// A kernel that can be stopped and driven. While it runs, only [`Target::interrupt`] and
+/// [`Target::wait`] work.
+pub trait Target: Memory {
+    /// The processors that can be looked at.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn cpus(&mut self) -> Result<Vec<Cpu>, TargetError>;
+
+    /// The registers of `cpu`.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn registers(&mut self, cpu: Cpu) -> Result<Registers, TargetError>;
+
+    /// Sets the registers of `cpu`.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Refused`] if the target cannot do that.
+    fn set_registers(&mut self, cpu: Cpu, registers: &Registers) -> Result<(), TargetError>;
+
+    /// Writes to virtual memory.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Unreadable`] with the first address that is not there.
+    fn write(&mut self, at: u64, from: &[u8]) -> Result<(), TargetError>;
+
+    /// Fills `into` with what is at the physical address `at`.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Refused`] if the target has no way to do that.
+    fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError>;
+
+    /// Sets a trap. Memory that is read still shows what was there before.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Unreadable`] if nothing is there, [`TargetError::TooMany`] if the target has no
+    /// room for another.
+    fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError>;
+
+    /// Takes a trap off.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Refused`] if there is none.
+    fn clear(&mut self, at: u64, trap: Trap) -> Result<(), TargetError>;
+
+    /// Lets all processors run.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn resume(&mut self) -> Result<(), TargetError>;
+
+    /// Lets `cpu` execute one instruction; [`Target::wait`] tells when it has.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn step(&mut self, cpu: Cpu) -> Result<(), TargetError>;
+
+    /// Asks a running machine to stop; [`Target::wait`] tells when it has.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::CannotInterrupt`] with what to do instead.
+    fn interrupt(&mut self) -> Result<(), TargetError>;
+
+    /// Waits until the machine stops; `None` if it still runs after `patience`.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn wait(&mut self, patience: Duration) -> Result<Option<Stop>, TargetError>;
+
+    /// Takes off all traps, lets the machine run and leaves it.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn detach(&mut self) -> Result<(), TargetError>;
+}
+
+/// Why a target did not do what it was asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// There is no memory at this address, or the target does not let it be read.
+    #[error("memory at {0:#x} cannot be read")]
+    Unreadable(u64),
+    /// The target has room for this many of them.
+    #[error("the target has room for {0} breakpoints only")]
+    TooMany(u32),
+    /// The target says no, or does not know the request.
+    #[error("the target does not {0}")]
+    Refused(&'static str),
+    /// A machine that runs cannot be stopped from here.
+    #[error("a running kernel cannot be interrupted: {0}")]
+    CannotInterrupt(&'static str),
+    /// No answer came in time.
+    #[error("no answer from the target within {} ms", .0.as_millis())]
+    Silent(Duration),
+    /// The target sent what its protocol does not allow.
+    #[error("the target broke the protocol: {0}")]
+    Protocol(&'static str),
+    /// The connection failed.
+    #[error("the connection to the target failed")]
+    Io(#[from] io::Error),
+}
