@@ -3,7 +3,6 @@
 mod containers;
 mod failure;
 mod inherited;
-mod places;
 mod privileges;
 mod relay;
 mod rights;
@@ -19,6 +18,7 @@ use std::path::PathBuf;
 use std::process::{self, Command, ExitCode};
 
 use portolan_sandbox::filter::{Architecture, filter};
+use portolan_sandbox::places::{self, Place};
 use portolan_sandbox::probe::{PROBE, Part};
 use portolan_sandbox::profile::{Profile, Tier};
 use portolan_sys::confine;
@@ -26,7 +26,6 @@ use portolan_wire::container::GROUP_CONTAINERS;
 
 use failure::Failure;
 use inherited::Inherited;
-use places::Place;
 
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let result = match arguments.as_slice() {

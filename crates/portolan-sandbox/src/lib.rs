@@ -13,6 +13,7 @@ pub mod document;
 mod entitlements;
 pub mod filter;
 mod key;
+pub mod places;
 pub mod probe;
 pub mod profile;
 

@@ -11,13 +11,13 @@ use landlock::{
     PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use portolan_sandbox::filter::Allowances;
+use portolan_sandbox::places::{Access, Place};
 use portolan_sandbox::probe::Part;
 use portolan_sandbox::profile::{Profile, Tier};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Failure;
-use super::places::{Access, Place};
 
 /// Restricts this thread, and whatever it becomes or makes, for good.
 pub(crate) fn restrict(profile: &Profile, places: &[Place]) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use portolan_sandbox::places::{self, Access, Place};
 use portolan_sandbox::probe::Part;
 use portolan_sandbox::profile::Tier;
 use portolan_sys::confine::restrict_mount;
@@ -19,7 +20,6 @@ use rustix::mount::{
 };
 
 use super::Failure;
-use super::places::{Access, Place};
 
 /// Where the new tree is put together: a directory that is always there. It hides what is in it,
 /// in this namespace only.
@@ -88,7 +88,7 @@ enum Source {
 impl Source {
     /// `None` if there is no such file, or if it is in a part of the system that a link leads to.
     fn of(place: &Place) -> Result<Option<Self>, Failure> {
-        let system = super::places::SYSTEM.iter().map(Path::new);
+        let system = places::SYSTEM.iter().map(Path::new);
         let part = { system }.find(|path| place.path.starts_with(path));
         if let Some(part) = part
             && let Ok(target) = fs::read_link(part)

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
 use portolan_sandbox::filter::{Allowances, Architecture, filter};
+use portolan_sandbox::places;
 use portolan_sandbox::probe::{Missing, Part, Tiers};
 use portolan_sandbox::profile::Tier;
 use portolan_sys::confine::{self, Fork};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid, test_kill_process, waitpid};
 
-use super::{Failure, end, places, privileges, relay, rights, root};
+use super::{Failure, end, privileges, relay, rights, root};
 
 pub(crate) fn report() -> Result<(), Failure> {
     let tiers = Tiers {

@@ -4,17 +4,20 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use portolan_sandbox::profile::{Profile, Tier};
+use crate::profile::{Profile, Tier};
 
 /// A file or a directory with everything below it.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) path: PathBuf,
-    pub(crate) access: Access,
+pub struct Place {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What may be done there.
+    pub access: Access,
 }
 
+/// What a program may do at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Access {
+pub enum Access {
     /// Reading, and executing programs.
     Read,
     /// A device that does nothing to anybody.
@@ -26,7 +29,7 @@ pub(crate) enum Access {
 }
 
 /// Programs and libraries, on all kinds of distributions.
-pub(crate) const SYSTEM: &[&str] = &[
+pub const SYSTEM: &[&str] = &[
     "/usr",
     "/bin",
     "/sbin",
@@ -76,7 +79,8 @@ const DEVICES: &[&str] = &[
 ];
 
 /// All places that there are, each below its parents.
-pub(crate) fn of(profile: &Profile, program: &Path) -> Vec<Place> {
+#[must_use]
+pub fn of(profile: &Profile, program: &Path) -> Vec<Place> {
     let mut places = everywhere(profile.tier);
     if profile.client || profile.server {
         places.extend(each(OF_THE_NETWORK, Access::Read));
@@ -102,7 +106,8 @@ pub(crate) fn of(profile: &Profile, program: &Path) -> Vec<Place> {
 }
 
 /// What every program has.
-pub(crate) fn everywhere(tier: Tier) -> Vec<Place> {
+#[must_use]
+pub fn everywhere(tier: Tier) -> Vec<Place> {
     let mut places: Vec<Place> = each(SYSTEM, Access::Read)
         .chain(each(SETTINGS, Access::Read))
         .chain(each(DEVICES, Access::Device))
@@ -128,7 +133,8 @@ fn sort(places: &mut [Place]) {
 
 /// The path by which the program is to be executed. What is no part of the system is there by its
 /// real path only.
-pub(crate) fn program(profile: &Profile) -> PathBuf {
+#[must_use]
+pub fn program(profile: &Profile) -> PathBuf {
     let named = &profile.program;
     let is_system = SYSTEM.iter().any(|system| named.starts_with(system));
     match fs::canonicalize(named) {
