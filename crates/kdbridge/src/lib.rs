@@ -4,4 +4,5 @@
 //! Everything that reads a kernel does so through [`target::Memory`], and everything that drives one
 //! through [`target::Target`]; the modules that speak a protocol implement them.
 
+pub mod symbols;
 pub mod target;

@@ -1,0 +1,170 @@
+//! Where the file with a kernel's symbols is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::build_id::BuildId;
+use super::elf::ElfFile;
+
+/// Where distributions put them.
+const SYSTEM: &str = "/usr/lib/debug";
+/// No folder is looked into deeper than this.
+const DEEPEST: usize = 12;
+/// Nor are more files than this opened in one search.
+const MOST_FILES: usize = 20_000;
+
+/// A search for files by their build-id. Nothing is ever asked of the network.
+#[derive(Debug, Clone)]
+pub struct Index {
+    places: Vec<PathBuf>,
+}
+
+impl Index {
+    /// Searches these files and folders in turn, and after them where distributions put
+    /// debug information.
+    #[must_use]
+    pub fn new(places: Vec<PathBuf>) -> Self {
+        Self { places }.with(SYSTEM.into())
+    }
+
+    /// Searches these files and folders only.
+    #[must_use]
+    pub fn only(places: Vec<PathBuf>) -> Self {
+        Self { places }
+    }
+
+    fn with(mut self, place: PathBuf) -> Self {
+        self.places.push(place);
+        self
+    }
+
+    /// The files and folders that are searched.
+    #[must_use]
+    pub fn places(&self) -> &[PathBuf] {
+        &self.places
+    }
+
+    /// The file of this build-id. First each place is asked for it by name, then the files whose
+    /// name satisfies `may_be` are opened.
+    #[must_use]
+    pub fn find(&self, id: &BuildId, may_be: impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let named = self.places.iter().filter_map(|place| named(place, id));
+        let mut named = named.filter(|path| is(path, id));
+        named.next().or_else(|| self.search(id, &may_be))
+    }
+
+    fn search(&self, id: &BuildId, may_be: &impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let mut left = MOST_FILES;
+        self.places.iter().find_map(|place| {
+            if place.is_file() {
+                return is(place, id).then(|| place.clone());
+            }
+            walk(place, DEEPEST, &mut left, &|path: &Path| {
+                let name = path.file_name().unwrap_or_default();
+                may_be(&name.to_string_lossy()) && is(path, id)
+            })
+        })
+    }
+}
+
+/// Whether a file of this name may be a kernel: `vmlinux`, `vmlinux-6.1.0`, `kernel.debug`.
+#[must_use]
+pub fn may_be_kernel(name: &str) -> bool {
+    name.starts_with("vmlinux") || name.ends_with(".debug")
+}
+
+/// Where a folder that is, or has, a `.build-id` tree would have the file.
+fn named(place: &Path, id: &BuildId) -> Option<PathBuf> {
+    let name = id.file_name();
+    let tree = place.join(".build-id").join(&name);
+    [tree, place.join(name)].into_iter().find(|it| it.is_file())
+}
+
+fn is(path: &Path, id: &BuildId) -> bool {
+    ElfFile::open(path).is_ok_and(|elf| elf.build_id().as_ref() == Some(id))
+}
+
+/// The first file below `folder` that satisfies `is`; links to folders are not followed.
+fn walk(
+    folder: &Path,
+    depth: usize,
+    left: &mut usize,
+    is: &impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut folders = Vec::new();
+    for entry in entries {
+        *left = left.checked_sub(1)?;
+        let kind = entry.file_type().ok()?;
+        let path = entry.path();
+        if kind.is_dir() {
+            folders.push(path);
+        } else if is(&path) {
+            return Some(path);
+        }
+    }
+    let depth = depth.checked_sub(1)?;
+    folders.sort();
+    folders.iter().find_map(|it| walk(it, depth, left, is))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Elf;
+    use super::*;
+    use tempfile::TempDir;
+
+    fn kernel(id: u8) -> Vec<u8> {
+        let mut notes = [4u32, 20, 3].map(u32::to_le_bytes).concat();
+        notes.extend(b"GNU\0");
+        notes.extend([id; 20]);
+        Elf::new().section(".notes", 7, 0, &notes).bytes()
+    }
+
+    fn put(folder: &TempDir, name: &str, id: u8) -> PathBuf {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, kernel(id)).unwrap();
+        path
+    }
+
+    fn find(place: &Path, id: u8) -> Option<PathBuf> {
+        let id = BuildId::new(&[id; 20]).unwrap();
+        Index::only(vec![place.into()]).find(&id, may_be_kernel)
+    }
+
+    #[test]
+    fn a_tree_of_build_ids_is_asked_by_name() {
+        let folder = TempDir::new().unwrap();
+        let name = format!(".build-id/07/{}.debug", "07".repeat(19));
+        let path = put(&folder, &name, 7);
+        assert_eq!(find(folder.path(), 7).unwrap(), path);
+        assert_eq!(find(&folder.path().join(".build-id"), 7).unwrap(), path);
+        assert_eq!(find(folder.path(), 8), None);
+    }
+
+    #[test]
+    fn folders_are_searched_by_what_the_files_say() {
+        let folder = TempDir::new().unwrap();
+        put(&folder, "boot/vmlinux-6.1", 1);
+        let path = put(&folder, "boot/old/vmlinux", 2);
+        put(&folder, "boot/other", 3);
+        assert_eq!(find(folder.path(), 2).unwrap(), path);
+        assert_eq!(find(folder.path(), 3), None, "its name is none of a kernel");
+    }
+
+    #[test]
+    fn a_file_may_have_any_name_and_must_have_the_build_id() {
+        let folder = TempDir::new().unwrap();
+        let path = put(&folder, "mine", 3);
+        assert_eq!(find(&path, 3).unwrap(), path);
+        assert_eq!(find(&path, 4), None);
+    }
+
+    #[test]
+    fn a_name_that_lies_about_the_build_id_is_not_believed() {
+        let folder = TempDir::new().unwrap();
+        put(&folder, &format!("07/{}.debug", "07".repeat(19)), 9);
+        assert_eq!(find(folder.path(), 7), None);
+    }
+}

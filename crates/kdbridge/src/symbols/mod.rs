@@ -1,0 +1,17 @@
+//! Names, source lines and types of a kernel: from files that belong to it, and from its own
+//! memory where there are none.
+
+mod build_id;
+mod bytes;
+mod elf;
+mod index;
+mod kallsyms;
+mod table;
+#[cfg(test)]
+mod testing;
+
+pub use build_id::BuildId;
+pub use elf::{ElfError, ElfFile, Section, build_id_in};
+pub use index::{Index, may_be_kernel};
+pub use kallsyms::{KallsymsError, kallsyms};
+pub use table::{Kind, Symbol, SymbolTable};

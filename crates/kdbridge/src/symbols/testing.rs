@@ -1,0 +1,163 @@
+//! Small ELF files for tests.
+
+use std::io::Write;
+
+use tempfile::NamedTempFile;
+
+use crate::target::{Memory, TargetError};
+
+/// Sections that become a file.
+pub(crate) struct Elf {
+    kind: u16,
+    sections: Vec<Given>,
+}
+
+struct Given {
+    name: &'static str,
+    kind: u32,
+    flags: u64,
+    address: u64,
+    bytes: Vec<u8>,
+    link: u32,
+    info: u32,
+}
+
+impl Elf {
+    /// A linked file.
+    pub(crate) fn new() -> Self {
+        Self {
+            kind: 2,
+            sections: Vec::new(),
+        }
+    }
+
+    pub(crate) fn section(
+        mut self,
+        name: &'static str,
+        kind: u32,
+        address: u64,
+        bytes: &[u8],
+    ) -> Self {
+        self.sections.push(Given {
+            name,
+            kind,
+            flags: 0,
+            address,
+            bytes: bytes.to_vec(),
+            link: 0,
+            info: 0,
+        });
+        self
+    }
+
+    /// Says of the last section that it is loaded with these further flags.
+    pub(crate) fn loaded(mut self, flags: u64) -> Self {
+        self.last().flags = 2 | flags;
+        self
+    }
+
+    /// Says with which section the last one belongs, and which one it is about.
+    pub(crate) fn linked(mut self, link: u32, info: u32) -> Self {
+        let last = self.last();
+        (last.link, last.info) = (link, info);
+        self
+    }
+
+    pub(crate) fn write(&self) -> NamedTempFile {
+        Self::file(&self.bytes())
+    }
+
+    pub(crate) fn file(bytes: &[u8]) -> NamedTempFile {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    /// The sections' bytes, then the table of sections, then their names.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        let mut headers = vec![vec![0; 64]];
+        let mut names = vec![0];
+        for given in &self.sections {
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            headers.push(given.header(names.len(), bytes.len()));
+            bytes.extend(&given.bytes);
+            names.extend(given.name.bytes().chain([0]));
+        }
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+        let table = bytes.len();
+        let names_at = table + (headers.len() + 1) * 64;
+        headers.push(Given::names(&names).header(0, names_at));
+        bytes.extend(headers.iter().flatten());
+        bytes.extend(names);
+        bytes[..64].copy_from_slice(&self.header(table, headers.len()));
+        bytes
+    }
+
+    fn header(&self, table: usize, count: usize) -> [u8; 64] {
+        let mut header = [0; 64];
+        header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        header[16..18].copy_from_slice(&self.kind.to_le_bytes());
+        header[18..20].copy_from_slice(&62u16.to_le_bytes());
+        header[40..48].copy_from_slice(&(table as u64).to_le_bytes());
+        header[58..60].copy_from_slice(&64u16.to_le_bytes());
+        header[60..62].copy_from_slice(&(count as u16).to_le_bytes());
+        header[62..64].copy_from_slice(&(count as u16 - 1).to_le_bytes());
+        header
+    }
+
+    fn last(&mut self) -> &mut Given {
+        self.sections.last_mut().expect("a section comes first")
+    }
+}
+
+impl Given {
+    fn names(names: &[u8]) -> Self {
+        Self {
+            name: "",
+            kind: 3,
+            flags: 0,
+            address: 0,
+            bytes: names.to_vec(),
+            link: 0,
+            info: 0,
+        }
+    }
+
+    fn header(&self, name: usize, at: usize) -> Vec<u8> {
+        let mut header = Vec::new();
+        header.extend((name as u32).to_le_bytes());
+        header.extend(self.kind.to_le_bytes());
+        for word in [self.flags, self.address, at as u64, self.bytes.len() as u64] {
+            header.extend(word.to_le_bytes());
+        }
+        header.extend(self.link.to_le_bytes());
+        header.extend(self.info.to_le_bytes());
+        header.extend(8u64.to_le_bytes());
+        header.extend(0u64.to_le_bytes());
+        header
+    }
+}
+
+/// Memory with something at one place and nothing elsewhere.
+pub(crate) struct Image {
+    base: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Image {
+    pub(crate) fn new(base: u64, bytes: Vec<u8>) -> Self {
+        Self { base, bytes }
+    }
+}
+
+impl Memory for Image {
+    fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+        let begin = usize::try_from(at.wrapping_sub(self.base)).unwrap_or(usize::MAX);
+        let found = begin
+            .checked_add(into.len())
+            .and_then(|end| self.bytes.get(begin..end));
+        into.copy_from_slice(found.ok_or(TargetError::Unreadable(at))?);
+        Ok(())
+    }
+}
