@@ -117,6 +117,7 @@ impl Server {
             }
             false => job,
         };
+        self.tell_time_of_day();
         let (label, now) = (job.label.clone(), self.now());
         let loaded = self.jobs.supervisor.load(job, now);
         self.loaded(&label, (parts, &file), loaded)
@@ -147,7 +148,6 @@ impl Server {
         self.declare_services(key);
         self.store.put_bytes(Kind::JobFile, key.0, file);
         self.write_job_down(key);
-        self.tell_time_of_day();
         self.warn_of_identity(key);
         tracing::debug!(%label, "loaded");
         Ok(())
@@ -221,6 +221,7 @@ impl Server {
                 Err(refused) => tracing::warn!(file = %shown, "not loaded: {}", refused.text()),
             }
         }
+        self.tell_time_of_day();
         let now = self.now();
         let loaded = self.jobs.supervisor.load_all(jobs, now);
         for ((label, parts, bytes), loaded) in prepared.into_iter().zip(loaded) {
