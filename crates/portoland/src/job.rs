@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use portolan_sandbox::Entitlements;
 use portolan_sandbox::document::Document;
@@ -163,6 +164,21 @@ pub struct Job {
     /// Jobs without which it is not started.
     #[serde(serialize_with = "text::each")]
     pub requires: Vec<JobLabel>,
+}
+
+/// `TimeOut` if none is given.
+const DEFAULT_CHECK_IN: Duration = Duration::from_secs(30);
+
+impl Job {
+    /// How long it has to check in; nothing if there is no limit.
+    #[must_use]
+    pub fn check_in_time(&self) -> Option<Duration> {
+        match self.time_out {
+            None => Some(DEFAULT_CHECK_IN),
+            Some(0) => None,
+            Some(seconds) => Some(Duration::from_secs(seconds.into())),
+        }
+    }
 }
 
 /// How important a job is.

@@ -4,6 +4,7 @@ use portolan_wire::failure::{FailureKind, StartFailure};
 use portolan_wire::label::JobLabel;
 use portolan_wire::signal::Signal;
 
+use super::status::millis;
 use crate::job::Job;
 use crate::supervisor::{self, Exit, Failure};
 
@@ -25,7 +26,7 @@ pub(super) fn to_callers(job: &Job, failure: &Failure, advice: &str) -> StartFai
         },
         Failure::Ended(Exit::Unknown) | Failure::LeftUnread => FailureKind::Exited { status: 0 },
         Failure::NotCheckedIn => FailureKind::NotCheckedIn {
-            ms: job.time_out.map_or(0, |seconds| u64::from(seconds) * 1000),
+            ms: millis(job.check_in_time().unwrap_or_default()),
         },
         Failure::Disabled => FailureKind::Disabled,
         Failure::Requires(_) => FailureKind::Throttled { ms: 0 },
@@ -57,5 +58,21 @@ pub(super) fn set_aside(label: &JobLabel) -> StartFailure {
         label: label.clone(),
         kind: FailureKind::SetAside,
         text: "the next message is served".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Reading;
+
+    #[test]
+    fn who_waits_is_told_how_long_the_job_had() {
+        for (key, limit) in [("TimeOut = 3", 3000), ("", 30_000)] {
+            let file = format!("Label = 'a'\nProgram = '/bin/a'\n{key}");
+            let job = Reading::of(file.as_bytes()).job.expect("a job");
+            let told = to_callers(&job, &Failure::NotCheckedIn, "");
+            assert_eq!(told.kind, FailureKind::NotCheckedIn { ms: limit });
+        }
     }
 }

@@ -204,6 +204,6 @@ fn confinement_of(job: &crate::job::Job) -> String {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

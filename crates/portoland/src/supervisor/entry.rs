@@ -12,9 +12,6 @@ use super::services::Services;
 use super::throttle::Throttle;
 use crate::job::{Job, KeepAlive};
 
-/// `TimeOut` if none is given.
-const DEFAULT_CHECK_IN: Duration = Duration::from_secs(30);
-
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) job: Job,
@@ -295,22 +292,13 @@ impl Entry {
     /// When something is to be done though nothing happens.
     pub(super) fn wanted_deadline(&self, others: bool) -> Option<Duration> {
         let next = match &self.instance {
-            Some(instance) => instance_deadline(instance, self.check_in_time()),
+            Some(instance) => instance_deadline(instance, self.job.check_in_time()),
             None if self.throttle.has_failed() => self.throttle.probe,
             None if self.block.is_some() => None,
             None => self.wanted(others).map(|(gate, _)| gate),
         };
         let interval = self.interval_due.filter(|_| !self.disabled);
         next.into_iter().chain(interval).min()
-    }
-
-    /// Nothing for `TimeOut = 0`, which is no limit.
-    fn check_in_time(&self) -> Option<Duration> {
-        match self.job.time_out {
-            None => Some(DEFAULT_CHECK_IN),
-            Some(0) => None,
-            Some(seconds) => Some(Duration::from_secs(seconds.into())),
-        }
     }
 
     /// Notes since when somebody waits for the instance to check in.
@@ -325,7 +313,7 @@ impl Entry {
     /// Whether the instance has let somebody wait for too long.
     pub(super) fn is_late(&self, now: Duration) -> bool {
         let instance = self.instance.as_ref().filter(|found| found.stop.is_none());
-        let due = instance.and_then(|found| instance_deadline(found, self.check_in_time()));
+        let due = instance.and_then(|found| instance_deadline(found, self.job.check_in_time()));
         due.is_some_and(|due| due <= now)
     }
 
