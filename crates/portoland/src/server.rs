@@ -127,6 +127,7 @@ pub struct Server {
     /// Until when it is left alone.
     listener_rests: Option<Instant>,
     signals: Option<UnixStream>,
+    hang_ups: Option<UnixStream>,
     holder: Option<OwnedFd>,
     refusals: LogLimit,
     /// It is not the first one that has these channels.
@@ -176,6 +177,7 @@ impl Server {
             listener: None,
             listener_rests: None,
             signals: None,
+            hang_ups: None,
             holder: None,
             refusals: LogLimit::default(),
             goes_on: false,
@@ -222,8 +224,7 @@ impl Server {
             let (hang_up, sender) = UnixStream::pair()?;
             signal_hook::low_level::pipe::register(SIGHUP, sender)?;
             self.wait_for(&hang_up, Source::HangUp)?;
-            // Open for as long as the process is.
-            self.jobs.keep_open(hang_up.into());
+            self.hang_ups = Some(hang_up);
         }
         self.wait_for(&receiver, Source::Signals)?;
         self.signals = Some(receiver);
@@ -329,10 +330,7 @@ impl Server {
             self.ended = Some(Ended::ForGood);
             return;
         }
-        if let Some(signals) = &self.signals {
-            let mut buffer = [0; 64];
-            rustix::net::recv(signals, &mut buffer, rustix::net::RecvFlags::DONTWAIT).ok();
-        }
+        hear(self.signals.as_ref());
         // The jobs have their end here, whether or not somebody would start the next server.
         self.ended = None;
         let now = self.now();
@@ -341,6 +339,7 @@ impl Server {
 
     /// SIGHUP.
     fn told_to_restart(&mut self) {
+        hear(self.hang_ups.as_ref());
         self.ended = Some(match self.holder {
             Some(_) => Ended::ForRestart,
             None => Ended::Alone,
@@ -598,6 +597,14 @@ impl Server {
             door.port.request_no_senders(1);
         }
         Ok(right)
+    }
+}
+
+/// Takes all signals that have come, so that each wakes the server once.
+fn hear(signals: Option<&UnixStream>) {
+    if let Some(signals) = signals {
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        rustix::net::recv(signals, &mut [0; 64], flags).ok();
     }
 }
 

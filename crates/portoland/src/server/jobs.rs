@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
@@ -38,7 +37,6 @@ pub(super) struct Jobs {
     waiters: Vec<(JobKey, SendOnceRight)>,
     /// How processes ended whose parent was a server before this one.
     pub(super) exits: BTreeMap<u32, Exit>,
-    kept_open: Vec<OwnedFd>,
     ends: bool,
 }
 
@@ -89,7 +87,6 @@ impl Jobs {
             logs_due: BTreeSet::new(),
             waiters: Vec::new(),
             exits: BTreeMap::new(),
-            kept_open: Vec::new(),
             ends: false,
         }
     }
@@ -105,11 +102,6 @@ impl Jobs {
 
     pub(super) fn is_ending(&self) -> bool {
         self.ends
-    }
-
-    /// Keeps a descriptor for as long as the server runs.
-    pub(super) fn keep_open(&mut self, fd: OwnedFd) {
-        self.kept_open.push(fd);
     }
 
     /// How long until something is to be done though nothing happens.
