@@ -25,6 +25,26 @@ pub fn threads(pid: u32) -> usize {
     entries.count()
 }
 
+/// The processes that a process has started, by any of its threads, and that are not reaped.
+///
+/// # Panics
+///
+/// If there is no such process.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process");
+    let lists = threads.filter_map(|thread| {
+        // A thread that has ended leaves its children to another one.
+        fs::read_to_string(thread.ok()?.path().join("children")).ok()
+    });
+    let words = lists.flat_map(|list| {
+        let pids = list.split_whitespace().map(str::parse);
+        pids.collect::<Result<Vec<u32>, _>>()
+            .expect("proc_pid_children")
+    });
+    words.collect()
+}
+
 /// Bytes of memory that a process has resident.
 ///
 /// # Panics
@@ -51,5 +71,26 @@ mod tests {
         drop(file);
         assert!(threads(own) >= 1);
         assert!(resident(own) >= rustix::param::page_size());
+    }
+
+    #[test]
+    fn children_of_every_thread_are_found() {
+        let start = || {
+            let mut command = std::process::Command::new("sleep");
+            command.arg("1000").spawn().expect("sleep")
+        };
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            tell.send(start()).expect("told");
+            wait.recv().ok();
+        });
+        let mut sleeper = told.recv().expect("a child");
+        let found = children(std::process::id());
+        sleeper.kill().expect("kill");
+        sleeper.wait().expect("wait");
+        drop(go);
+        thread.join().expect("join");
+        assert!(found.contains(&sleeper.id()));
     }
 }

@@ -12,6 +12,8 @@ use portolan::bootstrap::jobs::{JobState, JobStatus};
 use portolan::{JobLabel, Message, ReplyError, RequestError, SendRight, ServiceName, Timeout};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, waitpid};
 
+use portolan_testkit::usage::children;
+
 use crate::part::{ECHO, PART, PLACE, SERVICE};
 use crate::world::{Running, World, wait_for_line};
 
@@ -217,11 +219,12 @@ impl Site {
     /// The server itself. There may be none for a moment.
     pub(crate) fn server(&self) -> Option<Pid> {
         let program = fs::canonicalize(env!("CARGO_BIN_EXE_portolan")).expect("the program");
-        let is_server = |pid: &Pid| {
-            let exe = fs::read_link(format!("/proc/{}/exe", pid.as_raw_pid()));
+        let is_server = |pid: &u32| {
+            let exe = fs::read_link(format!("/proc/{pid}/exe"));
             exe.is_ok_and(|exe| exe == program)
         };
-        children(self.holder()).into_iter().find(is_server)
+        let server = children(self.holder()).into_iter().find(is_server)?;
+        Pid::from_raw(server.cast_signed())
     }
 
     pub(crate) fn signal_server(&self, signal: Signal) -> Pid {
@@ -256,14 +259,6 @@ impl Drop for Site {
             thread::park_timeout(Duration::from_millis(1));
         }
     }
-}
-
-pub(crate) fn children(pid: u32) -> Vec<Pid> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    let children = children.unwrap_or_default();
-    let pids = children.split_whitespace();
-    pids.filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-        .collect()
 }
 
 /// Asks a job, and gives its pid.

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 
+use portolan_testkit::usage::children;
 use rustix::process::Signal;
 
 use crate::world::{Running, World};
@@ -21,12 +22,12 @@ fn log(world: &World, label: &str) -> String {
 
 /// The server that this holder holds at the moment.
 fn server_of(holder: u32) -> Option<u64> {
-    let children = fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).ok()?;
-    let command = |pid: &str| fs::read(format!("/proc/{pid}/cmdline")).ok();
-    let own = command(&holder.to_string())?;
-    let mut children = children.split_whitespace();
-    let server = children.find(|pid| command(pid).as_ref() == Some(&own))?;
-    server.parse().ok()
+    let command = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).ok();
+    let own = command(holder)?;
+    let mut children = children(holder).into_iter();
+    children
+        .find(|pid| command(*pid).as_ref() == Some(&own))
+        .map(u64::from)
 }
 
 #[test]
