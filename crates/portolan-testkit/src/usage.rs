@@ -25,15 +25,12 @@ pub fn threads(pid: u32) -> usize {
     entries.count()
 }
 
-/// The processes that a process has started, by any of its threads, and that are not reaped.
-///
-/// # Panics
-///
-/// If there is no such process.
+/// The processes that a process has started, by any of its threads, and that are not reaped. There
+/// are none if the process itself is gone.
 #[must_use]
 pub fn children(pid: u32) -> Vec<u32> {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process");
-    let lists = threads.filter_map(|thread| {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let lists = threads.into_iter().flatten().filter_map(|thread| {
         // A thread that has ended leaves its children to another one.
         fs::read_to_string(thread.ok()?.path().join("children")).ok()
     });

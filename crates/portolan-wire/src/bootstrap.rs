@@ -490,6 +490,9 @@ pub enum Reply {
     /// To [`Operation::TryExit`]. At 0: `u8`, 0 or 1. With yes, nothing more is handed to the
     /// caller, and what comes starts the next instance when this one is gone.
     TryExit(bool),
+    /// To [`Operation::Confine`]. At 0: `u64`. The number of the instance, by which processes of the
+    /// program show that they are of it.
+    Confined(u64),
 }
 
 /// Items in the order of their labels.
@@ -515,6 +518,7 @@ impl Reply {
             Self::Job(job) => job.encode(&mut out),
             Self::Blame(page) => page.encode(&mut out, Blame::encode),
             Self::TryExit(may) => put_bool(&mut out, *may),
+            Self::Confined(instance) => out.extend(instance.to_le_bytes()),
         }
         out
     }
@@ -534,11 +538,11 @@ impl Reply {
             Operation::Job => Self::Job(Box::new(JobStatus::decode(&mut cursor)?)),
             Operation::Blame => Self::Blame(Page::decode(&mut cursor, Blame::decode)?),
             Operation::TryExit => Self::TryExit(take_bool(&mut cursor)?),
+            Operation::Confine => Self::Confined(cursor.u64()?),
             Operation::Register
             | Operation::CheckIn
             | Operation::LookUp
             | Operation::Shutdown
-            | Operation::Confine
             | Operation::Load
             | Operation::Unload
             | Operation::Enable

@@ -8,6 +8,7 @@
 //!   [`jobs`] what they say of jobs, and [`failure`] why something was refused or did not start.
 //! - [`defaults`] is the file in which the members of an application group keep their user defaults, and
 //!   [`container`] where it is.
+//! - [`instance`] is what the processes of one run of a program have in common.
 //!
 //! Everything that decodes takes bytes from a peer that may lie: it never panics, and it never
 //! reserves memory for a length before it has seen that many bytes.
@@ -21,6 +22,7 @@ pub mod defaults;
 pub mod failure;
 mod field;
 pub mod group;
+pub mod instance;
 pub mod jobs;
 pub mod label;
 pub mod moved;

@@ -92,6 +92,11 @@ fn replies_have_the_committed_bytes() {
             Reply::Status(ServiceStatus::OnDemand),
         ),
         (include_str!("golden/reply-list.hex"), Operation::List, list),
+        (
+            include_str!("golden/reply-confined.hex"),
+            Operation::Confine,
+            Reply::Confined(0x0102_0304_0506_0708),
+        ),
     ];
     for (golden, operation, reply) in cases {
         let (id, bytes) = golden::parse(golden);

@@ -466,6 +466,7 @@ fn reply() -> impl Strategy<Value = (Operation, Reply)> {
     prop_oneof![
         any_pid().prop_map(|pid| (Operation::Kickstart, Reply::Kickstarted(pid))),
         any::<bool>().prop_map(|may| (Operation::TryExit, Reply::TryExit(may))),
+        any::<u64>().prop_map(|instance| (Operation::Confine, Reply::Confined(instance))),
         page(summary()).prop_map(|page| (Operation::Jobs, Reply::Jobs(page))),
         page(blame()).prop_map(|page| (Operation::Blame, Reply::Blame(page))),
         status().prop_map(|job| (Operation::Job, Reply::Job(Box::new(job)))),

@@ -18,6 +18,7 @@ use portolan_port::{Message, ReceiveRight, ReplyError, RequestError, Right, Send
 use portolan_wire::bootstrap::{Flags, Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
 use portolan_wire::failure::Refusal;
+use portolan_wire::instance;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 use thiserror::Error;
@@ -45,6 +46,23 @@ pub struct LookUp {
     pub privileged_server: bool,
     /// Do not ask the servers above this one (`BOOTSTRAP_STRICT_LOOKUP`).
     pub strict: bool,
+}
+
+/// What a confined program is given, see [`Bootstrap::confine`].
+#[derive(Debug)]
+pub struct Confined {
+    /// Its bootstrap right.
+    pub right: SendRight,
+    mark: String,
+}
+
+impl Confined {
+    /// The name and the value of an environment variable. A process that has it is known to be the
+    /// program's, even when the process that started it has ended.
+    #[must_use]
+    pub fn variable(&self) -> (&'static str, &str) {
+        (instance::VARIABLE, &self.mark)
+    }
 }
 
 impl Bootstrap {
@@ -282,7 +300,10 @@ impl Bootstrap {
     /// Makes a bootstrap right for a confined program.
     ///
     /// Whoever uses the right, or one copied from it, is known to the server by this label and
-    /// bound by these entitlements: the text of an entitlement file, TOML or property list.
+    /// bound by these entitlements: the text of an entitlement file, TOML or property list. It is of
+    /// use to this process, to those that it has started and that they have, and to those that have
+    /// [`Confined::variable`] in their environment. Requests of any other process that got hold of it
+    /// are refused.
     ///
     /// # Errors
     ///
@@ -292,12 +313,19 @@ impl Bootstrap {
         &self,
         label: &JobLabel,
         entitlements: &[u8],
-    ) -> Result<SendRight, BootstrapError> {
+    ) -> Result<Confined, BootstrapError> {
         let request = Request::Confine {
             label: label.clone(),
             entitlements: entitlements.into(),
         };
-        take_send(&mut self.call(&request, None)?)
+        let mut answer = self.call(&request, None)?;
+        match read(&request, &answer)? {
+            Reply::Confined(number) => Ok(Confined {
+                right: take_send(&mut answer)?,
+                mark: instance::mark(label, number),
+            }),
+            _ => Err(BootstrapError::Protocol),
+        }
     }
 
     /// Ends the server. Conversations go on; names are gone.

@@ -249,7 +249,7 @@ fn s76_a_name_that_the_sandbox_denies_is_refused() {
     "#;
     let label = "org.example.confined".parse().expect("a label");
     let confined = private().confine(&label, entitlements);
-    let bootstrap = Bootstrap::from_right(confined.expect("a confined right"));
+    let bootstrap = Bootstrap::from_right(confined.expect("a confined right").right);
     let denied = name("E030B15B-3EC6-4A21-A415-668AD0CB1B52");
     let refused = LocalMessagePort::create(&bootstrap, &denied, |_| None);
     let code = refused.expect_err("it is not in the group").code();

@@ -11,6 +11,7 @@
 
 mod account;
 mod cgroup;
+mod confined;
 mod confinement;
 mod environment;
 mod error;
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use portolan_sandbox::probe::LAUNCHER;
 use portolan_sys::spawn::{Descriptor, Limit, Spawn, SpawnError, Step, spawn};
+use portolan_wire::instance::mark as instance_mark;
 use portolan_wire::label::JobLabel;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource};
@@ -38,10 +40,11 @@ use cgroup::{Leaf, Tree};
 use confinement::{Confinement, Walls};
 use places::Places;
 
+pub use confined::Leader;
 pub use environment::MARK;
 pub use error::StartError;
 pub use instance::{Exit, Instance};
-pub use processes::{become_subreaper, reap_strays};
+pub use processes::{become_subreaper, reap_strays, with_ancestors};
 
 /// Starts jobs.
 #[derive(Debug)]
@@ -180,7 +183,7 @@ impl Launcher {
                 })
             },
         );
-        let mark = environment::mark(&job.label, inheritance.instance);
+        let mark = instance_mark(&job.label, inheritance.instance);
         match started {
             Ok(child) => Ok(Instance::new(child.pid, child.pidfd, mark, leaf)),
             Err(error) => Err(explain(error, job, directory, program, leaf)),
@@ -194,7 +197,7 @@ impl Launcher {
     pub fn adopt(&self, pid: Pid, pidfd: OwnedFd, label: &JobLabel, instance: u64) -> Instance {
         let tree = self.tree.as_ref();
         let leaf = tree.and_then(|tree| tree.existing(&cgroup::leaf_name(label, instance)));
-        Instance::new(pid, pidfd, environment::mark(label, instance), leaf)
+        Instance::new(pid, pidfd, instance_mark(label, instance), leaf)
     }
 
     fn leaf(&self, label: &JobLabel, instance: u64) -> Result<Option<Leaf>, StartError> {
@@ -244,7 +247,7 @@ impl Texts {
             text(&variable)
         });
         // First, because whoever looks for it reads a part of an environment only.
-        let mark = format!("{MARK}={}", environment::mark(&job.label, instance));
+        let mark = format!("{MARK}={}", instance_mark(&job.label, instance));
         let mark = text(mark.as_ref());
         let path = |path: &Option<PathBuf>| path.as_ref().map(|p| text(p.as_ref())).transpose();
         Ok(Self {

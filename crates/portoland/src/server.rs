@@ -16,6 +16,7 @@ mod door;
 mod failure;
 mod instance;
 mod jobs;
+mod kinship;
 mod limit;
 mod names;
 mod ports;

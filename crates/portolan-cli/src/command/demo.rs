@@ -75,8 +75,8 @@ impl Actor {
             "\"com.apple.security.app-sandbox\" = true\n\
              \"com.apple.security.application-groups\" = {groups}\n"
         );
-        let right = bootstrap.confine(&label, entitlements.as_bytes())?;
-        let Ok(socket) = right.into_socket() else {
+        let confined = bootstrap.confine(&label, entitlements.as_bytes())?;
+        let Ok(socket) = confined.right.into_socket() else {
             anyhow::bail!("the right is in use")
         };
         Self::spawn(part, socket)

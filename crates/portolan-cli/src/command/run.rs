@@ -35,10 +35,12 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         true => Some(confine(&entitlements, &label, program, options.isolation)?),
         false => None,
     };
-    let right = Bootstrap::from_env()?
+    let known = Bootstrap::from_env()?
         .confine(&label, &text)
         .with_context(|| format!("cannot get a bootstrap right for {label}"))?;
-    let Ok(socket) = right.into_socket() else {
+    let (variable, instance) = known.variable();
+    let instance = also_of(env::var(variable).ok(), instance);
+    let Ok(socket) = known.right.into_socket() else {
         anyhow::bail!("the bootstrap right is in use")
     };
     rustix::io::fcntl_setfd(&socket, FdFlags::empty())?;
@@ -53,8 +55,17 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         }
     };
     let number = socket.as_raw_fd().to_string();
-    let error = command.args(arguments).env(INHERITED_FD, number).exec();
+    let error = command
+        .args(arguments)
+        .envs([(INHERITED_FD, number), (variable, instance)])
+        .exec();
     Err(exit::not_executed(program, error))
+}
+
+/// A program that a job runs is of that job too, and ends with it.
+fn also_of(outer: Option<String>, instance: &str) -> String {
+    let all = outer.iter().map(String::as_str).chain([instance]);
+    all.collect::<Vec<_>>().join("\n")
 }
 
 /// What confines a program.

@@ -1,6 +1,11 @@
 //! `portolan run`: programs that are known by their entitlements.
 
-use crate::world::{World, ran};
+use portolan::bootstrap::Bootstrap;
+use portolan::{BootstrapCode, SendRight, Timeout};
+use portolan_testkit::usage::children;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+
+use crate::world::{Running, World, ran, wait_for_line};
 
 const GROUP: &str = "\"com.apple.security.app-sandbox\" = true\n\
                      \"com.apple.security.application-groups\" = [\"group.a\"]\n";
@@ -188,4 +193,38 @@ fn the_children_of_a_confined_program_share_its_right_and_not_its_answers() {
     let mut answers: Vec<_> = answers.lines().collect();
     answers.sort_unstable();
     assert_eq!(answers, ["1", "2", "3", "4", "5", "6", "7", "8"]);
+}
+
+#[test]
+fn w23_the_right_of_a_confined_program_is_refused_to_another_process() {
+    let world = World::of_a_user();
+    let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
+    let file = file.to_str().expect("path");
+    let mut command = world.command(["run", "--entitlements", file, "--label", "test.app", "--"]);
+    command.args(["sh", "-c", "echo ready >&2; exec sleep 1000"]);
+    let mut program = Running::start(&mut command);
+    wait_for_line(&mut program.child, "ready");
+    let pid = last_descendant(program.pid());
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("/proc");
+    let mut variables = environment
+        .split('\0')
+        .filter_map(|one| one.split_once('='));
+    let number = variables.find(|(name, _)| *name == "PORTOLAN_BOOTSTRAP_FD");
+    let number = number.expect("a right").1.parse().expect("a number");
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
+    let right = rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty());
+    let right = SendRight::from_socket(right.expect("its right")).expect("its right");
+    let bootstrap = Bootstrap::from_right(right.copy(Timeout::NEVER).expect("a copy"));
+    let name = "group.a.x".parse().expect("a name");
+    let refused = bootstrap.look_up(&name).expect_err("it is another's");
+    assert_eq!(refused.code(), Some(BootstrapCode::NOT_PRIVILEGED));
+    let log = world.log();
+    let line = "uses the bootstrap right of test.app: refused";
+    assert!(log.contains(line), "{log}");
+}
+
+/// The process that has been started last of all that come of this one.
+fn last_descendant(pid: u32) -> u32 {
+    children(pid).last().copied().map_or(pid, last_descendant)
 }

@@ -8,6 +8,7 @@ mod demand;
 mod exit;
 mod failure;
 mod forms;
+mod identity;
 mod life;
 mod part;
 mod quota;

@@ -8,9 +8,11 @@ use std::process;
 use std::sync::Barrier;
 use std::thread;
 
-use portolan::bootstrap::Bootstrap;
-use portolan::{Message, ReceiveError, ReceiveRight, SendErrorKind, SendRight, Timeout};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+use portolan::bootstrap::{Bootstrap, BootstrapError};
+use portolan::{
+    BootstrapCode, Message, ReceiveError, ReceiveRight, SendErrorKind, SendRight, Timeout,
+};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
 use crate::site::{PATIENCE, TIME, until};
 
@@ -65,6 +67,7 @@ impl Part {
             "few" => self.serve_few(number(1)),
             "fragile" => self.crash_unread(number(1)),
             "accept" => accept(number(1)),
+            "borrow" => self.borrow(number(1)),
             "fail-while" => self.fail_while(),
             "ask" => ask(number(1)),
             "send" => send(number(1), number(2)),
@@ -86,6 +89,27 @@ impl Part {
             file.write_all(format!("{line}\n").as_bytes())
                 .expect("write");
         }
+    }
+
+    /// Asks with the bootstrap right of a process that is a job's, and notes the answers.
+    fn borrow(&self, pid: u32) {
+        let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
+        let right = rustix::process::pidfd_getfd(process, 3, PidfdGetfdFlags::empty());
+        let right = SendRight::from_socket(right.expect("a right")).expect("a right");
+        // The descriptor itself is in use: as in a child, a right of one's own is made of it.
+        let bootstrap = Bootstrap::from_right(right.copy(PATIENCE).expect("a copy"));
+        let name = "thief.a".parse().expect("a name");
+        let port = ReceiveRight::new().expect("a port");
+        let send = port.make_send().expect("a right");
+        let code = |error: BootstrapError| error.code().map_or(0, BootstrapCode::raw);
+        let answers = [
+            ("look-up", bootstrap.look_up(&name).err()),
+            ("register", bootstrap.register(&name, send).err()),
+            ("list", bootstrap.list().err()),
+        ];
+        let words = answers.map(|(asked, error)| format!("{asked} {}", error.map_or(-1, code)));
+        self.note("borrowed", &words.join("\n"));
     }
 
     fn has(&self, file: &str) -> bool {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use portolan_wire::label::JobLabel;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Access, Mode, OFlags, access};
+use rustix::process::Pid;
 
 use super::{StartError, random_instance};
 
@@ -95,6 +96,13 @@ impl Leaf {
             Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether a process is in it or below it; nothing if the process is gone.
+    pub(super) fn has(&self, pid: Pid) -> Option<bool> {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        Some(own_directory(&mounts, &groups).is_some_and(|own| own.starts_with(&self.0)))
     }
 
     /// Kills all processes in it and below it. Whether they are gone by `deadline`.

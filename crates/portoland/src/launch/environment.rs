@@ -4,15 +4,11 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 
-use portolan_wire::label::JobLabel;
-
 use super::Inheritance;
 use super::account::Account;
 use crate::job::Job;
 
-/// The variable that all processes of an instance have, as long as they do not change their
-/// environment before they execute a program: `<label>/<instance>`.
-pub const MARK: &str = "PORTOLAN_INSTANCE";
+pub use portolan_wire::instance::VARIABLE as MARK;
 
 /// What the server hands on of its own.
 const GENERAL: &[&str] = &["PATH", "LANG"];
@@ -29,11 +25,6 @@ const OF_THE_USER: &[&str] = &[
 
 /// Where programs are looked for if the server itself was not told.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
-
-/// The value of [`MARK`].
-pub(super) fn mark(label: &JobLabel, instance: u64) -> String {
-    format!("{label}/{instance:016x}")
-}
 
 /// All variables but [`MARK`] and `LISTEN_PID`.
 pub(super) fn variables(

@@ -110,6 +110,21 @@ impl Instance {
         }
     }
 
+    /// Whether a process is one of its own; nothing if that has ended and left no trace.
+    ///
+    /// # Errors
+    ///
+    /// As for [`kill_everything`](Self::kill_everything).
+    pub fn has(&self, pid: Pid) -> io::Result<Option<bool>> {
+        if pid == self.pid && self.keeps_its_number()? {
+            return Ok(Some(true));
+        }
+        match &self.leaf {
+            Some(leaf) => Ok(leaf.has(pid)),
+            None => Ok(processes::is_of(pid, &self.family()?)),
+        }
+    }
+
     /// How its first process ended, if it has; after that its process id may be another process's.
     /// Once it has been told how, it is [`Exit::Unknown`].
     ///

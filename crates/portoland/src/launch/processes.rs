@@ -17,6 +17,9 @@ use super::environment::MARK;
 /// As much of an environment as is searched for the mark.
 const ENVIRONMENT_BYTES: u64 = 1 << 20;
 
+/// As many ancestors of a process as are looked at.
+const MAX_GENERATIONS: usize = 64;
+
 /// Makes this process the parent of every descendant whose own parent has ended.
 ///
 /// # Errors
@@ -127,6 +130,44 @@ pub(super) fn alive(family: &Family<'_>) -> io::Result<Vec<OwnedFd>> {
     Ok(alive)
 }
 
+/// Whether a process is of a family. `None` if it has ended and nothing is left to tell.
+///
+/// What it asked for before its end says nothing for it then: its number may be anybody's.
+pub(super) fn is_of(pid: Pid, family: &Family<'_>) -> Option<bool> {
+    let first = family.first.map(Pid::as_raw_pid);
+    let mut next = Some(pid);
+    for _ in 0..MAX_GENERATIONS {
+        let Some(current) = next else { break };
+        let Some(process) = Process::read(current) else {
+            // An ancestor that ended meanwhile has left its children to another.
+            match current == pid {
+                true => return None,
+                false => next = Some(pid),
+            }
+            continue;
+        };
+        let related = [current.as_raw_pid(), process.group, process.session];
+        if first.is_some_and(|first| related.contains(&first)) || has_mark(current, family.mark) {
+            return Some(true);
+        }
+        next = Pid::from_raw(process.parent).filter(|_| current != getpid());
+    }
+    Some(false)
+}
+
+/// A process and those that it has come of, up to this process at the most.
+pub fn with_ancestors(pid: Pid) -> impl Iterator<Item = Pid> {
+    let parent = |pid: &Pid| Pid::from_raw(Process::read(*pid)?.parent);
+    let line = std::iter::successors(Some(pid), parent);
+    line.take_while(|pid| *pid != getpid())
+        .take(MAX_GENERATIONS)
+}
+
+/// When a process was started, which tells it from a later one with the same number.
+pub(super) fn start_of(pid: Pid) -> Option<u64> {
+    Process::read(pid).map(|process| process.start)
+}
+
 /// A line of `/proc/PID/stat`, see proc(5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
@@ -214,7 +255,11 @@ fn has_mark(pid: Pid, mark: &str) -> bool {
     }
     let value = |variable: &[u8]| {
         let value = variable.strip_prefix(MARK.as_bytes())?.strip_prefix(b"=")?;
-        Some(value == mark.as_bytes())
+        Some(
+            value
+                .split(|byte| *byte == b'\n')
+                .any(|one| one == mark.as_bytes()),
+        )
     };
     environment
         .split(|byte| *byte == 0)
@@ -286,5 +331,48 @@ mod tests {
             ..family
         };
         assert_eq!(found(&ended), [20, 21]);
+    }
+
+    #[test]
+    fn a_process_is_of_a_family_by_descent_or_by_the_mark() {
+        let start = |script: &str, mark: &str| {
+            let mut shell = std::process::Command::new("sh");
+            shell.args(["-c", script]).env(MARK, mark);
+            shell.stdin(std::process::Stdio::piped());
+            shell.spawn().expect("sh")
+        };
+        let pid_of = |child: &std::process::Child| pid(child.id().cast_signed());
+        let mut children = [
+            start("sleep 1000 & read never; kill $!", ""),
+            start("read never", ""),
+            start("read never", "outer/1\na/1"),
+        ];
+        let [first, stranger, marked] = children.each_ref().map(pid_of);
+        let descendant = loop {
+            let list = fs::read_to_string(format!("/proc/{first}/task/{first}/children"));
+            let found = list.expect("/proc").trim().parse().ok();
+            if let Some(found) = found {
+                break pid(found);
+            }
+            std::thread::yield_now();
+        };
+        let family = Family {
+            first: Some(first),
+            mark: "a/1",
+        };
+        for (member, expected) in [
+            (first, true),
+            (descendant, true),
+            (stranger, false),
+            (marked, true),
+            (getpid(), false),
+        ] {
+            assert_eq!(is_of(member, &family), Some(expected), "{member}");
+        }
+        for child in &mut children {
+            drop(child.stdin.take());
+            child.wait().expect("wait");
+        }
+        assert_eq!(is_of(stranger, &family), None);
     }
 }

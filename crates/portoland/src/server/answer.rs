@@ -134,6 +134,7 @@ impl Server {
         let request = request.map_err(|error| error.code())?;
         let caller = self.caller(message)?;
         caller.must_be_at_home_for(&request)?;
+        self.must_be_of_the_program(message, &caller, &request)?;
         let rights = message.take_rights();
         let answer = match request {
             Request::Register { name, flags } => self.register(&caller, name, flags, rights)?,

@@ -11,6 +11,7 @@ use portolan_wire::label::JobLabel;
 use serde::{Deserialize, Serialize};
 
 use super::store::{Kind, Store};
+use crate::launch::Leader;
 use crate::registry::{JobKey, Namespace};
 
 /// The number of a door, given out once.
@@ -37,6 +38,8 @@ pub(super) struct Whose {
     /// The text that the identity was made of.
     pub(super) entitlements: Option<Vec<u8>>,
     pub(super) job: Option<JobKey>,
+    /// The process that stands for the program, if it is confined and no job.
+    pub(super) leader: Option<Leader>,
     /// Where its names are.
     pub(super) namespace: Option<Namespace>,
     /// The user, if it is neither this server's nor root: such a one may look names up.
@@ -50,6 +53,7 @@ impl Whose {
             label: None,
             entitlements: None,
             job: None,
+            leader: None,
             namespace: None,
             guest: None,
         }
@@ -76,6 +80,7 @@ pub(super) struct DoorEntry {
     pub(super) label: Option<String>,
     pub(super) entitlements: Option<Vec<u8>>,
     pub(super) job: Option<u64>,
+    pub(super) leader: Option<Leader>,
     pub(super) namespace: Option<u64>,
     pub(super) guest: Option<u32>,
 }
@@ -111,6 +116,7 @@ impl Doors {
             label: whose.label.as_ref().map(ToString::to_string),
             entitlements: whose.entitlements.clone(),
             job: whose.job.map(|job| job.0),
+            leader: whose.leader.clone(),
             namespace: whose.namespace.map(|namespace| namespace.0),
             guest: whose.guest,
         };

@@ -10,11 +10,13 @@ use portolan_wire::code::BootstrapCode;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 use rustix::event::epoll::{self, EventFlags};
+use rustix::process::Pid;
 
 use super::answer::{Caller, Offered, Refused, done, only_send};
 use super::door::Whose;
 use super::service::{Name, Port, Service};
 use super::{Server, Source};
+use crate::launch::{Leader, random_instance};
 use crate::registry::{Namespace, Offer, Owner, PortKey, Scope};
 
 impl Server {
@@ -271,16 +273,21 @@ impl Server {
             tracing::warn!(pid = caller.pid, %label, %error, "cannot read entitlements");
             BootstrapCode::BAD_ARGUMENTS
         })?;
+        let instance = random_instance().map_err(|_| BootstrapCode::NO_MEMORY)?;
+        let asks = Pid::from_raw(caller.pid.cast_signed());
+        let leader = asks.and_then(|pid| Leader::new(pid, instance));
         let whose = Whose {
             identity: Identity::new(label.clone(), Arc::new(parsed)),
             label: Some(label),
             entitlements: Some(entitlements),
+            // Nobody waits for the answer if there is none.
+            leader: Some(leader.ok_or(BootstrapCode::NO_MEMORY)?),
             namespace: caller.whose.namespace,
             ..Whose::anybody()
         };
         let key = self.doors.next_key();
         let right = self.open_door(key, whose)?;
-        Ok(done(&Reply::Done).with_right(right))
+        Ok(done(&Reply::Confined(instance)).with_right(right))
     }
 
     pub(super) fn subset(

@@ -100,12 +100,12 @@ fn open(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-fn has_exited(process: &OwnedFd) -> bool {
+pub(super) fn has_exited(process: impl AsFd) -> bool {
     let now = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let mut fds = [PollFd::new(&process, PollFlags::IN)];
     rustix::event::poll(&mut fds, Some(&now)) == Ok(1)
 }
 

@@ -576,6 +576,7 @@ impl Server {
             label,
             entitlements: entry.entitlements.clone(),
             job: None,
+            leader: entry.leader.clone(),
             namespace,
             guest: entry.guest,
         })
