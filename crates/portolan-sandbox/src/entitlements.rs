@@ -1,7 +1,10 @@
 //! What a program's author asks for, read from a file.
 
+mod excepted;
+mod folder;
 mod read;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,7 +17,10 @@ use thiserror::Error;
 
 use crate::check::{Filter, Operation};
 use crate::document::{Document, DocumentError, Item, Position, Source};
-use crate::key;
+use crate::key::{self, Reason};
+
+pub use excepted::{ExceptedPath, ExceptedPathError};
+pub use folder::Folder;
 
 /// The entitlements of a program.
 ///
@@ -40,13 +46,38 @@ pub struct Entitlements {
     /// `com.apple.security.network.server`.
     pub network_server: bool,
     /// `com.apple.security.temporary-exception.files.absolute-path.read-only`.
-    pub read_only_absolute: Vec<String>,
+    pub read_only_absolute: Vec<ExceptedPath>,
     /// `com.apple.security.temporary-exception.files.absolute-path.read-write`.
-    pub read_write_absolute: Vec<String>,
+    pub read_write_absolute: Vec<ExceptedPath>,
     /// `com.apple.security.temporary-exception.files.home-relative-path.read-only`.
-    pub read_only_home: Vec<String>,
+    pub read_only_home: Vec<ExceptedPath>,
     /// `com.apple.security.temporary-exception.files.home-relative-path.read-write`.
-    pub read_write_home: Vec<String>,
+    pub read_write_home: Vec<ExceptedPath>,
+    /// Folders with a key of their own, to read.
+    pub read_only_folders: BTreeSet<Folder>,
+    /// Folders with a key of their own, to read and write.
+    pub read_write_folders: BTreeSet<Folder>,
+}
+
+/// What was read, and what of it comes to nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reading {
+    /// What has an effect.
+    pub entitlements: Entitlements,
+    /// What has none.
+    pub ineffective: Vec<Ineffective>,
+}
+
+/// A key that asks for something that it does not get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ineffective {
+    /// The key.
+    pub key: &'static str,
+    /// Where it is.
+    pub at: Option<Position>,
+    /// Why it has no effect.
+    pub reason: Reason,
 }
 
 impl Entitlements {
@@ -56,23 +87,26 @@ impl Entitlements {
     ///
     /// [`FileError`], which names the file and, where there is one, the position in it.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        Self::read_with_text(path).map(|(entitlements, _)| entitlements)
+        Self::read_with_text(path).map(|(reading, _)| reading.entitlements)
     }
 
-    /// Reads a file, and gives its contents too, for whoever is to read the same.
+    /// Reads a file, and gives its contents too, for whoever is to read the same, and what in it has
+    /// no effect.
     ///
     /// # Errors
     ///
     /// Those of [`read`](Self::read).
-    pub fn read_with_text(path: &Path) -> Result<(Self, Vec<u8>), FileError> {
+    pub fn read_with_text(path: &Path) -> Result<(Reading, Vec<u8>), FileError> {
         let cause = |cause| FileError {
             path: path.to_path_buf(),
             cause,
         };
         let bytes = read_some(path).map_err(|error| cause(Cause::Unreadable(error)))?;
-        let entitlements = Self::parse(&bytes);
-        let entitlements = entitlements.map_err(|error| cause(Cause::Wrong(Box::new(error))))?;
-        Ok((entitlements, bytes))
+        let reading = Document::parse(&bytes)
+            .map_err(EntitlementsError::from)
+            .and_then(|document| Self::from_items(document.items, &document.source));
+        let reading = reading.map_err(|error| cause(Cause::Wrong(Box::new(error))))?;
+        Ok((reading, bytes))
     }
 
     /// Reads the contents of a file.
@@ -94,7 +128,7 @@ impl Entitlements {
     /// [`EntitlementsError`]
     pub fn parse(bytes: &[u8]) -> Result<Self, EntitlementsError> {
         let document = Document::parse(bytes)?;
-        Self::from_items(document.items, &document.source)
+        Self::from_items(document.items, &document.source).map(|reading| reading.entitlements)
     }
 
     /// Takes entitlements from a table that stands in a document of something else.
@@ -102,7 +136,7 @@ impl Entitlements {
     /// # Errors
     ///
     /// [`EntitlementsError`]
-    pub fn from_items(items: Vec<Item>, source: &Source) -> Result<Self, EntitlementsError> {
+    pub fn from_items(items: Vec<Item>, source: &Source) -> Result<Reading, EntitlementsError> {
         read::collect(items, source)
     }
 
@@ -129,10 +163,21 @@ impl Serialize for Entitlements {
         map.serialize_entry(key::REGISTER_LOCAL, &self.register_local)?;
         map.serialize_entry(key::NETWORK_CLIENT, &self.network_client)?;
         map.serialize_entry(key::NETWORK_SERVER, &self.network_server)?;
-        map.serialize_entry(key::READ_ONLY_ABSOLUTE, &self.read_only_absolute)?;
-        map.serialize_entry(key::READ_WRITE_ABSOLUTE, &self.read_write_absolute)?;
-        map.serialize_entry(key::READ_ONLY_HOME, &self.read_only_home)?;
-        map.serialize_entry(key::READ_WRITE_HOME, &self.read_write_home)?;
+        let paths = [
+            (key::READ_ONLY_ABSOLUTE, &self.read_only_absolute),
+            (key::READ_WRITE_ABSOLUTE, &self.read_write_absolute),
+            (key::READ_ONLY_HOME, &self.read_only_home),
+            (key::READ_WRITE_HOME, &self.read_write_home),
+        ];
+        for (key, paths) in paths {
+            let paths = paths.iter().map(ExceptedPath::as_str);
+            map.serialize_entry(key, &paths.collect::<Vec<_>>())?;
+        }
+        for folder in Folder::ALL {
+            let [read_only, read_write] = folder.keys();
+            map.serialize_entry(read_only, &self.read_only_folders.contains(&folder))?;
+            map.serialize_entry(read_write, &self.read_write_folders.contains(&folder))?;
+        }
         map.end()
     }
 }
@@ -193,6 +238,18 @@ pub enum EntitlementsError {
         /// Why.
         source: GroupError,
     },
+    /// An exception is not a path that can be granted.
+    #[error("{path:?} in {key} cannot be granted")]
+    Path {
+        /// The key.
+        key: &'static str,
+        /// The path.
+        path: String,
+        /// Where its key is.
+        at: Option<Position>,
+        /// Why.
+        source: ExceptedPathError,
+    },
 }
 
 impl EntitlementsError {
@@ -204,7 +261,8 @@ impl EntitlementsError {
             Self::UnknownKey { at, .. }
             | Self::Repeated { at, .. }
             | Self::WrongType { at, .. }
-            | Self::Group { at, .. } => *at,
+            | Self::Group { at, .. }
+            | Self::Path { at, .. } => *at,
         }
     }
 }

@@ -14,11 +14,11 @@ use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
 
 use portolan_sandbox::filter::{Architecture, filter};
-use portolan_sandbox::places::{self, Place};
+use portolan_sandbox::places::{self, Access, Granted, Place};
 use portolan_sandbox::probe::{PROBE, Part};
 use portolan_sandbox::profile::{Profile, Tier};
 use portolan_sys::confine;
@@ -57,25 +57,28 @@ fn launch(
     let inherited = Inherited::take()?;
     containers::make(&profile)?;
     let program = places::program(&profile);
-    let places = places::of(&profile, &program);
-    let directory = directory(&profile, &places);
     let mut command = Command::new(&program);
     command.arg0(name).args(arguments);
     set_environment(&mut command, &profile, &inherited);
     match profile.tier {
         Tier::T1 => {
             confine::give_up_terminal().map_err(Failure::Terminal)?;
-            become_program(command, &profile, &places, &directory, &inherited)
+            let granted = granted(&profile, &program)?;
+            let directory = directory(&profile, &granted.places);
+            become_program(command, &profile, &granted.places, &directory, &inherited)
         }
         Tier::T2 => {
             let inside = relay::enter_namespaces(profile.client || profile.server)?;
             let own = relay::first_process(inside, inherited)?;
-            root::build(&places)?;
+            // What was opened before is in other mounts, which cannot be cloned.
+            let granted = granted(&profile, &program)?;
+            let directory = directory(&profile, &granted.places);
+            root::build(&granted)?;
             let (inherited, pid) = own.program()?;
             if inherited.has_sockets() {
                 command.env("LISTEN_PID", pid.to_string());
             }
-            become_program(command, &profile, &places, &directory, &inherited)
+            become_program(command, &profile, &granted.places, &directory, &inherited)
         }
     }
 }
@@ -88,10 +91,23 @@ fn refuse_root() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Says on standard error what is refused; the program is started without it.
+fn granted(profile: &Profile, program: &Path) -> Result<Granted, Failure> {
+    let granted = places::of(profile, program)?;
+    for refused in &granted.refused {
+        let line = format!("portolan-launch: {}: {refused}\n", profile.label);
+        io::stderr().write_all(line.as_bytes()).ok();
+    }
+    Ok(granted)
+}
+
 /// Where the program begins: here, if it may be here, else in its container.
 fn directory(profile: &Profile, places: &[Place]) -> PathBuf {
     let here = env::current_dir().ok();
-    let granted = |here: &PathBuf| places.iter().any(|place| here.starts_with(&place.path));
+    let granted = |here: &PathBuf| {
+        let mut places = places.iter().filter(|place| place.access != Access::List);
+        places.any(|place| here.starts_with(&place.path))
+    };
     here.filter(granted)
         .unwrap_or_else(|| profile.container.clone())
 }

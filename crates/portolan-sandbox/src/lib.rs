@@ -19,4 +19,8 @@ pub mod profile;
 
 pub use check::{Filter, Identity, Operation, Verdict, Violation, sandbox_check};
 pub use document::Position;
-pub use entitlements::{Entitlements, EntitlementsError, FileError};
+pub use entitlements::{
+    Entitlements, EntitlementsError, ExceptedPath, ExceptedPathError, FileError, Folder,
+    Ineffective, Reading,
+};
+pub use key::Reason;

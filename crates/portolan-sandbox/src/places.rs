@@ -1,8 +1,17 @@
 //! What there is in the world of a confined program, and what it may do there.
 
+mod exceptions;
+mod folders;
+
+use std::fmt;
 use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
 
 use crate::profile::{Profile, Tier};
 
@@ -13,19 +22,47 @@ pub struct Place {
     pub path: PathBuf,
     /// What may be done there.
     pub access: Access,
+    /// The same, if it is to be this one whatever becomes of the path.
+    pub file: Option<Arc<OwnedFd>>,
+}
+
+impl Place {
+    fn new(path: PathBuf, access: Access) -> Self {
+        Self {
+            path,
+            access,
+            file: None,
+        }
+    }
 }
 
 /// What a program may do at a place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Access {
+    /// The names in a directory of a tree of its own, in which there is nothing but other places.
+    List,
     /// Reading, and executing programs.
     Read,
     /// A device that does nothing to anybody.
     Device,
     /// The processes of this namespace, to read.
     Processes,
-    /// Everything, but for devices.
+    /// Everything, but for devices and sockets.
     Write,
+    /// Everything, but for devices.
+    Own,
+}
+
+impl Access {
+    /// Whether it leaves nothing to grant to whoever has it.
+    fn includes(self, other: Self) -> bool {
+        match other {
+            Self::Read => matches!(self, Self::Read | Self::Write | Self::Own),
+            Self::Write => matches!(self, Self::Write | Self::Own),
+            Self::Own => self == Self::Own,
+            Self::List | Self::Device | Self::Processes => false,
+        }
+    }
 }
 
 /// Programs and libraries, on all kinds of distributions.
@@ -78,31 +115,93 @@ const DEVICES: &[&str] = &[
     "/dev/zero",
 ];
 
+/// What a program is granted.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Granted {
+    /// What there is in its world, each below its parents.
+    pub places: Vec<Place>,
+    /// The links on the way to them; in T1 they are there anyway.
+    pub links: Vec<Link>,
+    /// What an exception names, and what is there and yet not granted.
+    pub refused: Vec<Refused>,
+}
+
+/// A symbolic link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Where it leads to.
+    pub target: PathBuf,
+}
+
+/// Something that is not granted although an exception names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// Its path.
+    pub path: PathBuf,
+    /// Why it is not granted.
+    pub why: &'static str,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not granted: {}", self.path.display(), self.why)
+    }
+}
+
+/// What a program is to be granted cannot be looked at.
+#[derive(Debug, Error)]
+#[error("cannot grant {}", path.display())]
+pub struct PlaceError {
+    /// The path.
+    pub path: PathBuf,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
 /// All places that there are, each below its parents.
-#[must_use]
-pub fn of(profile: &Profile, program: &Path) -> Vec<Place> {
-    let mut places = everywhere(profile.tier);
+///
+/// # Errors
+///
+/// [`PlaceError`]
+pub fn of(profile: &Profile, program: &Path) -> Result<Granted, PlaceError> {
+    let mut granted = exceptions::resolve(profile)?;
+    let Granted { places, links, .. } = &mut granted;
+    places.extend(everywhere(profile.tier));
     if profile.client || profile.server {
         places.extend(each(OF_THE_NETWORK, Access::Read));
     }
     places.push(of_the_program(program));
-    for exception in &profile.exceptions {
-        places.push(Place {
-            path: exception.path.clone(),
-            access: match exception.write {
-                true => Access::Write,
-                false => Access::Read,
-            },
-        });
-    }
     for own in profile.groups.iter().chain([&profile.container]) {
-        places.push(Place {
-            path: own.clone(),
-            access: Access::Write,
-        });
+        if profile.tier == Tier::T2 {
+            links.extend(exceptions::links(own));
+        }
+        places.push(Place::new(exceptions::real(own), Access::Own));
     }
-    sort(&mut places);
-    places
+    sort(places);
+    leave_out_what_is_included(places);
+    Ok(granted)
+}
+
+fn leave_out_what_is_included(places: &mut Vec<Place>) {
+    let mut above: Vec<(PathBuf, Access)> = Vec::new();
+    places.retain(|place| {
+        while above
+            .last()
+            .is_some_and(|(path, _)| !place.path.starts_with(path))
+        {
+            above.pop();
+        }
+        let included = above
+            .iter()
+            .any(|(_, access)| access.includes(place.access));
+        if !included {
+            above.push((place.path.clone(), place.access));
+        }
+        !included
+    });
 }
 
 /// What every program has.
@@ -120,10 +219,9 @@ pub fn everywhere(tier: Tier) -> Vec<Place> {
 }
 
 fn each(paths: &'static [&'static str], access: Access) -> impl Iterator<Item = Place> {
-    paths.iter().map(move |path| Place {
-        path: path.into(),
-        access,
-    })
+    paths
+        .iter()
+        .map(move |path| Place::new(path.into(), access))
 }
 
 /// Of the same place with two kinds of access the greater one comes last, and hides the other.
@@ -151,10 +249,7 @@ fn of_the_program(program: &Path) -> Place {
     let installed = program
         .parent()
         .filter(|directory| directory.ancestors().all(is_roots) && *directory != Path::new("/"));
-    Place {
-        path: installed.unwrap_or(program).to_owned(),
-        access: Access::Read,
-    }
+    Place::new(installed.unwrap_or(program).to_owned(), Access::Read)
 }
 
 /// Not to be written by a group or by others.

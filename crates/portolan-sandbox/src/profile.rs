@@ -17,9 +17,8 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use serde::ser::{Serialize, Serializer};
 use thiserror::Error;
 
-use crate::entitlements::Entitlements;
+use crate::entitlements::{Entitlements, ExceptedPath, Folder};
 use crate::filter::Allowances;
-use crate::key;
 
 pub use bytes::DecodeError;
 
@@ -135,13 +134,24 @@ fn component(text: &str) -> OsString {
     name.into()
 }
 
-/// A path that an exception grants, with all that is below it.
+/// What an exception grants, if it is there when the program is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// The path, which is absolute.
-    pub path: PathBuf,
+    /// What it is about.
+    pub what: Excepted,
     /// Whether it may be changed.
     pub write: bool,
+}
+
+/// What an exception is about. Paths are absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Excepted {
+    /// A file.
+    File(PathBuf),
+    /// A directory with all that is below it.
+    Tree(PathBuf),
+    /// A folder of the user's, wherever the user has it.
+    Folder(Folder),
 }
 
 /// A program and its walls.
@@ -160,8 +170,13 @@ pub struct Profile {
     pub group_containers: PathBuf,
     /// The directories of its groups.
     pub groups: Vec<PathBuf>,
+    /// The home of the user, in whose settings the places of folders are.
+    pub home: PathBuf,
     /// What the user has excepted.
     pub exceptions: Vec<Exception>,
+    /// What no exception is for, nor anything below it: it would lead out. That of the user's
+    /// containers, settings and logs is in it; whoever starts the program adds what else there is.
+    pub kept_out: Vec<PathBuf>,
     /// Whether it may make connections.
     pub client: bool,
     /// Whether it may wait for connections.
@@ -200,7 +215,9 @@ impl Profile {
             container: home.container(label),
             group_containers: home.group_containers(),
             groups: groups.map(|group| home.group_container(group)).collect(),
-            exceptions: exceptions(entitlements, &home.path)?,
+            home: home.path.clone(),
+            exceptions: exceptions(entitlements, &home.path),
+            kept_out: kept_out(home),
             client: entitlements.network_client,
             server: entitlements.network_server,
         })
@@ -257,49 +274,45 @@ const SEALS: SealFlags = SealFlags::SEAL
 /// The longest profile in bytes: an entitlement file is shorter, and home is added to its paths.
 const MAX_BYTES: usize = 1 << 20;
 
-fn exceptions(entitlements: &Entitlements, home: &Path) -> Result<Vec<Exception>, ProfileError> {
-    let absolute = Path::new("/");
-    let lists = [
-        (
-            key::READ_ONLY_ABSOLUTE,
-            &entitlements.read_only_absolute,
-            absolute,
-            false,
-        ),
-        (
-            key::READ_WRITE_ABSOLUTE,
-            &entitlements.read_write_absolute,
-            absolute,
-            true,
-        ),
-        (
-            key::READ_ONLY_HOME,
-            &entitlements.read_only_home,
-            home,
-            false,
-        ),
-        (
-            key::READ_WRITE_HOME,
-            &entitlements.read_write_home,
-            home,
-            true,
-        ),
+fn exceptions(entitlements: &Entitlements, home: &Path) -> Vec<Exception> {
+    let Entitlements {
+        read_only_absolute,
+        read_write_absolute,
+        read_only_home,
+        read_write_home,
+        read_only_folders,
+        read_write_folders,
+        ..
+    } = entitlements;
+    let root = Path::new("/");
+    let paths = [
+        (read_only_absolute, root, false),
+        (read_write_absolute, root, true),
+        (read_only_home, home, false),
+        (read_write_home, home, true),
     ];
-    let mut exceptions = Vec::new();
-    for (key, values, base, write) in lists {
-        for value in values {
-            let path = Path::new(value);
-            let Some(below) = value.strip_prefix('/').filter(|_| is_plain(path)) else {
-                return Err(ProfileError::Exception {
-                    key,
-                    value: value.clone(),
-                });
-            };
-            let path = base.join(below);
-            exceptions.push(Exception { path, write });
-        }
-    }
-    Ok(exceptions)
+    let paths = paths.into_iter().flat_map(|(paths, base, write)| {
+        let what = move |path: &ExceptedPath| match path.is_tree() {
+            true => Excepted::Tree(path.below(base)),
+            false => Excepted::File(path.below(base)),
+        };
+        let what = paths.iter().map(what);
+        what.map(move |what| Exception { what, write })
+    });
+    let folders = [(read_only_folders, false), (read_write_folders, true)];
+    let folders = folders.into_iter().flat_map(|(folders, write)| {
+        let what = folders.iter().copied().map(Excepted::Folder);
+        what.map(move |what| Exception { what, write })
+    });
+    paths.chain(folders).collect()
+}
+
+/// Where Portolan keeps what is not one program's: whoever writes there decides what is started.
+fn kept_out(home: &Home) -> Vec<PathBuf> {
+    let data = home.data.join("portolan");
+    let others = [".config", ".local/state", ".local/share"];
+    let others = others.map(|name| home.path.join(name).join("portolan"));
+    [data].into_iter().chain(others).collect()
 }
 
 /// Absolute, and without `..` and NUL, so that what it says is what the kernel makes of it.
@@ -313,15 +326,6 @@ fn is_plain(path: &Path) -> bool {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProfileError {
-    /// An exception is not a path that begins with a slash, or it has `..` in it. Those that are
-    /// relative to the home begin with a slash too, as on macOS.
-    #[error("{value:?} in {key} must begin with / and not have .. in it")]
-    Exception {
-        /// The entitlement.
-        key: &'static str,
-        /// The path.
-        value: String,
-    },
     /// The program or the home has no absolute path.
     #[error("{} is not an absolute path, or has .. in it", path.display())]
     NotAbsolute {
@@ -394,36 +398,31 @@ mod tests {
     #[test]
     fn exceptions_are_absolute_or_below_the_home() {
         let profile = resolve(&format!(
-            "\"{FILES}.absolute-path.read-only\" = \"/opt/data\"\n\
-             \"{FILES}.home-relative-path.read-write\" = [\"/Documents\"]\n\
+            "\"{FILES}.absolute-path.read-only\" = \"/opt/data/\"\n\
+             \"{FILES}.home-relative-path.read-write\" = [\"/notes.txt\", \"/\"]\n\
+             \"com.apple.security.files.downloads.read-write\" = true\n\
+             \"com.apple.security.assets.music.read-only\" = true\n\
+             \"com.apple.security.assets.movies.read-only\" = false\n\
              \"com.apple.security.network.client\" = true"
         ))
         .expect("a profile");
-        let exception = |path: &str, write| Exception {
-            path: path.into(),
-            write,
-        };
+        let exception = |what, write| Exception { what, write };
         let expected = [
-            exception("/opt/data", false),
-            exception("/home/alice/Documents", true),
+            exception(Excepted::Tree("/opt/data".into()), false),
+            exception(Excepted::File("/home/alice/notes.txt".into()), true),
+            exception(Excepted::Tree("/home/alice".into()), true),
+            exception(Excepted::Folder(Folder::Music), false),
+            exception(Excepted::Folder(Folder::Downloads), true),
         ];
         assert_eq!(profile.exceptions, expected);
         assert!(profile.allowances().client && !profile.allowances().server);
     }
 
     #[test]
-    fn paths_that_lead_elsewhere_are_refused() {
-        for path in ["Documents", "/../bob", "/a/../../bob", "", "/a\\u0000b"] {
-            let toml = format!("\"{FILES}.home-relative-path.read-only\" = \"{path}\"");
-            let error = resolve(&toml).expect_err(path);
-            assert!(matches!(error, ProfileError::Exception { .. }), "{error}");
-        }
-    }
-
-    #[test]
     fn a_profile_is_read_as_it_was_sealed() {
         let profile = resolve(&format!(
-            "\"{FILES}.absolute-path.read-write\" = [\"/a\", \"/b\"]\n\
+            "\"{FILES}.absolute-path.read-write\" = [\"/a\", \"/b/\"]\n\
+             \"com.apple.security.assets.pictures.read-only\" = true\n\
              \"com.apple.security.application-groups\" = [\"group.x\", \"group.y\"]\n\
              \"com.apple.security.network.server\" = true"
         ))

@@ -1,7 +1,7 @@
 //! Entitlement files in their three formats, right and wrong.
 
-use portolan_sandbox::document::DocumentError;
-use portolan_sandbox::{Entitlements, EntitlementsError, Position};
+use portolan_sandbox::document::{Document, DocumentError};
+use portolan_sandbox::{Entitlements, EntitlementsError, Position, Reason};
 
 const TOML: &str = r#"
 "com.apple.security.app-sandbox" = true
@@ -210,6 +210,51 @@ fn groups_that_are_none_are_refused() {
             "{group:?}"
         );
     }
+}
+
+#[test]
+fn paths_that_lead_elsewhere_are_refused_with_their_position() {
+    const EXCEPTION: &str = "com.apple.security.temporary-exception.files";
+    for path in [
+        "Documents",
+        "~/x",
+        "/../bob",
+        "/a/../../bob",
+        "",
+        "/a\\u0000b",
+    ] {
+        for kind in ["absolute-path.read-only", "home-relative-path.read-write"] {
+            let text = format!("\n'{EXCEPTION}.{kind}' = ['/fine/', \"{path}\"]");
+            let error = fails(&text);
+            assert!(matches!(error, EntitlementsError::Path { .. }), "{error}");
+            let position = Position { line: 2, column: 1 };
+            assert_eq!(error.position(), Some(position), "{path:?}");
+        }
+    }
+}
+
+#[test]
+fn keys_that_ask_in_vain_are_told_of() {
+    let text = "'com.apple.security.files.user-selected.read-only' = true\n\
+                'com.apple.security.files.user-selected.read-write' = false\n\
+                'com.apple.security.print' = true\n\
+                'com.apple.security.temporary-exception.sbpl' = []\n\
+                'com.apple.security.files.downloads.read-only' = true\n";
+    let document = Document::parse(text.as_bytes()).expect("TOML");
+    let reading = Entitlements::from_items(document.items, &document.source);
+    let ineffective = reading.expect("entitlements").ineffective;
+    let found = ineffective.iter().map(|one| (one.key, one.at, one.reason));
+    let found: Vec<_> = found.collect();
+    let place = |line| Some(Position { line, column: 1 });
+    let expected = [
+        (
+            "com.apple.security.files.user-selected.read-only",
+            place(1),
+            Reason::NobodySelects,
+        ),
+        ("com.apple.security.print", place(3), Reason::NotSupported),
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]

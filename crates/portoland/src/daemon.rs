@@ -279,6 +279,19 @@ pub fn jobs_directory(runtime: &Path) -> Option<PathBuf> {
     Some(config?.join("portolan/jobs"))
 }
 
+/// What the server of this user writes and reads, which no confined program may: its socket, its
+/// log and those of jobs, and job files.
+#[must_use]
+pub fn own_places() -> Vec<PathBuf> {
+    let runtime = directory();
+    let logs = crate::log::directory(&runtime);
+    let jobs = jobs_directory(&runtime);
+    let places = [runtime, logs].into_iter().chain(jobs);
+    places
+        .filter_map(|place| std::path::absolute(place).ok())
+        .collect()
+}
+
 /// Names the directory of job files, before all other places.
 const JOBS: &str = "PORTOLAN_JOBS_DIR";
 

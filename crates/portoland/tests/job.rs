@@ -739,6 +739,20 @@ fn the_spelling_of_keys_is_told_of() {
 }
 
 #[test]
+fn entitlements_without_an_effect_are_warnings_at_their_places() {
+    let table = "[Entitlements]\n'com.apple.security.app-sandbox' = true\n\
+                 'com.apple.security.files.user-selected.read-only' = true\n";
+    let text = format!("Label = \"a\"\nProgram = \"/bin/true\"\n{table}");
+    let reading = Reading::of(text.as_bytes());
+    assert!(reading.job.is_some(), "{:?}", reading.errors);
+    let [warning] = &reading.warnings[..] else {
+        panic!("{:?}", reading.warnings)
+    };
+    assert_eq!(warning.at.map(|at| (at.line, at.column)), Some((5, 1)));
+    assert!(warning.to_string().contains("user-selected"), "{warning}");
+}
+
+#[test]
 fn entitlements_are_checked_with_their_places() {
     let (at, key, what) = error(
         "[Entitlements]\n'com.apple.security.app-sandbox' = true\n\

@@ -11,9 +11,9 @@ use std::process::Command;
 use anyhow::Context as _;
 use portolan::JobLabel;
 use portolan::bootstrap::Bootstrap;
-use portolan_sandbox::Entitlements;
 use portolan_sandbox::probe::{Tiers, launcher};
 use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
+use portolan_sandbox::{Entitlements, Ineffective};
 use rustix::io::FdFlags;
 
 use crate::args::Run;
@@ -30,7 +30,11 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
     };
     // Read here first, so that what is wrong with the file is said with its position.
     let read = Entitlements::read_with_text(&options.entitlements);
-    let (entitlements, text) = read.map_err(exit::configuration)?;
+    let (reading, text) = read.map_err(exit::configuration)?;
+    let entitlements = reading.entitlements;
+    for Ineffective { key, reason, .. } in reading.ineffective {
+        output::remark(format_args!("{label}: {key} {reason}"));
+    }
     let confined = match entitlements.app_sandbox {
         true => Some(confine(&entitlements, &label, program, options.isolation)?),
         false => None,
@@ -103,7 +107,8 @@ fn confine(
     let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from);
     let home = Home::new(home.into(), data);
     let profile = Profile::resolve(entitlements, label, &path, &home, tier);
-    let profile = profile.map_err(exit::configuration)?;
+    let mut profile = profile.map_err(exit::configuration)?;
+    profile.kept_out.extend(portoland::daemon::own_places());
     Ok(Confined {
         launcher,
         profile: profile.seal()?,

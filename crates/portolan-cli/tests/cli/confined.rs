@@ -12,7 +12,7 @@ const GROUP: &str = "\"com.apple.security.app-sandbox\" = true\n\
 
 /// The command is no part of the system, so a confined program may not use it by itself.
 fn with_the_command(world: &World, entitlements: &str) -> String {
-    let bin = world.path("bin");
+    let bin = format!("{}/", world.path("bin").display());
     format!(
         "{entitlements}\"com.apple.security.temporary-exception.files.absolute-path.read-only\" \
          = [{bin:?}]\n"
@@ -142,6 +142,63 @@ fn a_confined_program_does_not_reach_the_door_that_all_share() {
     let around = "unset PORTOLAN_BOOTSTRAP_FD; $portolan lookup any.name.at.all";
     let ran = script(&world, GROUP, around);
     assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+}
+
+/// Statement 6 with a real server: an exception for the directory of its socket grants nothing there.
+#[test]
+fn w06_an_exception_does_not_lead_to_the_servers_socket() {
+    let world = World::of_a_user();
+    let _server = world.serve(["--echo", "group.a.echo"]);
+    let runtime = world.runtime();
+    let socket = runtime.join("bootstrap");
+    let granted = format!(
+        "{GROUP}\"com.apple.security.temporary-exception.files.absolute-path.read-write\" = \
+         [\"{0}/\", \"{0}/bootstrap\"]\n",
+        runtime.display()
+    );
+    let connect = format!(
+        "import socket; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect({socket:?})"
+    );
+    for isolation in ["T1", "best"] {
+        let file = world.write("entitlements.toml", &granted);
+        let ran = world.run([
+            "run",
+            "--isolation",
+            isolation,
+            "--label",
+            "test.app",
+            "--entitlements",
+            file.to_str().expect("path"),
+            "--",
+            "python3",
+            "-c",
+            &connect,
+        ]);
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert!(ran.stderr.contains("is not granted"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("Error: [Errno"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_said_when_a_program_is_run() {
+    let world = World::of_a_user();
+    let text = format!("{GROUP}\"com.apple.security.files.user-selected.read-only\" = true\n");
+    let ran = script(&world, &text, "true");
+    let said = "com.apple.security.files.user-selected.read-only has no effect";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let relative =
+        "\"com.apple.security.temporary-exception.files.absolute-path.read-only\" = \"x\"";
+    let file = world.write("wrong.toml", format!("{GROUP}{relative}\n"));
+    let ran = world.run([
+        "run",
+        "--entitlements",
+        file.to_str().expect("path"),
+        "--",
+        "true",
+    ]);
+    ran.fails(78, "wrong.toml:3:1");
 }
 
 #[test]

@@ -4,28 +4,25 @@ use std::collections::BTreeSet;
 
 use portolan_wire::group::GroupId;
 
-use super::{Entitlements, EntitlementsError};
+use super::{Entitlements, EntitlementsError, ExceptedPath, Folder, Ineffective, Reading};
 use crate::document::{Format, Item, Position, Source, Value};
 use crate::key::{self, Shape};
 
-pub(super) fn collect(
-    items: Vec<Item>,
-    source: &Source,
-) -> Result<Entitlements, EntitlementsError> {
+pub(super) fn collect(items: Vec<Item>, source: &Source) -> Result<Reading, EntitlementsError> {
     let items = match source.format {
         Format::Toml => flattened(items),
         Format::Xml | Format::Binary => items,
     };
-    let mut entitlements = Entitlements::default();
+    let mut reading = Reading::default();
     let mut seen = BTreeSet::new();
     for Item { key, offset, value } in items {
         let at = || offset.map(|offset| source.position(offset));
         if !seen.insert(key.clone()) {
             return Err(EntitlementsError::Repeated { key, at: at() });
         }
-        apply(&mut entitlements, key, value, at)?;
+        apply(&mut reading, key, value, at)?;
     }
-    Ok(entitlements)
+    Ok(reading)
 }
 
 fn flattened(items: Vec<Item>) -> Vec<Item> {
@@ -40,7 +37,7 @@ fn flatten(prefix: &str, items: Vec<Item>, flat: &mut Vec<Item>) {
     for Item { key, offset, value } in items {
         let key = format!("{prefix}{key}");
         match value {
-            Value::Dictionary(inner) if key::shape(&key).is_none() => {
+            Value::Dictionary(inner) if key::known(&key).is_none() => {
                 flatten(&format!("{key}."), inner, flat);
             }
             value => flat.push(Item { key, offset, value }),
@@ -49,12 +46,12 @@ fn flatten(prefix: &str, items: Vec<Item>, flat: &mut Vec<Item>) {
 }
 
 fn apply(
-    entitlements: &mut Entitlements,
+    reading: &mut Reading,
     key: String,
     value: Value,
     at: impl Fn() -> Option<Position>,
 ) -> Result<(), EntitlementsError> {
-    let Some(shape) = key::shape(&key) else {
+    let Some((known, shape, reason)) = key::known(&key) else {
         let nearest = key::nearest(&key);
         return Err(EntitlementsError::UnknownKey {
             key,
@@ -62,14 +59,19 @@ fn apply(
             nearest,
         });
     };
+    if let Some(reason) = reason.filter(|_| asks_for_something(&value)) {
+        let (key, at) = (known, at());
+        reading.ineffective.push(Ineffective { key, at, reason });
+    }
+    let entitlements = &mut reading.entitlements;
     let expected = match (shape, value) {
         (Shape::Boolean, Value::Boolean(value)) => {
-            set_flag(entitlements, &key, value);
+            set_flag(entitlements, known, value);
             return Ok(());
         }
         (Shape::Dictionary, Value::Dictionary(_)) => return Ok(()),
         (Shape::Strings, value) => match strings(value) {
-            Some(values) => return set(entitlements, &key, values, at),
+            Some(values) => return set(entitlements, known, values, at),
             None => "a string or an array of strings",
         },
         (Shape::Boolean, _) => "true or false",
@@ -82,14 +84,40 @@ fn apply(
     })
 }
 
+fn asks_for_something(value: &Value) -> bool {
+    match value {
+        Value::Boolean(value) => *value,
+        Value::Array(values) => !values.is_empty(),
+        Value::Dictionary(items) => !items.is_empty(),
+        _ => true,
+    }
+}
+
 fn set_flag(entitlements: &mut Entitlements, key: &str, value: bool) {
     let flag = match key {
         key::APP_SANDBOX => &mut entitlements.app_sandbox,
         key::NETWORK_CLIENT => &mut entitlements.network_client,
         key::NETWORK_SERVER => &mut entitlements.network_server,
-        _ => return,
+        _ => return set_folder(entitlements, key, value),
     };
     *flag = value;
+}
+
+fn set_folder(entitlements: &mut Entitlements, key: &str, value: bool) {
+    let Entitlements {
+        read_only_folders,
+        read_write_folders,
+        ..
+    } = entitlements;
+    for folder in Folder::ALL {
+        let [read_only, read_write] = folder.keys();
+        if value && key == read_only {
+            read_only_folders.insert(folder);
+        }
+        if value && key == read_write {
+            read_write_folders.insert(folder);
+        }
+    }
 }
 
 fn strings(value: Value) -> Option<Vec<String>> {
@@ -105,7 +133,7 @@ fn strings(value: Value) -> Option<Vec<String>> {
 
 fn set(
     entitlements: &mut Entitlements,
-    key: &str,
+    key: &'static str,
     values: Vec<String>,
     at: impl Fn() -> Option<Position>,
 ) -> Result<(), EntitlementsError> {
@@ -119,13 +147,35 @@ fn set(
         key::LOOKUP_LOCAL => &mut entitlements.lookup_local,
         key::REGISTER_GLOBAL => &mut entitlements.register_global,
         key::REGISTER_LOCAL => &mut entitlements.register_local,
+        _ => return set_paths(entitlements, key, values, at),
+    };
+    *names = values;
+    Ok(())
+}
+
+fn set_paths(
+    entitlements: &mut Entitlements,
+    key: &'static str,
+    values: Vec<String>,
+    at: impl Fn() -> Option<Position>,
+) -> Result<(), EntitlementsError> {
+    let paths = match key {
         key::READ_ONLY_ABSOLUTE => &mut entitlements.read_only_absolute,
         key::READ_WRITE_ABSOLUTE => &mut entitlements.read_write_absolute,
         key::READ_ONLY_HOME => &mut entitlements.read_only_home,
         key::READ_WRITE_HOME => &mut entitlements.read_write_home,
         _ => return Ok(()),
     };
-    *names = values;
+    let read = |path: String| {
+        path.parse::<ExceptedPath>()
+            .map_err(|source| EntitlementsError::Path {
+                key,
+                path,
+                at: at(),
+                source,
+            })
+    };
+    *paths = values.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(())
 }
 

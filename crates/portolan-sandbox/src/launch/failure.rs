@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use portolan_sandbox::places::PlaceError;
 use portolan_sandbox::probe::Part;
 use portolan_sandbox::profile::{Tier, UnsealError};
 use thiserror::Error;
@@ -38,6 +39,8 @@ pub(crate) enum Failure {
     Process(#[source] io::Error),
     #[error("cannot grant {}", path.display())]
     Place { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Granted(#[from] PlaceError),
     #[error("cannot enter {}", path.display())]
     Directory { path: PathBuf, source: io::Error },
     #[error("cannot drop privileges")]

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
@@ -35,14 +36,20 @@ pub(crate) fn restrict_to(
         .create()
         .map_err(|error| missing(Part::Landlock)(cause(&error)))?;
     for place in places {
-        let Ok(path) = PathFd::new(&place.path) else {
-            continue;
+        let opened;
+        let file = match (&place.file, PathFd::new(&place.path)) {
+            (Some(file), _) => file.as_fd(),
+            (None, Ok(path)) => {
+                opened = path;
+                opened.as_fd()
+            }
+            (None, Err(_)) => continue,
         };
-        let access = access(place, &path).map_err(|source| Failure::Place {
+        let access = access(place, file).map_err(|source| Failure::Place {
             path: place.path.clone(),
             source,
         })?;
-        let added = ruleset.add_rule(PathBeneath::new(path, access));
+        let added = ruleset.add_rule(PathBeneath::new(file, access));
         ruleset = added.map_err(|error| Failure::Place {
             path: place.path.clone(),
             source: cause(&error),
@@ -103,18 +110,20 @@ fn handled(tier: Tier, allowances: Allowances) -> Result<Ruleset, Failure> {
 }
 
 /// The rights on directories mean nothing on a file.
-fn access(place: &Place, path: &PathFd) -> io::Result<BitFlags<AccessFs>> {
+fn access(place: &Place, file: BorrowedFd<'_>) -> io::Result<BitFlags<AccessFs>> {
     let devices = AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
-    let all = AccessFs::from_all(ABI::V5) | AccessFs::ResolveUnix;
+    let all = AccessFs::from_all(ABI::V5);
     let access = match place.access {
         Access::Read => AccessFs::Execute | AccessFs::ReadFile | AccessFs::ReadDir,
         Access::Processes => AccessFs::ReadFile | AccessFs::ReadDir,
         Access::Device => {
             AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::IoctlDev
         }
+        Access::List => AccessFs::ReadDir.into(),
         Access::Write => all & !devices,
+        Access::Own => (all | AccessFs::ResolveUnix) & !devices,
     };
-    let status = rustix::fs::fstat(path)?;
+    let status = rustix::fs::fstat(file)?;
     Ok(match FileType::from_raw_mode(status.st_mode) {
         FileType::Directory => access,
         _ => access & AccessFs::from_file(ABI::V5),

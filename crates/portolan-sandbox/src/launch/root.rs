@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use portolan_sandbox::places::{self, Access, Place};
+use portolan_sandbox::places::{self, Access, Granted, Link, Place};
 use portolan_sandbox::probe::Part;
 use portolan_sandbox::profile::Tier;
 use portolan_sys::confine::restrict_mount;
@@ -30,7 +30,8 @@ const OPTIONS: &std::ffi::CStr = c"mode=0755,size=1m";
 
 /// Makes the tree, and makes it the root of this process, which must have namespaces of mounts and
 /// of processes to itself.
-pub(crate) fn build(places: &[Place]) -> Result<(), Failure> {
+pub(crate) fn build(granted: &Granted) -> Result<(), Failure> {
+    let Granted { places, links, .. } = granted;
     let propagation = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", propagation).map_err(missing(Part::Mounts))?;
     let mut parts = Vec::new();
@@ -47,6 +48,12 @@ pub(crate) fn build(places: &[Place]) -> Result<(), Failure> {
     for (place, source) in parts {
         let put = source.put(&in_site(&place.path));
         put.map_err(|source| failure(place, source))?;
+    }
+    for link in links {
+        put_link(link, places).map_err(|source| Failure::Place {
+            path: link.path.clone(),
+            source,
+        })?;
     }
     add_processes(&in_site(Path::new("/proc")))?;
     enter().map_err(|source| Failure::Missing {
@@ -75,8 +82,27 @@ fn in_site(path: &Path) -> PathBuf {
     Path::new(SITE).join(path.strip_prefix("/").unwrap_or(path))
 }
 
+/// A link in a place is there already.
+fn put_link(link: &Link, places: &[Place]) -> io::Result<()> {
+    let is_there =
+        |place: &Place| place.access != Access::List && link.path.starts_with(&place.path);
+    if places.iter().any(is_there) {
+        return Ok(());
+    }
+    let at = in_site(&link.path);
+    if let Some(parent) = at.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match std::os::unix::fs::symlink(&link.target, at) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
 /// What is put at a place.
 enum Source {
+    /// Nothing: a directory that leads to other places.
+    Directory,
     /// A link, as `/bin` is to `usr/bin` in many systems.
     Link(PathBuf),
     Tree {
@@ -88,6 +114,9 @@ enum Source {
 impl Source {
     /// `None` if there is no such file, or if it is in a part of the system that a link leads to.
     fn of(place: &Place) -> Result<Option<Self>, Failure> {
+        if place.access == Access::List {
+            return Ok(Some(Self::Directory));
+        }
         let system = places::SYSTEM.iter().map(Path::new);
         let part = { system }.find(|path| place.path.starts_with(path));
         if let Some(part) = part
@@ -98,7 +127,11 @@ impl Source {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_RECURSIVE;
-        let tree = match open_tree(CWD, &place.path, flags) {
+        let opened = match &place.file {
+            Some(file) => open_tree(file, "", flags | OpenTreeFlags::AT_EMPTY_PATH),
+            None => open_tree(CWD, &place.path, flags),
+        };
+        let tree = match opened {
             Ok(tree) => tree,
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
             Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => {
@@ -123,6 +156,7 @@ impl Source {
             fs::create_dir_all(parent)?;
         }
         let (tree, is_directory) = match self {
+            Self::Directory => return fs::create_dir_all(at),
             Self::Link(target) => return std::os::unix::fs::symlink(target, at),
             Self::Tree { tree, is_directory } => (tree, is_directory),
         };

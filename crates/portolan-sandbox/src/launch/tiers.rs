@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
 use portolan_sandbox::filter::{Allowances, Architecture, filter};
-use portolan_sandbox::places;
+use portolan_sandbox::places::{self, Granted};
 use portolan_sandbox::probe::{Missing, Part, Tiers};
 use portolan_sandbox::profile::Tier;
 use portolan_sys::confine::{self, Fork};
@@ -28,10 +28,12 @@ pub(crate) fn report() -> Result<(), Failure> {
             match inside {
                 Fork::Parent(child) => pass_on(child),
                 Fork::Child => {
-                    let places = places::everywhere(Tier::T2);
-                    root::build(&places)?;
+                    let mut granted = Granted::default();
+                    granted.places = places::everywhere(Tier::T2);
+                    root::build(&granted)?;
                     privileges::drop_all().map_err(Failure::Privileges)?;
-                    rights::restrict_to(Tier::T2, Allowances::default(), &places)?;
+                    let places = &granted.places;
+                    rights::restrict_to(Tier::T2, Allowances::default(), places)?;
                     try_filter(Tier::T2)
                 }
             }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use portolan_wire::label::{JobLabel, LabelError};
 use thiserror::Error;
 
-use super::{Exception, Profile, Tier};
+use super::{Excepted, Exception, Profile, Tier};
+use crate::entitlements::Folder;
 
 /// Changed with every change of what follows.
-const MAGIC: &[u8] = b"portolan profile 2\n";
+const MAGIC: &[u8] = b"portolan profile 3\n";
 
 /// Bytes are not a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -42,7 +43,9 @@ pub(super) fn encode(profile: &Profile) -> Vec<u8> {
         container,
         group_containers,
         groups,
+        home,
         exceptions,
+        kept_out,
         client,
         server,
     } = profile;
@@ -56,16 +59,45 @@ pub(super) fn encode(profile: &Profile) -> Vec<u8> {
     put_path(&mut bytes, program);
     put_path(&mut bytes, container);
     put_path(&mut bytes, group_containers);
-    put_len(&mut bytes, groups.len());
-    for group in groups {
-        put_path(&mut bytes, group);
-    }
+    put_paths(&mut bytes, groups);
+    put_path(&mut bytes, home);
     put_len(&mut bytes, exceptions.len());
-    for Exception { path, write } in exceptions {
+    for Exception { what, write } in exceptions {
         bytes.push(u8::from(*write));
-        put_path(&mut bytes, path);
+        put_excepted(&mut bytes, what);
     }
+    put_paths(&mut bytes, kept_out);
     bytes
+}
+
+fn put_excepted(bytes: &mut Vec<u8>, what: &Excepted) {
+    match what {
+        Excepted::File(path) => {
+            bytes.push(FILE);
+            put_path(bytes, path);
+        }
+        Excepted::Tree(path) => {
+            bytes.push(TREE);
+            put_path(bytes, path);
+        }
+        Excepted::Folder(folder) => {
+            let number = Folder::ALL.iter().position(|known| known == folder);
+            bytes.push(FOLDER);
+            put_len(bytes, number.unwrap_or(Folder::ALL.len()));
+        }
+    }
+}
+
+/// Kinds of what is excepted.
+const FILE: u8 = 0;
+const TREE: u8 = 1;
+const FOLDER: u8 = 2;
+
+fn put_paths(bytes: &mut Vec<u8>, paths: &[PathBuf]) {
+    put_len(bytes, paths.len());
+    for path in paths {
+        put_path(bytes, path);
+    }
 }
 
 fn put_path(bytes: &mut Vec<u8>, path: &Path) {
@@ -101,11 +133,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
         container: reader.path()?,
         group_containers: reader.path()?,
         groups: reader.list(Reader::path)?,
+        home: reader.path()?,
         exceptions: reader.list(|reader| {
             let write = reader.flag()?;
-            let path = reader.path()?;
-            Ok(Exception { path, write })
+            let what = reader.excepted()?;
+            Ok(Exception { what, write })
         })?,
+        kept_out: reader.list(Reader::path)?,
     };
     match reader.0 {
         [] => Ok(profile),
@@ -147,6 +181,20 @@ impl<'a> Reader<'a> {
         self.text().map(|text| OsStr::from_bytes(text).into())
     }
 
+    fn excepted(&mut self) -> Result<Excepted, DecodeError> {
+        match self.byte()? {
+            FILE => self.path().map(Excepted::File),
+            TREE => self.path().map(Excepted::Tree),
+            FOLDER => {
+                let folder = Folder::ALL.get(self.len()?);
+                folder.map_or(Err(DecodeError::Value(FOLDER)), |folder| {
+                    Ok(Excepted::Folder(*folder))
+                })
+            }
+            other => Err(DecodeError::Value(other)),
+        }
+    }
+
     /// Every item takes at least a byte, so what is collected is no longer than what is read.
     fn list<T>(
         &mut self,
@@ -174,10 +222,18 @@ mod tests {
             container: "/c".into(),
             group_containers: "/s".into(),
             groups: vec!["/g".into()],
-            exceptions: vec![Exception {
-                path: "/e".into(),
-                write: true,
-            }],
+            home: "/h".into(),
+            exceptions: vec![
+                Exception {
+                    what: Excepted::Tree("/e".into()),
+                    write: true,
+                },
+                Exception {
+                    what: Excepted::Folder(Folder::Movies),
+                    write: false,
+                },
+            ],
+            kept_out: vec!["/k".into()],
             client: false,
             server: true,
         };

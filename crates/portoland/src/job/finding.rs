@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use portolan_sandbox::EntitlementsError;
 use portolan_sandbox::document::{DocumentError, Format, Item, Position, Source};
+use portolan_sandbox::{EntitlementsError, Reason};
 use portolan_wire::label::LabelError;
 use portolan_wire::name::NameError;
 use thiserror::Error;
@@ -152,6 +152,16 @@ pub enum Warning {
     /// A socket that has only what is not supported.
     #[error("the socket is left out; give it SockPathName or SockServiceName")]
     SocketLeftOut,
+    /// An entitlement that asks for something that it does not get.
+    #[error("{key} {reason}")]
+    Entitlement {
+        /// The entitlement.
+        key: &'static str,
+        /// Where it is.
+        at: Option<Position>,
+        /// Why it has no effect.
+        reason: Reason,
+    },
     /// A key of a socket in the file system for one in the network, or the other way round.
     #[error("means nothing for this kind of socket, take it out")]
     OtherKindOfSocket,
@@ -223,7 +233,13 @@ impl<'a> Log<'a> {
                 *at = error.position().or(*at);
             }
         }
-        (errors, findings(self.warnings, self.source))
+        let mut warnings = findings(self.warnings, self.source);
+        for Finding { at, what, .. } in &mut warnings {
+            if let Warning::Entitlement { at: own, .. } = what {
+                *at = own.or(*at);
+            }
+        }
+        (errors, warnings)
     }
 }
 

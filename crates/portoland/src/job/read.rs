@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use portolan_sandbox::Entitlements;
 use portolan_sandbox::document::{Document, Format, Item, Value};
 use portolan_sandbox::profile::{Isolation, Tier};
+use portolan_sandbox::{Entitlements, Ineffective};
 use portolan_wire::label::JobLabel;
 
 use super::finding::{Finding, JobError, Log, Place, Warning};
@@ -443,7 +443,11 @@ impl FromValue for Entitlements {
         let Value::Dictionary(items) = value else {
             return wrong_type(place, log, "a dictionary");
         };
-        let entitlements = Self::from_items(items.clone(), log.source);
-        entitlements.map_err(|error| log.error(place, error)).ok()
+        let reading = Self::from_items(items.clone(), log.source);
+        let reading = reading.map_err(|error| log.error(place, error)).ok()?;
+        for Ineffective { key, at, reason } in reading.ineffective {
+            log.warn(place, Warning::Entitlement { key, at, reason });
+        }
+        Some(reading.entitlements)
     }
 }

@@ -14,6 +14,7 @@ use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
 
 use super::account::{Account, User};
 use super::{StartError, program};
+use crate::daemon::own_places;
 use crate::job::Job;
 
 /// The tiers that this machine has for each user, found out when the user's first job is confined.
@@ -53,7 +54,8 @@ impl Walls {
         let launcher = launcher().map_err(StartError::Container)?;
         let tier = self.tier(job.isolation, &launcher, user)?;
         let home = home(job, account).map_err(StartError::Container)?;
-        let profile = Profile::resolve(entitlements, &job.label, &program, &home, tier)?;
+        let mut profile = Profile::resolve(entitlements, &job.label, &program, &home, tier)?;
+        profile.kept_out.extend(own_places());
         let profile = profile.seal().map_err(StartError::Container)?;
         Ok(Some(Confinement { launcher, profile }))
     }

@@ -1,0 +1,6 @@
+//! What entitlements grant works, in each tier that this machine has, and grants no more.
+//!
+//! If the tests are root's, the programs are run as `nobody`; else as the user of the tests.
+
+mod files;
+mod site;
