@@ -37,13 +37,15 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// A statement of one of the two tables.
+/// A statement of one of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Statement {
     /// About Mach, launchd and CFMessagePort; tests are named `sNN_…`.
     Semantics(u32),
     /// About launching on demand, `L` before its number; tests are named `lNN_…`.
     Launch(u32),
+    /// About debugging a kernel, `K` before its number; tests are named `kNN_…`.
+    Kernel(u32),
 }
 
 impl fmt::Display for Statement {
@@ -51,6 +53,7 @@ impl fmt::Display for Statement {
         match self {
             Self::Semantics(number) => write!(f, "{number}"),
             Self::Launch(number) => write!(f, "L{number}"),
+            Self::Kernel(number) => write!(f, "K{number}"),
         }
     }
 }
@@ -70,11 +73,9 @@ fn rows(page: &str) -> Vec<Row<'_>> {
         let ["", number, .., tests, ""] = cells.as_slice() else {
             continue;
         };
-        let statement = match number.strip_prefix('L') {
-            Some(number) => number.parse().map(Statement::Launch),
-            None => number.parse().map(Statement::Semantics),
+        let Some(statement) = numbered(number) else {
+            continue;
         };
-        let Ok(statement) = statement else { continue };
         let tests = tests.split('`').skip(1).step_by(2);
         rows.extend(tests.map(|test| Row {
             line,
@@ -85,7 +86,16 @@ fn rows(page: &str) -> Vec<Row<'_>> {
     rows
 }
 
-/// Every function named `sNN_…` or `lNN_…` and where it stands.
+/// What stands in the first column.
+fn numbered(text: &str) -> Option<Statement> {
+    match text.split_at_checked(1)? {
+        ("L", number) => Some(Statement::Launch(number.parse().ok()?)),
+        ("K", number) => Some(Statement::Kernel(number.parse().ok()?)),
+        _ => Some(Statement::Semantics(text.parse().ok()?)),
+    }
+}
+
+/// Every function named `sNN_…`, `lNN_…` or `kNN_…` and where it stands.
 fn tests(files: &[RustFile]) -> BTreeMap<&str, String> {
     let mut tests = BTreeMap::new();
     for file in files {
@@ -110,6 +120,7 @@ fn statement(part: &str) -> Option<Statement> {
     match part.split_at_checked(1)? {
         ("s", number) => Some(Statement::Semantics(number.parse().ok()?)),
         ("l", number) => Some(Statement::Launch(number.parse().ok()?)),
+        ("k", number) => Some(Statement::Kernel(number.parse().ok()?)),
         _ => None,
     }
 }
@@ -162,22 +173,29 @@ mod tests {
 
     #[test]
     fn a_test_may_name_several_statements() {
-        use Statement::{Launch, Semantics};
+        use Statement::{Kernel, Launch, Semantics};
         assert_eq!(statements("s12_s13_moves"), [Semantics(12), Semantics(13)]);
         assert_eq!(statements("s05_separate"), [Semantics(5)]);
         assert_eq!(statements("l30_starts"), [Launch(30)]);
+        assert_eq!(statements("k12_k14_reads"), [Kernel(12), Kernel(14)]);
         assert_eq!(statements("send_s5_it"), []);
         assert_eq!(statements("load_l5"), []);
     }
 
     #[test]
     fn the_tables_have_numbers_of_their_own() {
-        let source = "#[test]\nfn l54_starts() {}\n";
-        let check = |row: &str| {
+        let check = |row: &str, test: &str| {
             let page = format!("{HEAD}{row}\n");
-            check(&Tree::of(&[(PAGE, &page), ("crates/x/tests/a.rs", source)])).len()
+            let source = format!("#[test]\nfn {test}() {{}}\n");
+            check(&Tree::of(&[
+                (PAGE, &page),
+                ("crates/x/tests/a.rs", &source),
+            ]))
+            .len()
         };
-        assert_eq!(check("| L54 | y | `l54_starts` |"), 0);
-        assert_eq!(check("| 54 | y | `l54_starts` |"), 2);
+        assert_eq!(check("| L54 | y | `l54_starts` |", "l54_starts"), 0);
+        assert_eq!(check("| 54 | y | `l54_starts` |", "l54_starts"), 2);
+        assert_eq!(check("| K54 | y | `k54_reads` |", "k54_reads"), 0);
+        assert_eq!(check("| L54 | y | `k54_reads` |", "k54_reads"), 2);
     }
 }
