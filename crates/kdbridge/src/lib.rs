@@ -4,5 +4,7 @@
 //! Everything that reads a kernel does so through [`target::Memory`], and everything that drives one
 //! through [`target::Target`]; the modules that speak a protocol implement them.
 
+pub mod boot_args;
+pub mod kdp;
 pub mod symbols;
 pub mod target;
