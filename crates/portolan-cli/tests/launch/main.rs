@@ -12,6 +12,7 @@ mod identity;
 mod life;
 mod part;
 mod quota;
+mod senders;
 mod site;
 #[path = "../cli/world.rs"]
 #[expect(dead_code, reason = "not all of it is for these tests")]

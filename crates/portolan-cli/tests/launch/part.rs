@@ -14,6 +14,7 @@ use portolan::{
 };
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags};
 
+use crate::senders;
 use crate::site::{PATIENCE, TIME, until};
 
 /// The environment variable that says which part a process plays, in words.
@@ -67,6 +68,16 @@ impl Part {
             "few" => self.serve_few(number(1)),
             "fragile" => self.crash_unread(number(1)),
             "accept" => accept(number(1)),
+            "ask-and-exit" => senders::ask_and_exit(),
+            "register" => senders::register(&self.words[1]),
+            "reuse-numbers" => {
+                let again = senders::reuse_numbers();
+                assert!(
+                    again > 100,
+                    "only {again} numbers were used again by another program"
+                );
+                self.note("numbers", &again.to_string());
+            }
             "borrow" => self.borrow(number(1)),
             "fail-while" => self.fail_while(),
             "ask" => ask(number(1)),
