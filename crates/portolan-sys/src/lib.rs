@@ -4,6 +4,7 @@
 //!
 //! * [`ancillary`]: receiving a packet together with everything the kernel attaches to it
 //!   (descriptors, credentials, a pidfd), and asking for those attachments;
+//! * [`by_number`]: system calls that are made to see whether they are let through;
 //! * [`confine`]: filters of system calls, namespaces and children, for a program that locks itself in;
 //! * [`fork`]: noticing, without a system call, that this process is a forked child of the one
 //!   that made a value;
@@ -17,6 +18,7 @@
 #![deny(unsafe_code)]
 
 pub mod ancillary;
+pub mod by_number;
 pub mod confine;
 pub mod fork;
 pub mod holder;
