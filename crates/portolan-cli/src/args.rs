@@ -1,5 +1,7 @@
 //! What can be typed. Help, completions and the man page are made from this.
 
+pub(crate) mod sandbox;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,6 +78,9 @@ pub(crate) enum Command {
     /// Read, write and watch the settings that the members of an application group share.
     #[command(subcommand)]
     Defaults(Defaults),
+    /// Try the walls that confined programs are in.
+    #[command(subcommand)]
+    Sandbox(sandbox::Sandbox),
     /// Run the bootstrap server of this user in the foreground.
     Bootstrap(Bootstrap),
     /// Have the bootstrap server go on in a new process image, such as that of a newer version, with

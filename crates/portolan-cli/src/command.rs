@@ -9,6 +9,7 @@ mod log;
 mod message;
 mod names;
 mod run;
+mod sandbox;
 mod serve;
 mod show;
 
@@ -53,6 +54,7 @@ fn run_to_end(command: Command) -> anyhow::Result<()> {
         Command::Dump(options) => show::dump(&options),
         Command::Log(options) => log::run(&options),
         Command::Job(command) => job::run(&command),
+        Command::Sandbox(command) => sandbox::run(&command),
         Command::Defaults(command) => defaults::run(&command),
         Command::Bootstrap(options) => serve_names(&options).map(drop),
         Command::Restart => restart(),

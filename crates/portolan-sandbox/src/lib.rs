@@ -6,7 +6,8 @@
 //!
 //! What locks a program in is made of the same entitlements: a [`profile`], with the [`filter`] of
 //! its system calls, is handed to the program `portolan-launch`, which confines itself and becomes
-//! the program. [`probe`] tells how strong the walls are that this machine can build.
+//! the program. [`probe`] tells how strong the walls are that this machine can build, and
+//! [`selftest`] tries them.
 
 mod check;
 pub mod document;
@@ -16,6 +17,7 @@ mod key;
 pub mod places;
 pub mod probe;
 pub mod profile;
+pub mod selftest;
 
 pub use check::{Filter, Identity, Operation, Verdict, Violation, sandbox_check};
 pub use document::Position;
