@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::command::{cargo, run, say, succeeds};
-use crate::{fuzz, setup, tidy};
+use crate::{fuzz, kernel_lab, setup, tidy};
 
 /// Read by `portolan_testkit::soak`.
 const SOAK_SECONDS: &str = "PORTOLAN_SOAK_SECONDS";
@@ -109,12 +109,23 @@ fn repeat_tests(root: &Path, select: &[&str], seconds: u64) -> anyhow::Result<()
 fn tests(root: &Path, profile: &str, select: &[&str]) -> Command {
     if succeeds(&mut cargo(root, &["nextest", "--version"])) {
         let mut nextest = cargo(root, &["nextest", "run", "--profile", profile]);
-        nextest.arg("--workspace").args(select);
-        return nextest;
+        nextest.arg("--workspace").args(select).arg("--");
+        return without_lab(nextest, root);
     }
     say("cargo-nextest is not installed: running cargo test, which has no time limits");
     // Tests of one file share a process here, and some count what their process has open.
     let mut test = cargo(root, &["test", "--workspace", "--no-fail-fast"]);
     test.args(select).args(["--", "--test-threads=1"]);
-    test
+    without_lab(test, root)
+}
+
+/// Leaves out what cannot run, and says so.
+fn without_lab(mut tests: Command, root: &Path) -> Command {
+    if !kernel_lab::is_there(root) {
+        say(
+            "NOT RUN: the tests of kdbridge with a real kernel; `cargo xtask kernel-lab` brings what they need",
+        );
+        tests.args(["--skip", "lab_"]);
+    }
+    tests
 }

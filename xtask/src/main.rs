@@ -3,6 +3,7 @@
 mod chores;
 mod command;
 mod fuzz;
+mod kernel_lab;
 mod setup;
 mod tidy;
 
@@ -46,6 +47,8 @@ enum Chore {
     },
     /// Repeat the tests with a hostile peer and random input; `--seconds` is for each
     Hostile(Time),
+    /// Bring what the tests of kdbridge with a real kernel need: programs, and 300 MB of Debian packages
+    KernelLab,
     /// Measure the bootstrap server as a manager of jobs; `portolan-bench` measures messages
     Measure {
         /// Take less than 30 seconds
@@ -96,6 +99,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
             time,
         } => chores::soak_jobs(&root, time.seconds),
         Chore::Hostile(time) => chores::hostile(&root, time.seconds),
+        Chore::KernelLab => kernel_lab::run(&root),
         Chore::Measure { quick } => chores::measure(&root, *quick),
         Chore::Ci => chores::ci(&root),
     }

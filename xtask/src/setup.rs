@@ -12,10 +12,10 @@ use anyhow::bail;
 use crate::command::{self, say, succeeds};
 
 /// A program, the Debian package that has it, and what needs it.
-struct Tool {
-    program: &'static str,
-    package: &'static str,
-    why: &'static str,
+pub(crate) struct Tool {
+    pub(crate) program: &'static str,
+    pub(crate) package: &'static str,
+    pub(crate) why: &'static str,
 }
 
 /// Add a line here when a test or a chore starts a program that a machine with only Rust does not have.
@@ -59,15 +59,20 @@ pub(crate) fn run() -> anyhow::Result<()> {
             ));
         }
     }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let wanted = missing(TOOLS, &path);
+    ensure(TOOLS)
+}
+
+/// Sees to it that these are there: installs what is missing where that is possible, and names what
+/// still is. In CI that is an error.
+pub(crate) fn ensure(tools: &[Tool]) -> anyhow::Result<()> {
+    let wanted = missing_tools(tools);
     if wanted.is_empty() {
         return Ok(());
     }
     if is_root() && Path::new("/etc/debian_version").exists() {
         install(&wanted)?;
     }
-    let still = missing(TOOLS, &path);
+    let still = missing_tools(tools);
     for tool in &still {
         say(&format!(
             "missing: {} (Debian package {}): {}",
@@ -88,6 +93,11 @@ fn install(tools: &[&Tool]) -> anyhow::Result<()> {
             .args(tools.iter().map(|tool| tool.package))
             .env("DEBIAN_FRONTEND", "noninteractive"),
     )
+}
+
+/// Those that no folder of `PATH` has.
+pub(crate) fn missing_tools(tools: &[Tool]) -> Vec<&Tool> {
+    missing(tools, &env::var_os("PATH").unwrap_or_default())
 }
 
 fn missing<'a>(tools: &'a [Tool], path: &OsStr) -> Vec<&'a Tool> {

@@ -1,0 +1,9 @@
+//! Tests with a real kernel in a virtual machine, and with real debuggers.
+//!
+//! They need what `cargo xtask kernel-lab` brings, and fail without it; `cargo xtask test` leaves them
+//! out if it is not there, and says so. All are in modules named `lab_…`, by which it knows them.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
+
+mod lab_machine;
+mod machine;
