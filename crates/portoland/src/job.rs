@@ -74,9 +74,13 @@ impl Reading {
 ///
 /// [`io::Error`]; [`io::ErrorKind::FileTooLarge`] for one that is longer.
 pub fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    read_opened(File::open(path)?)
+}
+
+pub(crate) fn read_opened(file: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let limit = MAX_JOB_BYTES as u64;
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() > MAX_JOB_BYTES {
         return Err(io::ErrorKind::FileTooLarge.into());
     }

@@ -377,7 +377,9 @@ fn read(path: &str, file: &[u8]) -> Result<Job, Refused> {
 /// The contents of a job file that nobody but its owner, this user or root, can have written.
 fn trusted_file(path: &Path) -> Result<Vec<u8>, String> {
     use std::os::unix::fs::MetadataExt;
-    let found = fs::metadata(path).map_err(|error| error.to_string())?;
+    let said = |error: io::Error| error.to_string();
+    let file = fs::File::open(path).map_err(said)?;
+    let found = file.metadata().map_err(said)?;
     let own = rustix::process::getuid().as_raw();
     if found.uid() != own && found.uid() != 0 {
         return Err(format!("it belongs to user {}", found.uid()));
@@ -385,7 +387,7 @@ fn trusted_file(path: &Path) -> Result<Vec<u8>, String> {
     if found.mode() & 0o022 != 0 {
         return Err("others can write to it: chmod go-w".to_owned());
     }
-    crate::job::read_file(path).map_err(|error| error.to_string())
+    crate::job::read_opened(file).map_err(said)
 }
 
 /// Puts a file in the place of another so that each reader sees one of them, whole.
