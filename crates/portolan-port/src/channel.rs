@@ -811,7 +811,8 @@ impl Channel {
         let (Some(watch), Ok(ring)) = (self.watch.get(), RingEnd::accept(fds)) else {
             return;
         };
-        if !self.is_kept_with(&ring) || add_bell(watch, &ring).is_err() {
+        // What the keeper has been told of is not closed again.
+        if add_bell(watch, &ring).is_err() || !self.is_kept_with(&ring) {
             return;
         }
         let ring = self.ring.get_or_init(|| ring);

@@ -57,19 +57,28 @@ impl Store {
         value: &impl Serialize,
         descriptors: &[BorrowedFd<'_>],
     ) {
-        let Some(mut journal) = self.journal() else {
+        if self.0.is_none() {
             return;
-        };
-        let put = serde_json::to_vec(value)
-            .map_err(|error| PutError::System(io::Error::other(error)))
-            .and_then(|bytes| journal.put(kind.key(id), &bytes, descriptors));
-        complain(put);
+        }
+        match serde_json::to_vec(value) {
+            Ok(bytes) => self.write(kind.key(id), &bytes, descriptors),
+            Err(error) => complain(Err(PutError::System(io::Error::other(error)))),
+        }
     }
 
     /// Puts an entry that is nothing but bytes.
     pub(super) fn put_bytes(&self, kind: Kind, id: u64, bytes: &[u8]) {
-        if let Some(mut journal) = self.journal() {
-            complain(journal.put(kind.key(id), bytes, &[]));
+        self.write(kind.key(id), bytes, &[]);
+    }
+
+    fn write(&self, key: Key, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let Some(mut journal) = self.journal() else {
+            return;
+        };
+        if let Err(error) = journal.put(key, bytes, descriptors) {
+            complain(Err(error));
+            // What it said before may name descriptors that are about to be closed.
+            complain(journal.remove(key).map(drop));
         }
     }
 
@@ -85,12 +94,6 @@ impl Store {
             store: self.clone(),
             owner: (kind as u16, id),
         })
-    }
-
-    fn put_channel(&self, id: ChannelId, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
-        if let Some(mut journal) = self.journal() {
-            complain(journal.put(Kind::Channel.key(id.0), bytes, descriptors));
-        }
     }
 
     fn journal(&self) -> Option<MutexGuard<'_, Journal>> {
@@ -116,8 +119,9 @@ impl Witness for Scribe {
     fn changed(&self, channel: ChannelId, record: &[u8], descriptors: &[BorrowedFd<'_>]) {
         let (kind, id) = self.owner;
         let owner = [&kind.to_le_bytes()[..], &id.to_le_bytes()].concat();
+        let entry = [&owner, record].concat();
         self.store
-            .put_channel(channel, &[&owner, record].concat(), descriptors);
+            .write(Kind::Channel.key(channel.0), &entry, descriptors);
     }
 
     fn gone(&self, channel: ChannelId) {
