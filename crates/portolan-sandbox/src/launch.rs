@@ -114,6 +114,12 @@ fn directory(profile: &Profile, places: &[Place]) -> PathBuf {
 
 /// The places of the user's files that a program looks for in its environment are in its container.
 fn set_environment(command: &mut Command, profile: &Profile, inherited: &Inherited) {
+    command.envs(
+        profile
+            .environment
+            .iter()
+            .map(|(name, value)| (name, value)),
+    );
     for outside in [
         "XDG_CONFIG_HOME",
         "XDG_DATA_HOME",

@@ -3,12 +3,17 @@
 //! with it, and a container or a security module may forbid what the kernel can do.
 
 use std::env;
-use std::io;
-use std::os::unix::process::CommandExt as _;
+use std::ffi::CString;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::str::FromStr;
 
+use portolan_sys::spawn::{Descriptor, Identity, Spawn, spawn};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::thread::{CapabilitySet, capabilities};
 use thiserror::Error;
 
 use crate::profile::{Isolation, Tier};
@@ -150,16 +155,17 @@ impl Tiers {
     ///
     /// [`ProbeError`]
     pub fn probe(launcher: &Path, user: Option<(u32, u32)>) -> Result<Self, ProbeError> {
-        let mut command = Command::new(launcher);
-        command.arg(PROBE).stdin(Stdio::null()).current_dir("/");
-        if let Some((user, group)) = user {
-            command.uid(user).gid(group);
-        }
-        let output = command.output().map_err(|source| ProbeError::Launcher {
+        let failed = |source| ProbeError::Launcher {
             path: launcher.to_owned(),
             source,
-        })?;
-        let text = str::from_utf8(&output.stdout).map_err(|_| ProbeError::Answer)?;
+        };
+        let identity = user.map(|(uid, gid)| Identity {
+            uid,
+            gid,
+            groups: vec![gid],
+            capabilities: privileges(),
+        });
+        let text = answer(launcher, identity.as_ref()).map_err(failed)?;
         text.parse()
     }
 
@@ -178,6 +184,52 @@ impl Tiers {
             },
         }
     }
+}
+
+/// What root's server hands on to the launcher for T2: with it, there can be namespaces where users
+/// cannot make any. Nothing, if this process has no privileges or not those.
+#[must_use]
+pub fn privileges() -> CapabilitySet {
+    let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::SETPCAP;
+    let own = capabilities(None).map_or(CapabilitySet::empty(), |own| own.permitted);
+    match own.contains(needed) {
+        true => needed,
+        false => CapabilitySet::empty(),
+    }
+}
+
+/// What the launcher says of its tiers. It is waited for by its descriptor, since whoever calls
+/// this may have other children.
+fn answer(launcher: &Path, identity: Option<&Identity>) -> io::Result<String> {
+    const NOTHING: Descriptor<'_> = Descriptor::File {
+        path: c"/dev/null",
+        flags: OFlags::RDWR,
+        mode: Mode::empty(),
+    };
+    let (mut reader, writer) = io::pipe()?;
+    let program = CString::new(launcher.as_os_str().as_bytes())?;
+    let started = spawn(&Spawn {
+        program: &program,
+        arguments: &[program.clone(), CString::new(PROBE)?],
+        environment: &[],
+        pid_variable: None,
+        directory: Some(c"/"),
+        descriptors: &[NOTHING, Descriptor::Inherited(writer.as_fd()), NOTHING],
+        umask: None,
+        nice: None,
+        batch: false,
+        limits: &[],
+        identity,
+        session: false,
+        cgroup: None,
+    });
+    let started = started.map_err(|error| error.source)?;
+    drop(writer);
+    let mut text = String::new();
+    let read = reader.read_to_string(&mut text);
+    // Somebody else may have waited for it already.
+    waitid(WaitId::PidFd(started.pidfd.as_fd()), WaitIdOptions::EXITED).ok();
+    read.map(|_| text)
 }
 
 /// The argument that tells the launcher to try the tiers.

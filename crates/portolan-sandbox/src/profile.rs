@@ -177,6 +177,9 @@ pub struct Profile {
     /// What no exception is for, nor anything below it: it would lead out. That of the user's
     /// containers, settings and logs is in it; whoever starts the program adds what else there is.
     pub kept_out: Vec<PathBuf>,
+    /// The program's variables, if the launcher is privileged: then it is started without them,
+    /// because some of them decide what programs do before they do anything. Otherwise it has them.
+    pub environment: Vec<(OsString, OsString)>,
     /// Whether it may make connections.
     pub client: bool,
     /// Whether it may wait for connections.
@@ -218,6 +221,7 @@ impl Profile {
             home: home.path.clone(),
             exceptions: exceptions(entitlements, &home.path),
             kept_out: kept_out(home),
+            environment: Vec::new(),
             client: entitlements.network_client,
             server: entitlements.network_server,
         })
@@ -271,8 +275,9 @@ const SEALS: SealFlags = SealFlags::SEAL
     .union(SealFlags::GROW)
     .union(SealFlags::WRITE);
 
-/// The longest profile in bytes: an entitlement file is shorter, and home is added to its paths.
-const MAX_BYTES: usize = 1 << 20;
+/// The longest profile in bytes: an entitlement file is shorter, and home is added to its paths. An
+/// environment is no longer than what the kernel gives a program.
+const MAX_BYTES: usize = 4 << 20;
 
 fn exceptions(entitlements: &Entitlements, home: &Path) -> Vec<Exception> {
     let Entitlements {
@@ -427,6 +432,10 @@ mod tests {
              \"com.apple.security.network.server\" = true"
         ))
         .expect("a profile");
+        let profile = Profile {
+            environment: vec![("NAME".into(), "value=".into())],
+            ..profile
+        };
         let memory = profile.seal().expect("memory");
         assert!(rustix::io::write(&memory, b"x").is_err(), "it is sealed");
         assert_eq!(Profile::unseal(memory).expect("a profile"), profile);

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use portolan_sys::spawn::{Identity, SpawnError};
 use portolan_wire::label::{JobLabel, LabelError};
+use rustix::thread::CapabilitySet;
 use thiserror::Error;
 
 use crate::entitlements::Entitlements;
@@ -76,6 +77,7 @@ impl Selftest {
             uid: NOBODY,
             gid: NOBODY,
             groups: Vec::new(),
+            capabilities: CapabilitySet::empty(),
         };
         Ok(Self {
             programs: Programs {

@@ -43,6 +43,7 @@ use std::ptr;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Resource, WaitId, WaitIdOptions};
+use rustix::thread::CapabilitySet;
 
 /// A program and what it starts with.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +114,10 @@ pub struct Identity {
     pub gid: u32,
     /// The supplementary groups.
     pub groups: Vec<u32>,
+    /// Privileges of its parent's that the program begins with: it can use them and give them up.
+    /// That user cannot trace it as long as it has them, but decides what it does by whatever else
+    /// of that user's it believes: so its environment must not be that user's.
+    pub capabilities: CapabilitySet,
 }
 
 /// A program that was started. It is a child of this process, which has to wait for it.

@@ -15,6 +15,7 @@ use std::process;
 use portolan_sys::spawn::{Descriptor, Identity, Limit, Spawn, SpawnError, Spawned, Step, spawn};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Resource, WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use rustix::thread::CapabilitySet;
 
 const NOTHING: Descriptor<'_> = Descriptor::File {
     path: c"/dev/null",
@@ -432,6 +433,7 @@ fn an_identity_is_taken_on_entirely_or_refused() {
         uid: NOBODY,
         gid: 123,
         groups: vec![7, 8],
+        capabilities: CapabilitySet::empty(),
     };
     let wishes = Spawn {
         identity: Some(&identity),
@@ -455,6 +457,32 @@ fn an_identity_is_taken_on_entirely_or_refused() {
 }
 
 #[test]
+fn privileges_are_kept_where_that_is_asked_for() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let identity = Identity {
+        uid: NOBODY,
+        gid: NOBODY,
+        groups: Vec::new(),
+        capabilities: CapabilitySet::SYS_ADMIN,
+    };
+    let wishes = Spawn {
+        identity: Some(&identity),
+        environment: &[c"PATH=/usr/bin:/bin".to_owned()],
+        ..PLAIN
+    };
+    let output = output_of(
+        "grep -E '^(Uid|CapPrm|CapEff|CapAmb)' /proc/self/status; exit 0",
+        &wishes,
+    );
+    let words: Vec<&str> = output.split_whitespace().collect();
+    let expected = "Uid: 65534 65534 65534 65534 CapPrm: 0000000000200000 \
+                    CapEff: 0000000000200000 CapAmb: 0000000000200000";
+    assert_eq!(words.join(" "), expected);
+}
+
+#[test]
 fn files_and_directories_are_reached_as_the_programs_user() {
     let directory = Directory::new("private");
     rustix::fs::chmod(&directory.0, Mode::RWXU).expect("chmod");
@@ -468,6 +496,7 @@ fn files_and_directories_are_reached_as_the_programs_user() {
         uid: NOBODY,
         gid: NOBODY,
         groups: Vec::new(),
+        capabilities: CapabilitySet::empty(),
     };
     let wishes = Spawn {
         identity: Some(&identity),

@@ -144,9 +144,18 @@ impl Launcher {
     pub fn start(&self, job: &Job, inheritance: &Inheritance<'_>) -> Result<Instance, StartError> {
         let account = Account::of(job)?;
         let directory = job.working_directory.as_deref().unwrap_or(Path::new("/"));
-        let variables = environment::variables(job, inheritance, account.as_ref());
+        let mut variables = environment::variables(job, inheritance, account.as_ref());
         let program = program::find(job, directory, variables.get(OsStr::new("PATH")))?;
-        let confinement = self.walls.of(job, directory, &program, account.as_ref())?;
+        let confinement = self
+            .walls
+            .of(job, directory, &program, account.as_ref(), &variables)?;
+        let mut identity = account.map(|account| account.identity);
+        if let (Some(confinement), Some(identity)) = (&confinement, &mut identity)
+            && !confinement.capabilities.is_empty()
+        {
+            identity.capabilities = confinement.capabilities;
+            variables.retain(|name, _| environment::is_ours(name));
+        }
         let mut texts = Texts::new(job, directory, &program, &variables, inheritance.instance)?;
         if let Some(confinement) = &confinement {
             let profile = inheritance.sockets.len() + PROFILE_BEHIND_SOCKETS;
@@ -157,7 +166,6 @@ impl Launcher {
             Some(leaf) => Some(leaf.open()?),
             None => None,
         };
-        let identity = account.map(|account| account.identity);
         let (nice, batch) = priority(job);
         let wishes = Spawn {
             program: &texts.program,

@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use portoland::job::{Job, Reading};
@@ -737,4 +738,115 @@ fn what_cannot_be_confined_is_not_started() {
         let root = failure_of(&confined("exit 0", "", data.path()));
         assert!(matches!(root, StartError::Root), "{root}");
     }
+}
+
+/// Makes a user namespace with all users in it, in which there can be no other one, and becomes a
+/// program there: its root is root of everything but user namespaces.
+const WITHOUT_USER_NAMESPACES: &str = "
+import ctypes, os, sys
+ready, go = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    assert ctypes.CDLL(None).unshare(0x10000000) == 0
+    os.write(ready[1], b'x')
+    os.read(go[0], 1)
+    os.setgid(0)
+    os.setuid(0)
+    open('/proc/sys/user/max_user_namespaces', 'w').write('0')
+    os.execv(sys.argv[1], sys.argv[1:])
+os.read(ready[0], 1)
+for name in 'uid_map', 'gid_map':
+    open('/proc/%d/%s' % (child, name), 'w').write('0 0 65536')
+os.write(go[1], b'x')
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+";
+
+const INSIDE: &str = "PORTOLAN_TEST_WITHOUT_USER_NAMESPACES";
+
+#[test]
+fn w19_w21_root_needs_no_user_namespaces_for_jobs_of_others_in_t2() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root's server runs jobs of other users.
+        return;
+    }
+    if std::env::var_os(INSIDE).is_some() {
+        return in_t2_without_user_namespaces();
+    }
+    let program = std::env::current_exe().expect("this program");
+    let name = "w19_w21_root_needs_no_user_namespaces_for_jobs_of_others_in_t2";
+    let output = Command::new("python3")
+        .args(["-c", WITHOUT_USER_NAMESPACES])
+        .arg(program)
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "")
+        .output()
+        .expect("python3");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{output:?}");
+    assert!(said.contains("1 passed"), "{said}");
+    in_t2_without_user_namespaces();
+}
+
+fn in_t2_without_user_namespaces() {
+    let (data, user) = data_of_a_user();
+    let namespaces = Command::new("unshare").args(["--user", "true"]).status();
+    let has_some = namespaces.expect("unshare").success();
+    assert_eq!(has_some, std::env::var_os(INSIDE).is_none());
+    let script = "id -u; readlink /proc/self/ns/user; ls -d /proc/[0-9]* | wc -l
+         grep -E '^(CapPrm|CapEff|CapBnd|CapAmb|NoNewPrivs|Seccomp)' /proc/self/status
+         (: > /proc/sys/kernel/core_pattern) 2>/dev/null || echo no pattern
+         echo $OF_THE_JOB $HOME";
+    let keys = format!(
+        "{user}Isolation = \"required:T2\"\n\
+         EnvironmentVariables.OF_THE_JOB = \"its own\"\n"
+    );
+    let output = output_of(&confined(script, &keys, data.path()));
+    let words: Vec<&str> = output.split_whitespace().collect();
+    let namespace = fs::read_link("/proc/self/ns/user").expect("a link");
+    let none = "0000000000000000";
+    let home = data
+        .path()
+        .join("portolan/Containers/org.example.launch/Data");
+    let expected = format!(
+        "1 {} 4 CapPrm: {none} CapEff: {none} CapBnd: {none} CapAmb: {none} NoNewPrivs: 1 \
+         Seccomp: 2 Seccomp_filters: 1 no pattern its own {}",
+        namespace.display(),
+        home.display()
+    );
+    assert_eq!(words.join(" "), expected);
+}
+
+/// A variable such as LD_PRELOAD makes a program do what its user likes before it does anything.
+#[test]
+fn a_privileged_launcher_has_no_variable_of_the_jobs() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (data, user) = data_of_a_user();
+    let keys =
+        format!("{user}Isolation = \"required:T2\"\nEnvironmentVariables.OF_THE_JOB = \"value\"\n");
+    let job = confined("echo $OF_THE_JOB; read line", &keys, data.path());
+    let (mut reader, output) = io::pipe().expect("pipe");
+    let (input, hold) = io::pipe().expect("pipe");
+    let bootstrap = nothing();
+    let started = Launcher::new().start(
+        &job,
+        &Inheritance {
+            standard_in: Some(input.as_fd()),
+            standard_out: Some(output.as_fd()),
+            ..inheritance(bootstrap.as_fd())
+        },
+    );
+    let instance = started.expect("a job");
+    drop(output);
+    let mut line = [0; 6];
+    reader.read_exact(&mut line).expect("its output");
+    assert_eq!(&line, b"value\n");
+    let pid = instance.pid();
+    let variables = fs::read(format!("/proc/{pid}/environ")).expect("root may");
+    let variables = String::from_utf8_lossy(&variables);
+    assert!(variables.contains("PORTOLAN_INSTANCE="), "{variables}");
+    assert!(!variables.contains("OF_THE_JOB"), "{variables}");
+    drop(hold);
+    exit_of(&instance);
 }

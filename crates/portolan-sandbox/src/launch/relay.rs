@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, kill_process, setrlimit, setsid,
 };
-use rustix::thread::UnshareFlags;
+use rustix::thread::{CapabilitySet, UnshareFlags, capabilities};
 
 use super::inherited::Inherited;
 use super::{Failure, end, privileges};
@@ -44,11 +44,10 @@ const SIGNALS: &[Signal] = &[
 #[derive(Debug)]
 pub(crate) struct Entered(());
 
-/// Makes the namespaces. With `network`, that of the network stays what it is.
+/// Makes the namespaces. With `network`, that of the network stays what it is. Whoever was given the
+/// privilege needs no namespace of users for it.
 pub(crate) fn enter_namespaces(network: bool) -> Result<Entered, Failure> {
-    let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
-    let mut flags = UnshareFlags::NEWUSER
-        | UnshareFlags::NEWNS
+    let mut flags = UnshareFlags::NEWNS
         | UnshareFlags::NEWPID
         | UnshareFlags::NEWIPC
         | UnshareFlags::NEWUTS
@@ -56,19 +55,27 @@ pub(crate) fn enter_namespaces(network: bool) -> Result<Entered, Failure> {
     if !network {
         flags |= UnshareFlags::NEWNET;
     }
-    let entered = confine::unshare(flags).and_then(|()| {
-        // The user and the group stay who they are, and are the only ones.
-        fs::write("/proc/self/setgroups", "deny")?;
-        let (user, group) = (user.as_raw(), group.as_raw());
-        fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-        fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
-    });
+    let own = capabilities(None).map_err(|error| Failure::Privileges(error.into()))?;
+    let entered = match own.effective.contains(CapabilitySet::SYS_ADMIN) {
+        true => confine::unshare(flags),
+        false => enter_as_user(flags),
+    };
     entered.map_err(|source| Failure::Missing {
         tier: Tier::T2,
         part: Part::Namespaces,
         source,
     })?;
     Ok(Entered(()))
+}
+
+/// The user and the group stay who they are, and are the only ones.
+fn enter_as_user(flags: UnshareFlags) -> io::Result<()> {
+    let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
+    confine::unshare(flags | UnshareFlags::NEWUSER)?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    let (user, group) = (user.as_raw(), group.as_raw());
+    fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+    fs::write("/proc/self/gid_map", format!("{group} {group} 1"))
 }
 
 /// The first process of the namespace, before it has made the program.

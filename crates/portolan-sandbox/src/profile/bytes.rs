@@ -12,7 +12,7 @@ use super::{Excepted, Exception, Profile, Tier};
 use crate::entitlements::Folder;
 
 /// Changed with every change of what follows.
-const MAGIC: &[u8] = b"portolan profile 3\n";
+const MAGIC: &[u8] = b"portolan profile 4\n";
 
 /// Bytes are not a profile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -46,6 +46,7 @@ pub(super) fn encode(profile: &Profile) -> Vec<u8> {
         home,
         exceptions,
         kept_out,
+        environment,
         client,
         server,
     } = profile;
@@ -67,6 +68,11 @@ pub(super) fn encode(profile: &Profile) -> Vec<u8> {
         put_excepted(&mut bytes, what);
     }
     put_paths(&mut bytes, kept_out);
+    put_len(&mut bytes, environment.len());
+    for (name, value) in environment {
+        put_text(&mut bytes, name.as_bytes());
+        put_text(&mut bytes, value.as_bytes());
+    }
     bytes
 }
 
@@ -140,6 +146,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Profile, DecodeError> {
             Ok(Exception { what, write })
         })?,
         kept_out: reader.list(Reader::path)?,
+        environment: reader.list(|reader| {
+            let name = OsStr::from_bytes(reader.text()?).into();
+            let value = OsStr::from_bytes(reader.text()?).into();
+            Ok((name, value))
+        })?,
     };
     match reader.0 {
         [] => Ok(profile),
@@ -234,6 +245,7 @@ mod tests {
                 },
             ],
             kept_out: vec!["/k".into()],
+            environment: vec![("N".into(), "v".into())],
             client: false,
             server: true,
         };

@@ -65,7 +65,7 @@ fn become_program(plan: &mut Plan<'_>) -> Result<std::convert::Infallible, Failu
     let (arguments, environment) = (plan.arguments.as_ptr(), plan.environment.as_ptr());
     unblock_signals();
     if let Some(identity) = spawn.identity {
-        take_user(identity.uid)?;
+        take_user(identity)?;
     }
     // SAFETY: a string that ends, and two arrays of such strings that end with a null pointer.
     unsafe { libc::execve(spawn.program.as_ptr(), arguments, environment) };
@@ -211,11 +211,64 @@ fn open_files_as(uid: u32) -> Result<(), Failure> {
     })
 }
 
-fn take_user(uid: u32) -> Result<(), Failure> {
+fn take_user(identity: &Identity) -> Result<(), Failure> {
+    let (uid, kept) = (identity.uid, identity.capabilities.bits());
+    if kept != 0 {
+        // SAFETY: takes no pointers. It is about this process only, and until it is a program.
+        let result = unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) };
+        check(Step::Identity, result)?;
+    }
     // SAFETY: takes no pointers.
     check(Step::Identity, unsafe {
         libc::syscall(libc::SYS_setresuid, uid, uid, uid)
-    })
+    })?;
+    match kept {
+        0 => Ok(()),
+        kept => keep(kept),
+    }
+}
+
+/// Has the program begin with these capabilities, and no others: ambient ones, see capabilities(7).
+fn keep(capabilities: u64) -> Result<(), Failure> {
+    /// `struct __user_cap_header_struct` of `linux/capability.h`.
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    /// `struct __user_cap_data_struct`.
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: u32 = 0x2008_0522;
+    let header = Header {
+        version: VERSION,
+        pid: 0,
+    };
+    let half = |bits: u64| {
+        let bits = (bits & u64::from(u32::MAX)) as u32;
+        Data {
+            effective: bits,
+            permitted: bits,
+            inheritable: bits,
+        }
+    };
+    let data = [half(capabilities), half(capabilities >> 32)];
+    // SAFETY: a header of version 3 and the two structs that go with it.
+    check(Step::Identity, unsafe {
+        libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr())
+    })?;
+    for number in (0..u64::BITS).filter(|number| capabilities >> number & 1 == 1) {
+        let raise = libc::PR_CAP_AMBIENT_RAISE;
+        // SAFETY: takes no pointers.
+        let result = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, number, 0, 0) };
+        check(Step::Identity, result)?;
+    }
+    Ok(())
 }
 
 fn open_files(descriptors: &[Descriptor<'_>], sources: &mut [libc::c_int]) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use portolan_sys::spawn::Identity;
+use rustix::thread::CapabilitySet;
 
 use super::StartError;
 use crate::job::Job;
@@ -52,6 +53,7 @@ impl Account {
                 uid: rustix::process::geteuid().as_raw(),
                 gid,
                 groups: vec![gid],
+                capabilities: CapabilitySet::empty(),
             };
             return Ok(Some(Self {
                 identity,
@@ -63,6 +65,7 @@ impl Account {
             uid: user.uid,
             gid: gid.unwrap_or(user.gid),
             groups: groups_of(&groups, &user),
+            capabilities: CapabilitySet::empty(),
         };
         Ok(Some(Self {
             identity,

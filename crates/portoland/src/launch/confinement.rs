@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,13 +10,15 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use portolan_sandbox::probe::{Tiers, launcher};
+use portolan_sandbox::probe::{Tiers, launcher, privileges};
 use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
 
 use super::account::{Account, User};
+use super::environment::is_ours;
 use super::{StartError, program};
 use crate::daemon::own_places;
 use crate::job::Job;
+use rustix::thread::CapabilitySet;
 
 /// The tiers that this machine has for each user, found out when the user's first job is confined.
 #[derive(Debug, Default)]
@@ -27,6 +30,9 @@ pub(super) struct Confinement {
     pub(super) launcher: PathBuf,
     /// The sealed profile.
     pub(super) profile: OwnedFd,
+    /// What the launcher makes namespaces with. If it has them, the profile has the variables of
+    /// the program, and the launcher gets none that are not the server's.
+    pub(super) capabilities: CapabilitySet,
 }
 
 impl Walls {
@@ -37,6 +43,7 @@ impl Walls {
         directory: &Path,
         program: &Path,
         account: Option<&Account>,
+        variables: &BTreeMap<OsString, OsString>,
     ) -> Result<Option<Confinement>, StartError> {
         let entitlements = job.entitlements.as_ref();
         let Some(entitlements) = entitlements.filter(|all| all.app_sandbox) else {
@@ -56,8 +63,21 @@ impl Walls {
         let home = home(job, account).map_err(StartError::Container)?;
         let mut profile = Profile::resolve(entitlements, &job.label, &program, &home, tier)?;
         profile.kept_out.extend(own_places());
+        let capabilities = match tier {
+            Tier::T2 if account.is_some() => privileges(),
+            _ => CapabilitySet::empty(),
+        };
+        if !capabilities.is_empty() {
+            let theirs = variables.iter().filter(|(name, _)| !is_ours(name));
+            let theirs = theirs.map(|(name, value)| (name.clone(), value.clone()));
+            profile.environment = theirs.collect();
+        }
         let profile = profile.seal().map_err(StartError::Container)?;
-        Ok(Some(Confinement { launcher, profile }))
+        Ok(Some(Confinement {
+            launcher,
+            profile,
+            capabilities,
+        }))
     }
 
     fn tier(

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+
+use portolan_wire::place::INHERITED_FD;
 
 use super::Inheritance;
 use super::account::Account;
@@ -52,16 +54,28 @@ pub(super) fn variables(
     let extra = inheritance.environment.iter();
     variables.extend(extra.map(|(name, value)| (name.into(), value.into())));
     for ours in [MARK, "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-        variables.remove(std::ffi::OsStr::new(ours));
+        variables.remove(OsStr::new(ours));
     }
     variables.extend(descriptors(inheritance));
     variables
 }
 
+/// Whether the server alone sets a variable, to something that no job chooses.
+pub(super) fn is_ours(name: &OsStr) -> bool {
+    let ours = [
+        MARK,
+        INHERITED_FD,
+        "LISTEN_PID",
+        "LISTEN_FDS",
+        "LISTEN_FDNAMES",
+    ];
+    ours.iter().any(|our| name == OsStr::new(our))
+}
+
 fn descriptors(inheritance: &Inheritance<'_>) -> Vec<(OsString, OsString)> {
     let sockets = inheritance.sockets;
     let bootstrap = (3 + sockets.len()).to_string();
-    let mut variables = vec![("PORTOLAN_BOOTSTRAP_FD".into(), bootstrap.into())];
+    let mut variables = vec![(INHERITED_FD.into(), bootstrap.into())];
     if !sockets.is_empty() {
         let names: Vec<String> = sockets
             .iter()
