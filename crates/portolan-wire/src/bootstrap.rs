@@ -28,6 +28,7 @@ use crate::field::{
 use crate::jobs::{Blame, JobStatus, JobSummary, MAX_JOB_BYTES, MAX_PAGE, MAX_PATH_BYTES};
 use crate::label::{JobLabel, LabelError};
 use crate::name::{NameError, ServiceName};
+use crate::sandbox::{Bounds, Violations};
 
 /// What a client can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -75,10 +76,14 @@ pub enum Operation {
     Subset,
     /// Get the bootstrap right of the namespace above.
     Parent,
+    /// Tell what binds a program, a job or another that was given a bootstrap right of its own.
+    Bounds,
+    /// Tell what was refused to confined programs.
+    Violations,
 }
 
 impl Operation {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 23] = [
         Self::Register,
         Self::CheckIn,
         Self::LookUp,
@@ -100,6 +105,8 @@ impl Operation {
         Self::Restart,
         Self::Subset,
         Self::Parent,
+        Self::Bounds,
+        Self::Violations,
     ];
 
     /// The message id of the request.
@@ -126,6 +133,8 @@ impl Operation {
             Self::Restart => 19,
             Self::Subset => 20,
             Self::Parent => 21,
+            Self::Bounds => 22,
+            Self::Violations => 23,
         }
     }
 
@@ -308,6 +317,18 @@ pub enum Request {
     Subset,
     /// See [`Operation::Parent`]. No bytes.
     Parent,
+    /// See [`Operation::Bounds`].
+    Bounds {
+        /// At 0: string.
+        label: JobLabel,
+    },
+    /// See [`Operation::Violations`].
+    Violations {
+        /// At 0: `u8`, 0 or 1. Whether the answer is to come when there are some.
+        wait: bool,
+        /// At 1: `u64`. The number of the last one that is known, 0 for none.
+        after: u64,
+    },
 }
 
 /// The longest entitlement file.
@@ -338,6 +359,8 @@ impl Request {
             Self::Restart => Operation::Restart,
             Self::Subset => Operation::Subset,
             Self::Parent => Operation::Parent,
+            Self::Bounds { .. } => Operation::Bounds,
+            Self::Violations { .. } => Operation::Violations,
         }
     }
 
@@ -378,7 +401,12 @@ impl Request {
             | Self::Enable { label }
             | Self::Disable { label }
             | Self::Stop { label }
-            | Self::Job { label } => put_string(&mut out, label.as_str()),
+            | Self::Job { label }
+            | Self::Bounds { label } => put_string(&mut out, label.as_str()),
+            Self::Violations { wait, after } => {
+                put_bool(&mut out, *wait);
+                out.extend(after.to_le_bytes());
+            }
             Self::Kickstart { kill, wait, label } => {
                 put_bool(&mut out, *kill);
                 put_bool(&mut out, *wait);
@@ -464,6 +492,13 @@ impl Request {
             Operation::Restart => Self::Restart,
             Operation::Subset => Self::Subset,
             Operation::Parent => Self::Parent,
+            Operation::Bounds => Self::Bounds {
+                label: take_label(cursor)?,
+            },
+            Operation::Violations => Self::Violations {
+                wait: take_bool(cursor)?,
+                after: cursor.u64()?,
+            },
         })
     }
 }
@@ -493,6 +528,10 @@ pub enum Reply {
     /// To [`Operation::Confine`]. At 0: `u64`. The number of the instance, by which processes of the
     /// program show that they are of it.
     Confined(u64),
+    /// To [`Operation::Bounds`].
+    Bounds(Box<Bounds>),
+    /// To [`Operation::Violations`].
+    Violations(Violations),
 }
 
 /// Items in the order of their labels.
@@ -519,6 +558,8 @@ impl Reply {
             Self::Blame(page) => page.encode(&mut out, Blame::encode),
             Self::TryExit(may) => put_bool(&mut out, *may),
             Self::Confined(instance) => out.extend(instance.to_le_bytes()),
+            Self::Bounds(bounds) => bounds.encode(&mut out),
+            Self::Violations(violations) => violations.encode(&mut out),
         }
         out
     }
@@ -539,6 +580,8 @@ impl Reply {
             Operation::Blame => Self::Blame(Page::decode(&mut cursor, Blame::decode)?),
             Operation::TryExit => Self::TryExit(take_bool(&mut cursor)?),
             Operation::Confine => Self::Confined(cursor.u64()?),
+            Operation::Bounds => Self::Bounds(Box::new(Bounds::decode(&mut cursor)?)),
+            Operation::Violations => Self::Violations(Violations::decode(&mut cursor)?),
             Operation::Register
             | Operation::CheckIn
             | Operation::LookUp

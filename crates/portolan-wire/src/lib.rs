@@ -5,7 +5,8 @@
 //! - [`code::BootstrapCode`] is the outcome of a bootstrap call, with the numbers and texts of
 //!   Mach's bootstrap server.
 //! - [`bootstrap`] encodes and decodes the requests to the bootstrap server and its answers,
-//!   [`jobs`] what they say of jobs, and [`failure`] why something was refused or did not start.
+//!   [`jobs`] what they say of jobs, [`sandbox`] what they say of confined programs, and [`failure`]
+//!   why something was refused or did not start.
 //! - [`defaults`] is the file in which the members of an application group keep their user defaults, and
 //!   [`container`] where it is.
 //! - [`instance`] is what the processes of one run of a program have in common.
@@ -30,5 +31,6 @@ pub mod name;
 pub mod packet;
 pub mod place;
 pub mod port_id;
+pub mod sandbox;
 pub mod signal;
 mod text;
