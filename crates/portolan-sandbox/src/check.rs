@@ -133,13 +133,7 @@ pub fn sandbox_check(
     else {
         return Verdict::Allowed;
     };
-    let allowed = entitlements
-        .application_groups
-        .iter()
-        .any(|group| group.contains(name))
-        || is_own(label, name)
-        || is_excepted(entitlements, operation, filter, name);
-    if allowed {
+    if rule_for_name(label, entitlements, operation, filter, name).is_some() {
         return Verdict::Allowed;
     }
     let (key, value) = remedy(operation, filter, name);
@@ -153,28 +147,48 @@ pub fn sandbox_check(
     })
 }
 
+/// What lets a program use a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameRule<'a> {
+    Own,
+    Group(&'a GroupId),
+    Exception { key: &'static str, value: &'a str },
+}
+
+pub(crate) fn rule_for_name<'a>(
+    label: &JobLabel,
+    entitlements: &'a Entitlements,
+    operation: Operation,
+    filter: Filter,
+    name: &str,
+) -> Option<NameRule<'a>> {
+    let mut groups = entitlements.application_groups.iter();
+    if let Some(group) = groups.find(|group| group.contains(name)) {
+        return Some(NameRule::Group(group));
+    }
+    if is_own(label, name) {
+        return Some(NameRule::Own);
+    }
+    let mut exceptions = entitlements.exceptions(operation, filter).iter();
+    let value = exceptions.find(|exception| is_excepted(operation, exception, name))?;
+    let key = key::exception(operation, filter);
+    Some(NameRule::Exception { key, value })
+}
+
 fn is_own(label: &JobLabel, name: &str) -> bool {
     let rest = name.strip_prefix(label.as_str());
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn is_excepted(
-    entitlements: &Entitlements,
-    operation: Operation,
-    filter: Filter,
-    name: &str,
-) -> bool {
-    let exceptions = entitlements.exceptions(operation, filter);
-    exceptions
-        .iter()
-        .any(|exception| match (operation, exception.strip_suffix('*')) {
-            (Operation::MachRegister, Some(prefix)) => name.starts_with(prefix),
-            _ => exception == name,
-        })
+fn is_excepted(operation: Operation, exception: &str, name: &str) -> bool {
+    match (operation, exception.strip_suffix('*')) {
+        (Operation::MachRegister, Some(prefix)) => name.starts_with(prefix),
+        _ => exception == name,
+    }
 }
 
 /// A name of two or more parts could be one of a group's; an exception is for those that are not.
-fn remedy(operation: Operation, filter: Filter, name: &str) -> (&'static str, String) {
+pub(crate) fn remedy(operation: Operation, filter: Filter, name: &str) -> (&'static str, String) {
     let group = name.rsplit_once('.').map(|(group, _)| group);
     match group.filter(|group| group.contains('.') && group.parse::<GroupId>().is_ok()) {
         Some(group) => (key::APPLICATION_GROUPS, group.to_owned()),

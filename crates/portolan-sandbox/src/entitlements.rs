@@ -140,6 +140,21 @@ impl Entitlements {
         read::collect(items, source)
     }
 
+    /// The text of a file with these entitlements, in TOML.
+    ///
+    /// # Errors
+    ///
+    /// Those of the writer, which knows all that can be in it.
+    pub fn to_toml(&self) -> io::Result<String> {
+        let mut table = toml::Table::try_from(self).map_err(io::Error::other)?;
+        table.retain(|_, value| match value {
+            toml::Value::Boolean(value) => *value,
+            toml::Value::Array(values) => !values.is_empty(),
+            _ => true,
+        });
+        toml::to_string(&table).map_err(io::Error::other)
+    }
+
     pub(crate) fn exceptions(&self, operation: Operation, filter: Filter) -> &[String] {
         match (operation, filter) {
             (Operation::MachLookup, Filter::GlobalName) => &self.lookup_global,

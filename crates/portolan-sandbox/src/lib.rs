@@ -10,6 +10,7 @@
 //! [`selftest`] tries them.
 
 mod check;
+pub mod decision;
 pub mod document;
 mod entitlements;
 pub mod filter;

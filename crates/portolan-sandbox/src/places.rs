@@ -1,6 +1,6 @@
 //! What there is in the world of a confined program, and what it may do there.
 
-mod exceptions;
+pub(crate) mod exceptions;
 mod folders;
 
 use std::fmt;
@@ -24,16 +24,37 @@ pub struct Place {
     pub access: Access,
     /// The same, if it is to be this one whatever becomes of the path.
     pub file: Option<Arc<OwnedFd>>,
+    /// Why it is granted.
+    pub origin: Origin,
 }
 
 impl Place {
-    fn new(path: PathBuf, access: Access) -> Self {
+    fn new(path: PathBuf, access: Access, origin: Origin) -> Self {
         Self {
             path,
             access,
             file: None,
+            origin,
         }
     }
+}
+
+/// What a place is granted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Origin {
+    /// Every program has it.
+    System,
+    /// An entitlement for the network needs it.
+    Network,
+    /// It is the program, or what is installed beside it.
+    Program,
+    /// An exception names it.
+    Exception,
+    /// It is the container of a group.
+    Group,
+    /// It is the program's own container.
+    Container,
 }
 
 /// What a program may do at a place.
@@ -171,14 +192,15 @@ pub fn of(profile: &Profile, program: &Path) -> Result<Granted, PlaceError> {
     let Granted { places, links, .. } = &mut granted;
     places.extend(everywhere(profile.tier));
     if profile.client || profile.server {
-        places.extend(each(OF_THE_NETWORK, Access::Read));
+        places.extend(each(OF_THE_NETWORK, Access::Read, Origin::Network));
     }
     places.push(of_the_program(program));
-    for own in profile.groups.iter().chain([&profile.container]) {
+    let groups = profile.groups.iter().map(|path| (path, Origin::Group));
+    for (own, origin) in groups.chain([(&profile.container, Origin::Container)]) {
         if profile.tier == Tier::T2 {
             links.extend(exceptions::links(own));
         }
-        places.push(Place::new(exceptions::real(own), Access::Own));
+        places.push(Place::new(exceptions::real(own), Access::Own, origin));
     }
     sort(places);
     leave_out_what_is_included(places);
@@ -207,21 +229,25 @@ fn leave_out_what_is_included(places: &mut Vec<Place>) {
 /// What every program has.
 #[must_use]
 pub fn everywhere(tier: Tier) -> Vec<Place> {
-    let mut places: Vec<Place> = each(SYSTEM, Access::Read)
-        .chain(each(SETTINGS, Access::Read))
-        .chain(each(DEVICES, Access::Device))
+    let mut places: Vec<Place> = each(SYSTEM, Access::Read, Origin::System)
+        .chain(each(SETTINGS, Access::Read, Origin::System))
+        .chain(each(DEVICES, Access::Device, Origin::System))
         .collect();
     if tier == Tier::T2 {
-        places.extend(each(&["/proc"], Access::Processes));
+        places.extend(each(&["/proc"], Access::Processes, Origin::System));
     }
     sort(&mut places);
     places
 }
 
-fn each(paths: &'static [&'static str], access: Access) -> impl Iterator<Item = Place> {
+fn each(
+    paths: &'static [&'static str],
+    access: Access,
+    origin: Origin,
+) -> impl Iterator<Item = Place> {
     paths
         .iter()
-        .map(move |path| Place::new(path.into(), access))
+        .map(move |path| Place::new(path.into(), access, origin))
 }
 
 /// Of the same place with two kinds of access the greater one comes last, and hides the other.
@@ -249,7 +275,8 @@ fn of_the_program(program: &Path) -> Place {
     let installed = program
         .parent()
         .filter(|directory| directory.ancestors().all(is_roots) && *directory != Path::new("/"));
-    Place::new(installed.unwrap_or(program).to_owned(), Access::Read)
+    let path = installed.unwrap_or(program).to_owned();
+    Place::new(path, Access::Read, Origin::Program)
 }
 
 /// Not to be written by a group or by others.

@@ -19,7 +19,7 @@ use portolan_wire::place;
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use super::{Access, Granted, Link, Place, PlaceError, Refused, folders};
+use super::{Access, Granted, Link, Origin, Place, PlaceError, Refused, folders};
 use crate::profile::{Excepted, Exception, Profile, Tier};
 
 pub(super) fn resolve(profile: &Profile) -> Result<Granted, PlaceError> {
@@ -124,7 +124,7 @@ impl Resolver {
         if !self.kept_out.iter().any(|kept| kept.starts_with(&path)) {
             self.granted.places.push(Place {
                 file: Some(Arc::new(file)),
-                ..Place::new(path, access)
+                ..Place::new(path, access, Origin::Exception)
             });
             return Ok(());
         }
@@ -137,7 +137,9 @@ impl Resolver {
         }
         // Where there is a tree of its own, nothing else is in that directory.
         if self.tier == Tier::T2 {
-            self.granted.places.push(Place::new(path, Access::List));
+            self.granted
+                .places
+                .push(Place::new(path, Access::List, Origin::Exception));
         }
         Ok(())
     }
@@ -206,7 +208,7 @@ fn entries(directory: &OwnedFd) -> Result<Vec<OsString>, Errno> {
 }
 
 /// The path without links, also of what is not there yet.
-pub(super) fn real(path: &Path) -> PathBuf {
+pub(crate) fn real(path: &Path) -> PathBuf {
     if let Ok(real) = fs::canonicalize(path) {
         return real;
     }
