@@ -7,10 +7,12 @@
 //! A confined program is told apart by the bootstrap right it inherited, not by anything it says,
 //! so these calls answer it according to its entitlements.
 //!
-//! The server also starts programs when they are needed; [`jobs`] has the calls for that.
+//! The server also starts programs when they are needed; [`jobs`] has the calls for that. [`sandbox`]
+//! has those that tell what binds a program and what it was refused.
 
 mod connect;
 pub mod jobs;
+pub mod sandbox;
 
 use std::time::Duration;
 

@@ -41,6 +41,7 @@ use confinement::{Confinement, Walls};
 use places::Places;
 
 pub use confined::Leader;
+pub use confinement::{Stance, stance};
 pub use environment::MARK;
 pub use error::StartError;
 pub use instance::{Exit, Instance};

@@ -25,6 +25,7 @@ mod recover;
 mod service;
 mod status;
 mod store;
+mod violations;
 mod workshop;
 
 use std::collections::HashMap;
@@ -55,6 +56,7 @@ use limit::LogLimit;
 use process::Processes;
 use service::{Port, Service};
 use store::Store;
+use violations::Violations;
 
 pub use recover::Legacy;
 pub use workshop::Workshop;
@@ -131,6 +133,7 @@ pub struct Server {
     hang_ups: Option<UnixStream>,
     holder: Option<OwnedFd>,
     refusals: LogLimit,
+    violations: Violations,
     /// It is not the first one that has these channels.
     goes_on: bool,
     /// Without a listener nobody can come back once the last right is gone.
@@ -181,6 +184,7 @@ impl Server {
             hang_ups: None,
             holder: None,
             refusals: LogLimit::default(),
+            violations: Violations::default(),
             goes_on: false,
             public_is_unused: false,
             ended: None,
@@ -410,6 +414,7 @@ impl Server {
         let answer = match self.answer(&mut message) {
             Ok(answer::Answer::Now(answer)) => answer,
             Ok(answer::Answer::WhenStarted(job)) => return self.jobs.wait_for_start(job, reply),
+            Ok(answer::Answer::WhenRefused(after)) => return self.violations.wait(after, reply),
             Err(refused) => refused.into_message(),
         };
         if let Err(error) = reply.send(answer) {

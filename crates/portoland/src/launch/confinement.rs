@@ -14,7 +14,7 @@ use portolan_sandbox::probe::{Tiers, launcher, privileges};
 use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
 
 use super::account::{Account, User};
-use super::environment::is_ours;
+use super::environment::{self, is_ours};
 use super::{StartError, program};
 use crate::daemon::own_places;
 use crate::job::Job;
@@ -100,6 +100,42 @@ impl Walls {
     }
 }
 
+/// Who and where a job is when it is started.
+#[derive(Clone, Debug)]
+pub struct Stance {
+    /// The user that it runs as.
+    pub user: u32,
+    /// The user's group.
+    pub group: u32,
+    /// Its program.
+    pub program: PathBuf,
+    /// Its home, which may not be there yet.
+    pub home: Home,
+}
+
+/// Tells who and where a job is when it is started. Nothing is made for it.
+///
+/// # Errors
+///
+/// [`StartError`], as starting it would say.
+pub fn stance(job: &Job) -> Result<Stance, StartError> {
+    let account = Account::of(job)?;
+    let directory = job.working_directory.as_deref().unwrap_or(Path::new("/"));
+    let search = environment::search(job);
+    let program = directory.join(program::find(job, directory, Some(&search))?);
+    let (user, group) = user(account.as_ref());
+    let home = home_at(job, account.as_ref(), |user| {
+        Ok(place_of(user, Path::new(HOMES)))
+    });
+    let home = home.map_err(StartError::Container)?;
+    Ok(Stance {
+        user,
+        group,
+        program,
+        home,
+    })
+}
+
 /// The user and the group that a job runs as.
 fn user(account: Option<&Account>) -> (u32, u32) {
     match account {
@@ -114,10 +150,18 @@ fn user(account: Option<&Account>) -> (u32, u32) {
 /// Where containers are: where the job's own variables say, else where those of the server do if
 /// the job is the same user's.
 fn home(job: &Job, account: Option<&Account>) -> io::Result<Home> {
+    home_at(job, account, |user| home_of(user, Path::new(HOMES)))
+}
+
+fn home_at(
+    job: &Job,
+    account: Option<&Account>,
+    of_user: impl Fn(&User) -> io::Result<Home>,
+) -> io::Result<Home> {
     const DATA: &str = "XDG_DATA_HOME";
     let data = job.environment_variables.get(DATA).map(PathBuf::from);
     match account.and_then(|account| account.user.as_ref()) {
-        Some(user) if data.is_none() => home_of(user, Path::new(HOMES)),
+        Some(user) if data.is_none() => of_user(user),
         Some(user) => Ok(Home::new(PathBuf::from(&user.home), data)),
         None => {
             let data = data.or_else(|| env::var_os(DATA).map(PathBuf::from));
@@ -132,17 +176,26 @@ const HOMES: &str = "/var/lib/portolan/homes";
 
 /// The user's own home, or one that is made below `homes`.
 fn home_of(user: &User, homes: &Path) -> io::Result<Home> {
-    let own = PathBuf::from(&user.home);
-    if fs::metadata(&own).is_ok_and(|found| found.is_dir() && found.uid() == user.uid) {
-        return Ok(Home::new(own, None));
+    let home = place_of(user, homes);
+    if !home.path.starts_with(homes) {
+        return Ok(home);
     }
     fs::create_dir_all(homes)?;
-    let home = homes.join(user.uid.to_string());
-    match DirBuilder::new().mode(0o700).create(&home) {
+    match DirBuilder::new().mode(0o700).create(&home.path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => chown(&home, Some(user.uid), Some(user.gid))?,
+        _ => chown(&home.path, Some(user.uid), Some(user.gid))?,
     }
-    Ok(Home::new(home, None))
+    Ok(home)
+}
+
+fn place_of(user: &User, homes: &Path) -> Home {
+    let own = PathBuf::from(&user.home);
+    let is_own = fs::metadata(&own).is_ok_and(|found| found.is_dir() && found.uid() == user.uid);
+    let path = match is_own {
+        true => own,
+        false => homes.join(user.uid.to_string()),
+    };
+    Home::new(path, None)
 }
 
 #[cfg(test)]

@@ -72,6 +72,13 @@ pub(super) fn is_ours(name: &OsStr) -> bool {
     ours.iter().any(|our| name == OsStr::new(our))
 }
 
+/// Where the program of a job is looked for.
+pub(super) fn search(job: &Job) -> OsString {
+    let own = job.environment_variables.get("PATH").map(OsString::from);
+    let search = own.or_else(|| env::var_os("PATH"));
+    search.unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
 fn descriptors(inheritance: &Inheritance<'_>) -> Vec<(OsString, OsString)> {
     let sockets = inheritance.sockets;
     let bootstrap = (3 + sockets.len()).to_string();

@@ -2,9 +2,9 @@
 
 use portolan_port::{Message, Right};
 use portolan_sandbox::{Identity, Operation as Access, Verdict, sandbox_check};
-use portolan_wire::bootstrap::{Reply, Request};
+use portolan_wire::bootstrap::{Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
-use portolan_wire::failure::{Refusal, StartFailure};
+use portolan_wire::failure::{self, StartFailure};
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 use rustix::event::epoll::{self, EventFlags};
@@ -14,6 +14,7 @@ use super::door::Whose;
 use super::names::filter;
 use super::process::{self, Unknown};
 use super::store::Kind;
+use super::violations::Refusal;
 use super::{Server, Source};
 use crate::registry::{ClientKey, JobKey, Owner, Sandbox, Scope};
 
@@ -22,13 +23,15 @@ pub(super) enum Answer {
     Now(Message),
     /// The answer is due when the job has been started, or could not be.
     WhenStarted(JobKey),
+    /// The answer is due when a confined program has been refused something after this.
+    WhenRefused(u64),
 }
 
 /// Why a request is refused.
 #[derive(Debug)]
 pub(super) struct Refused {
     code: BootstrapCode,
-    why: Option<Refusal>,
+    why: Option<failure::Refusal>,
 }
 
 impl Refused {
@@ -36,14 +39,14 @@ impl Refused {
         let text: String = text.into();
         Self {
             code,
-            why: Some(Refusal::Text(text.into())),
+            why: Some(failure::Refusal::Text(text.into())),
         }
     }
 
     pub(super) fn start(failure: StartFailure) -> Self {
         Self {
             code: BootstrapCode::START_FAILED,
-            why: Some(Refusal::Start(failure)),
+            why: Some(failure::Refusal::Start(failure)),
         }
     }
 
@@ -136,19 +139,40 @@ impl Server {
         caller.must_be_at_home_for(&request)?;
         self.must_be_of_the_program(message, &caller, &request)?;
         let rights = message.take_rights();
+        let operation = request.operation();
+        let answer = self.answer_to(&caller, request, rights);
+        let is_about_a_name = matches!(
+            operation,
+            Operation::Register | Operation::CheckIn | Operation::LookUp | Operation::Status
+        );
+        if let Err(refused) = &answer
+            && refused.code == BootstrapCode::NOT_PRIVILEGED
+            && !is_about_a_name
+        {
+            self.note_request(&caller, operation);
+        }
+        answer
+    }
+
+    fn answer_to(
+        &mut self,
+        caller: &Caller,
+        request: Request,
+        rights: Vec<Right>,
+    ) -> Result<Answer, Refused> {
         let answer = match request {
-            Request::Register { name, flags } => self.register(&caller, name, flags, rights)?,
-            Request::CheckIn { name, flags } => self.check_in(&caller, name, flags)?,
-            Request::LookUp { name, flags, pid } => self.look_up(&caller, name, flags, pid)?,
-            Request::Status { name } => self.status_of(&caller, name)?,
-            Request::List => done(&Reply::List(self.list(&caller))),
+            Request::Register { name, flags } => self.register(caller, name, flags, rights)?,
+            Request::CheckIn { name, flags } => self.check_in(caller, name, flags)?,
+            Request::LookUp { name, flags, pid } => self.look_up(caller, name, flags, pid)?,
+            Request::Status { name } => self.status_of(caller, name)?,
+            Request::List => done(&Reply::List(self.list(caller))),
             Request::Confine {
                 label,
                 entitlements,
-            } => self.confine(&caller, label, entitlements)?,
-            Request::Subset => self.subset(&caller, rights)?,
-            Request::Parent => self.parent(&caller)?,
-            control => return self.control(&caller, control),
+            } => self.confine(caller, label, entitlements)?,
+            Request::Subset => self.subset(caller, rights)?,
+            Request::Parent => self.parent(caller)?,
+            control => return self.control(caller, control),
         };
         Ok(Answer::Now(answer))
     }
@@ -218,11 +242,59 @@ impl Server {
         let Verdict::Denied(violation) = verdict else {
             return Sandbox::Allows;
         };
-        if self.refusals.admits() {
-            tracing::warn!(pid = caller.pid, "{violation}");
-        }
+        let refusal = Refusal {
+            operation: operation.to_string(),
+            name: name.as_str(),
+            key: violation.key,
+            value: &violation.value,
+        };
+        self.note_refusal(&violation.label, caller.pid, &refusal, &violation);
         Sandbox::Denies
     }
+
+    fn note_refusal(
+        &mut self,
+        label: &JobLabel,
+        pid: u32,
+        refusal: &Refusal<'_>,
+        line: &dyn std::fmt::Display,
+    ) {
+        match self.violations.note(&self.store, label, pid, refusal) {
+            None => {}
+            Some(0) => tracing::warn!(pid, "{line}"),
+            Some(left_out) => tracing::warn!(pid, left_out, "{line}"),
+        }
+    }
+
+    /// Notes a request that is not for confined programs, whatever their entitlements are.
+    fn note_request(&mut self, caller: &Caller, operation: Operation) {
+        let Identity::Sandboxed { label, .. } = &caller.whose.identity else {
+            return;
+        };
+        let refusal = Refusal {
+            operation: format!("bootstrap-{}", word(operation)),
+            name: "",
+            key: "",
+            value: "",
+        };
+        let line = format!(
+            "{label}: deny {}; no entitlement allows it",
+            refusal.operation
+        );
+        self.note_refusal(label, caller.pid, &refusal, &line);
+    }
+}
+
+/// What a request is called in the log.
+fn word(operation: Operation) -> String {
+    let mut word = String::new();
+    for letter in format!("{operation:?}").chars() {
+        if letter.is_ascii_uppercase() && !word.is_empty() {
+            word.push('-');
+        }
+        word.push(letter.to_ascii_lowercase());
+    }
+    word
 }
 
 /// The one send right of a request: nothing if there is none, and an error if it is dead.

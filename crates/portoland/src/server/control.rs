@@ -90,6 +90,13 @@ impl Server {
                 let status = self.job_status(key).ok_or(BootstrapCode::NO_MEMORY)?;
                 return Ok(Answer::Now(done(&Reply::Job(Box::new(status)))));
             }
+            Request::Bounds { label } => return Ok(Answer::Now(self.bounds(&label)?)),
+            Request::Violations { wait, after } => {
+                return Ok(match wait && !self.violations.has_any(after) {
+                    true => Answer::WhenRefused(after),
+                    false => Answer::Now(self.violations.answer(after)),
+                });
+            }
             Request::Blame { after } => {
                 return Ok(Answer::Now(done(&Reply::Blame(self.blame(after.as_ref())))));
             }

@@ -162,6 +162,14 @@ impl Doors {
         doors.find(|door| door.whose.guest == Some(uid))
     }
 
+    /// What binds the program with this label that was the last to get a door.
+    pub(super) fn entitlements_of(&self, label: &JobLabel) -> Option<&[u8]> {
+        let doors = self.by_port.values();
+        let named = doors.filter(|door| door.whose.label.as_ref() == Some(label));
+        let last = named.max_by_key(|door| door.key)?;
+        last.whose.entitlements.as_deref()
+    }
+
     /// How many other users have a door.
     pub(super) fn guests(&self) -> usize {
         let doors = self.by_port.values();

@@ -30,12 +30,17 @@ impl Default for LogLimit {
 impl LogLimit {
     /// Whether the event is to be logged. Says so in the log when some were not.
     pub(super) fn admits(&mut self) -> bool {
-        let admitted = self.admits_at(Instant::now());
-        if admitted && self.suppressed > 0 {
-            tracing::warn!(lines = self.suppressed, "log lines were left out");
-            self.suppressed = 0;
+        let left_out = self.admit();
+        if let Some(lines @ 1..) = left_out {
+            tracing::warn!(lines, "log lines were left out");
         }
-        admitted
+        left_out.is_some()
+    }
+
+    /// How many events were not logged before this one, if this one is to be.
+    pub(super) fn admit(&mut self) -> Option<u64> {
+        let admitted = self.admits_at(Instant::now());
+        admitted.then(|| std::mem::take(&mut self.suppressed))
     }
 
     fn admits_at(&mut self, now: Instant) -> bool {

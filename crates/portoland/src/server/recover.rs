@@ -142,6 +142,7 @@ impl Server {
         server.restore_services(&mut estate);
         server.restore_subsets(&mut estate);
         server.restore_doors(&mut estate)?;
+        server.restore_violations(&estate);
         if let Some(listener) = listener {
             server.listen(listener)?;
         }
@@ -523,6 +524,15 @@ impl Server {
             self.open_door(PUBLIC, Whose::anybody())?;
         }
         Ok(())
+    }
+
+    fn restore_violations(&mut self, estate: &Estate) {
+        for id in estate.ids(Kind::Violation) {
+            let bytes = estate.recovered.bytes(Kind::Violation.key(id));
+            bytes
+                .into_iter()
+                .for_each(|bytes| self.violations.restore(bytes));
+        }
     }
 
     fn door_of(&self, job: JobKey) -> Option<DoorKey> {

@@ -2,13 +2,19 @@
 
 use std::time::Duration;
 
-use portolan_wire::bootstrap::ServiceStatus;
+use portolan_port::Message;
+use portolan_wire::bootstrap::{Reply, ServiceStatus};
+use portolan_wire::code::BootstrapCode;
 use portolan_wire::jobs::{self, JobService, JobStatus, JobSummary, LastExit, Start};
+use portolan_wire::label::JobLabel;
+use portolan_wire::sandbox::{BoundJob, Bounds};
 use portolan_wire::signal::Signal;
 
 use super::Server;
+use super::answer::{Refused, done};
 use super::jobs::{Parts, Started};
 use super::service::Port;
+use crate::launch;
 use crate::registry::JobKey;
 use crate::supervisor::{Exit, Failure, JobState, Reason, Status};
 
@@ -75,6 +81,24 @@ impl Server {
             confinement: confinement_of(job).into(),
             note: self.note_on(&status, parts).into(),
         })
+    }
+
+    /// What binds a job, or else a program that was given a right of its own.
+    pub(super) fn bounds(&self, label: &JobLabel) -> Result<Message, Refused> {
+        let job = self.jobs.supervisor.find(label);
+        let job = job.and_then(|key| self.jobs.supervisor.job(key));
+        let bounds = match (job, self.doors.entitlements_of(label)) {
+            (Some(job), _) => bounds_of(job)?,
+            (None, Some(entitlements)) => Bounds {
+                job: None,
+                entitlements: entitlements.to_vec(),
+            },
+            (None, None) => {
+                let why = format!("{label} is neither a job that is loaded, nor has it a right");
+                return Err(Refused::because(BootstrapCode::JOB_NOT_FOUND, why));
+            }
+        };
+        Ok(done(&Reply::Bounds(Box::new(bounds))))
     }
 
     fn ms_until(&self, at: Duration) -> u64 {
@@ -202,6 +226,27 @@ fn confinement_of(job: &crate::job::Job) -> String {
         Some(all) if all.app_sandbox => format!("by its entitlements, isolation {}", job.isolation),
         _ => String::new(),
     }
+}
+
+fn bounds_of(job: &crate::job::Job) -> Result<Bounds, Refused> {
+    let refused = |why: String| Refused::because(BootstrapCode::BAD_JOB_FILE, why);
+    let stance = launch::stance(job).map_err(|error| refused(crate::daemon::chain(&error)))?;
+    let text = match &job.entitlements {
+        Some(entitlements) => entitlements.to_toml(),
+        None => Ok(String::new()),
+    };
+    let text = text.map_err(|error| refused(error.to_string()))?;
+    Ok(Bounds {
+        job: Some(BoundJob {
+            user: stance.user,
+            group: stance.group,
+            program: stance.program.display().to_string().into(),
+            home: stance.home.path.display().to_string().into(),
+            data: stance.home.data.display().to_string().into(),
+            isolation: job.isolation.to_string().into(),
+        }),
+        entitlements: text.into_bytes(),
+    })
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

@@ -28,6 +28,8 @@ pub(super) enum Kind {
     Tally = 9,
     /// The bytes of a job's file.
     JobFile = 10,
+    /// What was refused to a confined program.
+    Violation = 11,
 }
 
 impl Kind {
