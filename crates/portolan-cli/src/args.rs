@@ -78,7 +78,7 @@ pub(crate) enum Command {
     /// Read, write and watch the settings that the members of an application group share.
     #[command(subcommand)]
     Defaults(Defaults),
-    /// Try the walls that confined programs are in.
+    /// Tell what confined programs may do and what they were refused, and try their walls.
     #[command(subcommand)]
     Sandbox(sandbox::Sandbox),
     /// Run the bootstrap server of this user in the foreground.

@@ -28,6 +28,7 @@ use crate::output;
 pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bootstrap(options) => serve_names(&options),
+        Command::Sandbox(command) => sandbox::run(&command),
         other => run_to_end(other).map(|()| ExitCode::SUCCESS),
     }
 }
@@ -54,8 +55,8 @@ fn run_to_end(command: Command) -> anyhow::Result<()> {
         Command::Dump(options) => show::dump(&options),
         Command::Log(options) => log::run(&options),
         Command::Job(command) => job::run(&command),
-        Command::Sandbox(command) => sandbox::run(&command),
         Command::Defaults(command) => defaults::run(&command),
+        Command::Sandbox(command) => sandbox::run(&command).map(drop),
         Command::Bootstrap(options) => serve_names(&options).map(drop),
         Command::Restart => restart(),
         Command::Shutdown => shutdown(),

@@ -8,7 +8,7 @@ use portolan::{BootstrapCode, ReplyError, RequestError, SendError, SendErrorKind
 pub(crate) const HELP: &str = "\
 Exit codes:
     0  success
-    1  anything that has no code of its own
+    1  anything that has no code of its own; `portolan sandbox check`: the program may not
     2  the command line is wrong, or a name is not valid
     3  no service has the name (bootstrap code 1102), no job the label (1200), or no value the key
     4  the name may not be used: permission denied (1100)

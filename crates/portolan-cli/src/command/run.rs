@@ -103,9 +103,7 @@ fn confine(
     if let (Tier::T1, Isolation::Best, Err(missing)) = (tier, isolation, tiers.t2) {
         output::remark(format_args!("{label}: {missing}"));
     }
-    let home = env::var_os("HOME").context("HOME is not set")?;
-    let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from);
-    let home = Home::new(home.into(), data);
+    let home = own_home()?;
     let profile = Profile::resolve(entitlements, label, &path, &home, tier);
     let mut profile = profile.map_err(exit::configuration)?;
     profile.kept_out.extend(portoland::daemon::own_places());
@@ -113,6 +111,13 @@ fn confine(
         launcher,
         profile: profile.seal()?,
     })
+}
+
+/// The home of this user, as the environment has it.
+pub(super) fn own_home() -> anyhow::Result<Home> {
+    let home = env::var_os("HOME").context("HOME is not set")?;
+    let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from);
+    Ok(Home::new(home.into(), data))
 }
 
 /// A name without a slash is looked for in `PATH`.

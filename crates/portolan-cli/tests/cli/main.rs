@@ -14,6 +14,7 @@ mod log;
 mod names;
 mod pages;
 mod parts;
+mod sandbox;
 mod service;
 mod show;
 mod world;

@@ -252,7 +252,7 @@ impl Server {
         Sandbox::Denies
     }
 
-    fn note_refusal(
+    pub(super) fn note_refusal(
         &mut self,
         label: &JobLabel,
         pid: u32,

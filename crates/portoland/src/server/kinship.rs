@@ -17,6 +17,7 @@ use super::Server;
 use super::answer::{Caller, Refused};
 use super::door::Whose;
 use super::process;
+use super::violations::Refusal;
 use crate::launch;
 
 impl Server {
@@ -67,15 +68,18 @@ impl Server {
     }
 
     fn log_stranger(&mut self, caller: &Caller) {
-        if !self.refusals.admits() {
+        let Identity::Sandboxed { label, .. } = &caller.whose.identity else {
             return;
-        }
-        let label = caller.whose.label.as_ref().map_or("?", JobLabel::as_str);
+        };
         let sender = self.label_of(caller.pid);
-        tracing::warn!(
-            pid = caller.pid,
-            "{sender} uses the bootstrap right of {label}: refused"
-        );
+        let refusal = Refusal {
+            operation: "bootstrap-right".to_owned(),
+            name: sender.as_str(),
+            key: "",
+            value: "",
+        };
+        let line = format!("{sender} uses the bootstrap right of {label}: refused");
+        self.note_refusal(label, caller.pid, &refusal, &line);
     }
 
     /// The label of the job that a process is of, or what it is called for want of one.
