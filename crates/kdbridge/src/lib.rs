@@ -5,6 +5,9 @@
 //! through [`target::Target`]; the modules that speak a protocol implement them.
 
 pub mod boot_args;
+pub mod discover;
 pub mod kdp;
+pub mod macho;
 pub mod symbols;
 pub mod target;
+pub mod xnu;

@@ -2,7 +2,7 @@
 //! memory where there are none.
 
 mod build_id;
-mod bytes;
+pub(crate) mod bytes;
 mod elf;
 mod index;
 mod kallsyms;

@@ -1,0 +1,3 @@
+//! What a kernel is and where it lies, found in its memory.
+
+pub mod xnu;

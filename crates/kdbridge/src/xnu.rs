@@ -1,0 +1,207 @@
+//! An XNU kernel that was found, and the files about it: what a debugger is told of them.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::discover::xnu::{self, Kernel, Kext, KextError};
+use crate::kdp::Reentry;
+use crate::macho::{self, ConvertError, FileError, Files, MachFile, SearchError, Symbol, Uuid};
+use crate::target::Memory;
+
+const REENTRY_DEADLINE: &str = "_kdp_reentry_deadline";
+const REENTRY_HANDLER: &str = "_kdp_ml_enter_debugger";
+const KEXT_SUMMARIES: &str = "_gLoadedKextSummaries";
+
+/// A function that is called whenever the list of extensions has changed.
+const KEXTS_CHANGED: &str = "_OSKextLoadedKextSummariesUpdated";
+
+/// The function that enters the debugger is three instructions long.
+const MOST_HANDLER_BYTES: u64 = 64;
+
+/// Where files are searched, and where copies for gdb are kept.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    /// Files and folders with kernels, extensions, dSYM bundles, kernel debug kits.
+    pub search: Vec<PathBuf>,
+    /// The folder with the copies. A copy is made once for each UUID.
+    pub cache: PathBuf,
+}
+
+/// Why files are not used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum FilesError {
+    /// There are none.
+    #[error(
+        "no file has the UUID {0} of the kernel: name the kernel, its dSYM bundle, or the folder of the \
+         kernel debug kit for its version"
+    )]
+    None(Uuid),
+    /// A file that was named is not about this kernel.
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    /// It cannot be read.
+    #[error("{0}")]
+    File(PathBuf, #[source] FileError),
+    /// The copy for gdb could not be made.
+    #[error("the copy {0}")]
+    Copy(PathBuf, #[source] ConvertError),
+}
+
+/// The files of a kernel.
+#[derive(Debug)]
+pub struct Symbols {
+    /// The image, or its debug information where there is only that.
+    pub image: MachFile,
+    /// The same for gdb, with the addresses to which the kernel is linked.
+    pub elf: PathBuf,
+    /// How far the kernel lies above them.
+    pub slide: u64,
+    names: Vec<Symbol>,
+}
+
+/// An extension and the copy of it for gdb.
+#[derive(Debug)]
+pub struct Extension {
+    /// What the kernel says of it.
+    pub kext: Kext,
+    /// Where its segments are, in the order of the file.
+    pub segments: Vec<u64>,
+    /// The copy, if its files were found.
+    pub elf: Option<PathBuf>,
+}
+
+impl Symbols {
+    /// Finds the files of `kernel` and makes the copy of them. Files that are named by themselves must
+    /// be about this kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`FilesError`].
+    pub fn of(kernel: &Kernel, places: &Places) -> Result<Self, FilesError> {
+        let found = macho::find(&places.search, kernel.uuid);
+        let Some(image) = found.image.as_ref().or(found.dwarf.as_ref()) else {
+            let named = places.search.iter().filter(|place| place.is_file());
+            for path in named {
+                macho::open_matching(path, kernel.uuid)?;
+            }
+            return Err(FilesError::None(kernel.uuid));
+        };
+        let elf = copy(&found, kernel.uuid, &places.cache)?;
+        let image = macho::open_matching(image, kernel.uuid)?;
+        let names = image
+            .symbols()
+            .map_err(|error| FilesError::File(image.path().to_owned(), error))?;
+        Ok(Self {
+            slide: kernel.slide(image.image()),
+            image,
+            elf,
+            names,
+        })
+    }
+
+    /// Where a name of the kernel is in memory.
+    #[must_use]
+    pub fn address(&self, name: &str) -> Option<u64> {
+        let mut named = self.names.iter().filter(|symbol| symbol.name == name);
+        named
+            .next()
+            .map(|symbol| symbol.address.wrapping_add(self.slide))
+    }
+
+    /// What it takes to make the kernel look in at intervals; `None` if it cannot, or if its file does
+    /// not say where the variable is.
+    #[must_use]
+    pub fn reentry(&self, every: Duration) -> Option<Reentry> {
+        let handler = self.address(REENTRY_HANDLER)?;
+        let names = self.names.iter();
+        let addresses = names.map(|symbol| symbol.address.wrapping_add(self.slide));
+        let end = addresses.filter(|&at| at > handler).min();
+        let most = handler.saturating_add(MOST_HANDLER_BYTES);
+        Some(Reentry {
+            deadline: self.address(REENTRY_DEADLINE)?,
+            handler: handler..end.unwrap_or(most).min(most),
+            every,
+        })
+    }
+
+    /// Where the kernel goes whenever it has loaded or unloaded an extension.
+    #[must_use]
+    pub fn kexts_changed(&self) -> Option<u64> {
+        self.address(KEXTS_CHANGED)
+    }
+
+    /// The extensions that are loaded, with copies of those whose files are found.
+    ///
+    /// # Errors
+    ///
+    /// [`KextError`] if the kernel's list cannot be read.
+    pub fn extensions(
+        &self,
+        memory: &mut dyn Memory,
+        places: &Places,
+    ) -> Result<Vec<Extension>, KextError> {
+        let Some(pointer) = self.address(KEXT_SUMMARIES) else {
+            return Ok(Vec::new());
+        };
+        let kexts = xnu::kexts(memory, pointer)?;
+        Ok(kexts
+            .into_iter()
+            .map(|kext| extension(memory, kext, places))
+            .collect())
+    }
+}
+
+fn extension(memory: &mut dyn Memory, kext: Kext, places: &Places) -> Extension {
+    let segments = xnu::segments(memory, &kext).map_or_else(
+        |_| vec![kext.address],
+        |segments| segments.iter().map(|segment| segment.address).collect(),
+    );
+    let found = macho::find(&places.search, kext.uuid);
+    Extension {
+        elf: copy(&found, kext.uuid, &places.cache).ok(),
+        kext,
+        segments,
+    }
+}
+
+/// The ELF copy of what was found, made if it is not in the cache.
+fn copy(found: &Files, uuid: Uuid, cache: &Path) -> Result<PathBuf, FilesError> {
+    let image = found.image.as_ref().or(found.dwarf.as_ref());
+    let image = image.ok_or(FilesError::None(uuid))?;
+    let dwarf = found.dwarf.as_ref().unwrap_or(image);
+    // A copy without the debug information is not the one that is wanted once there is some.
+    let suffix = if found.dwarf.is_some() {
+        "debug"
+    } else {
+        "elf"
+    };
+    let path = cache.join(format!("{uuid}.{suffix}"));
+    if !path.exists() {
+        let (image, dwarf) = (open(image)?, open(dwarf)?);
+        write(&image, &dwarf, &path).map_err(|error| FilesError::Copy(path.clone(), error))?;
+    }
+    Ok(path)
+}
+
+fn open(path: &Path) -> Result<MachFile, FilesError> {
+    MachFile::open(path).map_err(|error| FilesError::File(path.to_owned(), error))
+}
+
+/// Writes beside the place and moves it there, so that nobody meets half a copy.
+fn write(image: &MachFile, dwarf: &MachFile, path: &Path) -> Result<(), ConvertError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let unfinished = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = BufWriter::new(File::create(&unfinished)?);
+    let written = macho::to_elf(image, dwarf, &mut file).and_then(|()| Ok(file.flush()?));
+    let moved = written.and_then(|()| Ok(fs::rename(&unfinished, path)?));
+    if moved.is_err() {
+        fs::remove_file(&unfinished)?;
+    }
+    moved
+}
