@@ -1,0 +1,150 @@
+/* What a debugger looks for in an XNU kernel, with the names that it has there, and just enough
+   to run: a processor that idles, a system call that makes processes, a timer that enters the
+   debugger. */
+
+typedef unsigned long long uint64_t;
+typedef unsigned int uint32_t;
+
+struct proc {
+    struct proc *p_next;
+    struct proc *p_pptr;
+    int p_pid;
+    int p_stat;
+    char p_comm[17];
+};
+
+typedef struct proc *proc_t;
+
+struct processor {
+    int cpu_id;
+    struct proc *active;
+    uint64_t idle_count;
+};
+
+struct OSKextLoadedKextSummary {
+    char name[64];
+    unsigned char uuid[16];
+    uint64_t address;
+    uint64_t size;
+    uint64_t version;
+    uint32_t loadTag;
+    uint32_t flags;
+    uint64_t reference_list;
+    uint64_t text_exec_address;
+    uint64_t text_exec_size;
+};
+
+struct OSKextLoadedKextSummaryHeader {
+    uint32_t version;
+    uint32_t entry_size;
+    uint32_t numSummaries;
+    uint32_t reserved;
+    struct OSKextLoadedKextSummary summaries[4];
+};
+
+char version[] = "Darwin Kernel Version 24.6.0: Synthetic; root:xnu-11417.101.15~1/RELEASE_X86_64";
+struct proc initproc;
+struct proc kernproc = {&initproc, &kernproc, 0, 2, "kernel_task"};
+struct proc initproc = {0, &kernproc, 1, 2, "launchd"};
+proc_t allproc = &kernproc;
+struct proc proc_table[8];
+int nprocs = 2;
+struct processor cpu_data = {0, &kernproc, 0};
+
+/* The machine fills this in, as a booter would. */
+struct OSKextLoadedKextSummaryHeader loaded_kext_summaries = {2, sizeof(struct OSKextLoadedKextSummary)};
+struct OSKextLoadedKextSummaryHeader *gLoadedKextSummaries = &loaded_kext_summaries;
+
+__attribute__((used)) static volatile unsigned kdp_reentry_deadline;
+
+__attribute__((section("__KLD,__text"), used)) static int kld_bootstrap(void) {
+    return 0;
+}
+
+void OSKextLoadedKextSummariesUpdated(void) {
+}
+
+void kdp_ml_enter_debugger(void) {
+    __asm__ volatile("int3");
+}
+
+static void kdp_ml_enter_debugger_wrapper(void *param0, void *param1) {
+    kdp_ml_enter_debugger();
+}
+
+/* Where a timer's interrupt goes. */
+__attribute__((naked, used)) void hndl_timer(void) {
+    __asm__ volatile(
+        "push %rax; push %rcx; push %rdx; push %rsi; push %rdi;"
+        "push %r8; push %r9; push %r10; push %r11; push %rbp; mov %rsp, %rbp;"
+        "call _kdp_timer_callout;"
+        "pop %rbp; pop %r11; pop %r10; pop %r9; pop %r8;"
+        "pop %rdi; pop %rsi; pop %rdx; pop %rcx; pop %rax; popfq; ret");
+}
+
+__attribute__((used)) void kdp_timer_callout(void) {
+    kdp_ml_enter_debugger_wrapper(0, 0);
+}
+
+proc_t forkproc(proc_t parent_proc) {
+    proc_t child_proc = &proc_table[nprocs & 7];
+    child_proc->p_pptr = parent_proc;
+    child_proc->p_pid = ++nprocs;
+    child_proc->p_stat = 1;
+    for (int i = 0; i < 17; i++) {
+        child_proc->p_comm[i] = parent_proc->p_comm[i];
+    }
+    child_proc->p_next = allproc;
+    return child_proc;
+}
+
+proc_t cloneproc(proc_t parent_proc, int memstat_internal) {
+    proc_t child_proc = forkproc(parent_proc);
+    child_proc->p_stat = 2 + memstat_internal;
+    return child_proc;
+}
+
+int fork1(proc_t parent_proc) {
+    return cloneproc(parent_proc, 0)->p_pid;
+}
+
+int fork(proc_t parent_proc, int *retval) {
+    *retval = fork1(parent_proc);
+    return 0;
+}
+
+void unix_syscall64(proc_t p, int code) {
+    int retval = 0;
+    if (code == 2) {
+        fork(p, &retval);
+    }
+}
+
+void machine_idle(void) {
+    __asm__ volatile("hlt");
+}
+
+proc_t processor_idle(proc_t thread, struct processor *processor) {
+    processor->idle_count++;
+    machine_idle();
+    return thread;
+}
+
+void idle_thread(void *parameter) {
+    for (;;) {
+        processor_idle(0, &cpu_data);
+        if ((cpu_data.idle_count & 7) == 0) {
+            unix_syscall64(&initproc, 2);
+        }
+    }
+}
+
+void call_continuation(void) {
+    idle_thread(0);
+}
+
+/* The machine starts here, and is in the debugger first (boot-arg debug=1). */
+void kernel_bootstrap(void) {
+    kdp_ml_enter_debugger();
+    call_continuation();
+}
