@@ -41,7 +41,7 @@ use confinement::{Confinement, Walls};
 use places::Places;
 
 pub use confined::Leader;
-pub use confinement::{Stance, stance};
+pub use confinement::{Stance, Ward, stance};
 pub use environment::MARK;
 pub use error::StartError;
 pub use instance::{Exit, Instance};
@@ -197,6 +197,16 @@ impl Launcher {
             Ok(child) => Ok(Instance::new(child.pid, child.pidfd, mark, leaf)),
             Err(error) => Err(explain(error, job, directory, program, leaf)),
         }
+    }
+
+    /// How a job would be confined; not at all if it has no entitlements for a sandbox.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`], as starting it would say.
+    pub fn ward(&self, job: &Job) -> Result<Option<Ward>, StartError> {
+        let account = Account::of(job)?;
+        self.walls.ward(job, account.as_ref())
     }
 
     /// An instance that was started before, by another process or by this one when it was another

@@ -6,9 +6,11 @@ use crate::world::World;
 
 #[test]
 fn the_demo_tells_the_whole_story_in_ten_seconds() {
-    let world = World::new();
+    let world = World::of_a_user();
+    let temporary = world.path("");
     let start = Instant::now();
-    let ran = world.run(["demo", "--rounds", "500"]);
+    let mut command = world.command(["demo", "--rounds", "500"]);
+    let ran = crate::world::ran(command.env("TMPDIR", &temporary).output().expect("demo"));
     assert!(
         start.elapsed() < Duration::from_secs(10),
         "{:?}",
@@ -18,6 +20,7 @@ fn the_demo_tells_the_whole_story_in_ten_seconds() {
     let story = String::from_utf8(ran.ok()).expect("text");
     let group = "group.portolan.demo";
     for line in [
+        "The programs below are locked in (T",
         "is refused: 1100 'Permission denied'",
         "server: group.portolan.demo.server is published",
         "client: sends \"Hello server!\"",
@@ -36,4 +39,9 @@ fn the_demo_tells_the_whole_story_in_ten_seconds() {
         );
     }
     assert!(!world.runtime().exists(), "the demo's server is private");
+    let left = std::fs::read_dir(temporary).expect("a directory");
+    let left: Vec<_> = left
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["bin"], "nothing else is left behind");
 }

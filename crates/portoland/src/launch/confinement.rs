@@ -35,6 +35,17 @@ pub(super) struct Confinement {
     pub(super) capabilities: CapabilitySet,
 }
 
+/// How a job is confined, and as whom it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ward {
+    /// The tier.
+    pub tier: Tier,
+    /// The user.
+    pub uid: u32,
+    /// The user's group.
+    pub gid: u32,
+}
+
 impl Walls {
     /// `None` if the job is not confined.
     pub(super) fn of(
@@ -45,21 +56,18 @@ impl Walls {
         account: Option<&Account>,
         variables: &BTreeMap<OsString, OsString>,
     ) -> Result<Option<Confinement>, StartError> {
-        let entitlements = job.entitlements.as_ref();
-        let Some(entitlements) = entitlements.filter(|all| all.app_sandbox) else {
+        let Some(entitlements) = &job.entitlements else {
             return Ok(None);
         };
-        let user = user(account);
-        if user.0 == 0 {
-            return Err(StartError::Root);
-        }
+        let Some(Ward { tier, .. }) = self.ward(job, account)? else {
+            return Ok(None);
+        };
         // The launcher finds out too late to tell whoever waits for the job.
         let program = directory.join(program);
         if let Err(source) = fs::metadata(&program) {
             return Err(program::explain(program, directory, source));
         }
         let launcher = launcher().map_err(StartError::Container)?;
-        let tier = self.tier(job.isolation, &launcher, user)?;
         let home = home(job, account).map_err(StartError::Container)?;
         let mut profile = Profile::resolve(entitlements, &job.label, &program, &home, tier)?;
         profile.kept_out.extend(own_places());
@@ -78,6 +86,25 @@ impl Walls {
             profile,
             capabilities,
         }))
+    }
+
+    /// `None` if the job is not confined.
+    pub(super) fn ward(
+        &self,
+        job: &Job,
+        account: Option<&Account>,
+    ) -> Result<Option<Ward>, StartError> {
+        let entitlements = job.entitlements.as_ref();
+        if !entitlements.is_some_and(|all| all.app_sandbox) {
+            return Ok(None);
+        }
+        let (uid, gid) = user(account);
+        if uid == 0 {
+            return Err(StartError::Root);
+        }
+        let launcher = launcher().map_err(StartError::Container)?;
+        let tier = self.tier(job.isolation, &launcher, (uid, gid))?;
+        Ok(Some(Ward { tier, uid, gid }))
     }
 
     fn tier(
