@@ -8,6 +8,8 @@ pub mod boot_args;
 pub mod discover;
 pub mod kdp;
 pub mod macho;
+pub mod paging;
+pub mod rsp;
 pub mod symbols;
 pub mod target;
 pub mod xnu;

@@ -1,6 +1,7 @@
 //! A kernel that can be looked into and driven, whatever protocol lies in between.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -49,7 +50,7 @@ pub enum Stop {
 }
 
 /// What is to be watched for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trap {
     /// Execution, by a changed instruction.
     Software,
@@ -66,6 +67,32 @@ pub enum Trap {
 /// A kernel that can be stopped and driven. While it runs, only [`Target::interrupt`] and
 /// [`Target::wait`] work.
 pub trait Target: Memory {
+    /// Reads memory from here on as `cpu` sees it: processors may have different page tables.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn look_from(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        let _ = cpu;
+        Ok(())
+    }
+
+    /// Hands a request of the GDB protocol about `cpu` on; gives the answer, which is empty if the target
+    /// does not know the request, and `None` if the target does not speak that protocol.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
+        let _ = (cpu, request);
+        Ok(None)
+    }
+
+    /// What is readable when [`Target::wait`] has something to tell; `None` if it has to be asked.
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// The processors that can be looked at.
     ///
     /// # Errors
@@ -174,6 +201,9 @@ pub enum TargetError {
     /// The target sent what its protocol does not allow.
     #[error("the target broke the protocol: {0}")]
     Protocol(&'static str),
+    /// The machine has ended, or the connection to it has.
+    #[error("the target is gone")]
+    Gone,
     /// The connection failed.
     #[error("the connection to the target failed")]
     Io(#[from] io::Error),

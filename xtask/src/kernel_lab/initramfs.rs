@@ -10,8 +10,7 @@ use super::Lab;
 use super::cpio::Archive;
 
 /// What the kernel starts. A test reads `lab ready` from one serial line and then writes commands to
-/// the other. No prompt and no echo come in between, because the shell does not see that the line is a
-/// terminal.
+/// the other, each of which is run as it is read. No prompt and no echo come in between.
 const INIT: &str = "\
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -24,7 +23,7 @@ stty -onlcr
 exec 3</dev/ttyS1
 stty -echo <&3
 echo lab ready
-cat <&3 | sh
+while read -r line <&3; do eval \"$line\"; done
 ";
 
 pub(super) fn build(lab: &Lab, release: &str) -> anyhow::Result<()> {

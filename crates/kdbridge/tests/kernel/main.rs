@@ -6,4 +6,5 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
 
 mod lab_machine;
+mod lab_target;
 mod machine;

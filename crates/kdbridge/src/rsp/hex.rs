@@ -1,0 +1,78 @@
+//! Numbers and bytes as the protocol writes them.
+
+/// Two digits for each byte.
+#[must_use]
+pub fn encode(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
+    text
+}
+
+/// The bytes of pairs of digits; `None` if it is anything else.
+#[must_use]
+pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    let pairs = text.chunks_exact(2);
+    pairs
+        .map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?))
+        .collect()
+}
+
+/// A number without a sign or a prefix, the highest digit first.
+#[must_use]
+pub fn number(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || text.len() > 16 {
+        return None;
+    }
+    text.iter().try_fold(0, |number: u64, &digit| {
+        Some(number << 4 | u64::from(value(digit)?))
+    })
+}
+
+/// The two numbers of `12,34`.
+#[must_use]
+pub fn pair(text: &[u8]) -> Option<(u64, u64)> {
+    let comma = text.iter().position(|&byte| byte == b',')?;
+    let (first, second) = text.split_at(comma);
+    Some((number(first)?, number(second.get(1..)?)?))
+}
+
+pub(crate) fn digit(value: u8) -> char {
+    char::from(b"0123456789abcdef"[usize::from(value & 15)])
+}
+
+pub(crate) fn value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_travel_both_ways() {
+        assert_eq!(encode(&[0, 0x7f, 0xff]), "007fff");
+        assert_eq!(decode(b"007FfF"), Some(vec![0, 0x7f, 0xff]));
+        assert_eq!(decode(b"0"), None);
+        assert_eq!(decode(b"0x"), None);
+    }
+
+    #[test]
+    fn numbers_have_at_most_sixteen_digits() {
+        assert_eq!(number(b"ffffffff81000000"), Some(0xffff_ffff_8100_0000));
+        assert_eq!(number(b"0ffffffff81000000"), None);
+        assert_eq!(number(b""), None);
+        assert_eq!(pair(b"10,2"), Some((16, 2)));
+        assert_eq!(pair(b"10"), None);
+        assert_eq!(pair(b"10,"), None);
+    }
+}

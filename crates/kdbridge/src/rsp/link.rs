@@ -1,0 +1,366 @@
+//! A connection to a stub: packets out and in, each within a time.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use thiserror::Error;
+
+use super::packet::{self, Decoder, Item};
+use crate::target::TargetError;
+
+/// How often a packet that arrives damaged is asked for again, or sent again, before the line is given
+/// up.
+const MAX_REPEATS: u32 = 8;
+
+/// How much is read at once.
+const BUFFER: usize = 1 << 16;
+
+/// Where a stub, or a debugger's bridge, listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// `HOST:PORT`; without a host, this machine.
+    Tcp(String),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+/// Why a text is no [`Address`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("neither HOST:PORT nor unix:PATH")]
+pub struct AddressError;
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    /// `HOST:PORT`, `:PORT`, `PORT`, `unix:PATH`, or a path with a `/` in it.
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Ok(Self::Unix(path.into()));
+        }
+        if text.contains('/') {
+            return Ok(Self::Unix(text.into()));
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+        port.parse::<u16>().map_err(|_| AddressError)?;
+        let host = if host.is_empty() { "127.0.0.1" } else { host };
+        Ok(Self::Tcp(format!("{host}:{port}")))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => f.write_str(address),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A connected socket that never blocks.
+#[derive(Debug)]
+pub enum Stream {
+    /// To another machine, or to this one.
+    Tcp(TcpStream),
+    /// On this machine.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Connects within `patience`.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
+        let stream = match address {
+            Address::Unix(path) => Self::Unix(UnixStream::connect(path)?),
+            Address::Tcp(address) => Self::Tcp(connect_tcp(address, patience)?),
+        };
+        stream.prepare()
+    }
+
+    /// Makes a socket that was accepted one that does not block.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn prepare(self) -> io::Result<Self> {
+        match &self {
+            Self::Tcp(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+            }
+            Self::Unix(stream) => stream.set_nonblocking(true)?,
+        }
+        Ok(self)
+    }
+}
+
+fn connect_tcp(address: &str, patience: Duration) -> io::Result<TcpStream> {
+    let mut failure = io::Error::from(ErrorKind::AddrNotAvailable);
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, patience) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.read(buffer),
+            Self::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The asking end of a connection.
+#[derive(Debug)]
+pub struct Link {
+    stream: Stream,
+    decoder: Decoder,
+    /// What was read and not yet decoded, from `taken` on.
+    buffer: Vec<u8>,
+    taken: usize,
+    /// The last packet that was sent, as long as it may have to be sent again.
+    sent: Vec<u8>,
+    acks: bool,
+    repeats: u32,
+}
+
+impl Link {
+    /// Over `stream`, with acknowledgements.
+    #[must_use]
+    pub fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            decoder: Decoder::of_replies(),
+            buffer: Vec::new(),
+            taken: 0,
+            sent: Vec::new(),
+            acks: true,
+            repeats: 0,
+        }
+    }
+
+    /// From here on nothing is acknowledged, on either side.
+    pub fn stop_acks(&mut self) {
+        self.acks = false;
+    }
+
+    /// Sends packets, one right after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Silent`] if the other side does not take them by `deadline`, and those of the
+    /// socket.
+    pub fn send(&mut self, payloads: &[&[u8]], deadline: Deadline) -> Result<(), TargetError> {
+        self.sent.clear();
+        for payload in payloads {
+            packet::encode(payload, &mut self.sent);
+        }
+        self.repeats = 0;
+        let bytes = std::mem::take(&mut self.sent);
+        let written = self.write(&bytes, deadline);
+        self.sent = bytes;
+        written
+    }
+
+    /// Sends the byte that interrupts.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Link::send`].
+    pub fn interrupt(&mut self, deadline: Deadline) -> Result<(), TargetError> {
+        self.write(&[3], deadline)
+    }
+
+    /// The payload of the next packet; `None` if there is none by `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Protocol`] if what comes is no packets, and those of the socket.
+    pub fn receive(&mut self, deadline: Deadline) -> Result<Option<Vec<u8>>, TargetError> {
+        // A flood of what is no packet goes on for longer than anybody waits.
+        let mut over = false;
+        loop {
+            while let Some(&byte) = self.buffer.get(self.taken) {
+                self.taken += 1;
+                let item = self.decoder.push(byte);
+                let item = item.map_err(|_| TargetError::Protocol("a packet without end"))?;
+                if let Some(payload) = self.take(item, deadline)? {
+                    return Ok(Some(payload));
+                }
+            }
+            if over || !self.fill(deadline)? {
+                return Ok(None);
+            }
+            over = deadline.has_passed();
+        }
+    }
+
+    fn take(
+        &mut self,
+        item: Option<Item>,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<u8>>, TargetError> {
+        match item {
+            Some(Item::Packet(payload)) => {
+                if self.acks {
+                    self.write(b"+", deadline)?;
+                }
+                return Ok(Some(payload));
+            }
+            Some(Item::Damaged) => self.again(b"-".to_vec(), deadline)?,
+            Some(Item::Nack) if self.acks => self.again(self.sent.clone(), deadline)?,
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn again(&mut self, bytes: Vec<u8>, deadline: Deadline) -> Result<(), TargetError> {
+        self.repeats += 1;
+        if self.repeats > MAX_REPEATS {
+            return Err(TargetError::Protocol("the line damages every packet"));
+        }
+        self.write(&bytes, deadline)
+    }
+
+    /// Reads what has come; false if nothing has by `deadline`.
+    fn fill(&mut self, deadline: Deadline) -> Result<bool, TargetError> {
+        self.taken = 0;
+        self.buffer.resize(BUFFER, 0);
+        let read = self.read(deadline);
+        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+        Ok(read? > 0)
+    }
+
+    /// How many bytes came; 0 if none by `deadline`.
+    fn read(&mut self, deadline: Deadline) -> Result<usize, TargetError> {
+        loop {
+            match self.stream.read(&mut self.buffer) {
+                Ok(0) => return Err(TargetError::Gone),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !deadline.wait(&self.stream, PollFlags::IN)? {
+                        return Ok(0);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn write(&mut self, mut bytes: &[u8], deadline: Deadline) -> Result<(), TargetError> {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
+                Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if !deadline.wait(&self.stream, PollFlags::OUT)? {
+                        return Err(TargetError::Silent(deadline.patience));
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// A time by which something must have happened, and how long that was.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    patience: Duration,
+    at: Instant,
+}
+
+impl Deadline {
+    /// So long from now.
+    #[must_use]
+    pub fn after(patience: Duration) -> Self {
+        Self {
+            patience,
+            at: Instant::now() + patience,
+        }
+    }
+
+    /// How long it was in the beginning.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    fn has_passed(&self) -> bool {
+        self.at <= Instant::now()
+    }
+
+    /// Waits until `stream` is ready; false if the time is over.
+    fn wait(&self, stream: &Stream, flags: PollFlags) -> io::Result<bool> {
+        loop {
+            let left = self.at.saturating_duration_since(Instant::now());
+            let time = Timespec::try_from(left).map_err(io::Error::other)?;
+            let mut ready = [PollFd::new(stream, flags)];
+            match poll(&mut ready, Some(&time)) {
+                Ok(count) => return Ok(count > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_ports_or_paths() {
+        let address = |text: &str| text.parse::<Address>();
+        assert_eq!(address("1234"), Ok(Address::Tcp("127.0.0.1:1234".into())));
+        assert_eq!(address(":1234"), Ok(Address::Tcp("127.0.0.1:1234".into())));
+        assert_eq!(address("[::1]:12"), Ok(Address::Tcp("[::1]:12".into())));
+        assert_eq!(address("unix:a"), Ok(Address::Unix("a".into())));
+        assert_eq!(address("/run/a"), Ok(Address::Unix("/run/a".into())));
+        assert_eq!(address("host"), Err(AddressError));
+        assert_eq!(address("host:99999"), Err(AddressError));
+    }
+}

@@ -1,0 +1,207 @@
+//! Where registers are in the `g` packet, as a target description says.
+
+use super::hex;
+use crate::target::Registers;
+
+/// The registers that a description of one file lists, in its order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Layout(Vec<Register>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Register {
+    name: String,
+    number: usize,
+    bytes: usize,
+}
+
+/// The order that GDB assumes for a stub that describes nothing.
+const DEFAULT: [(&str, usize); 24] = [
+    ("rax", 8),
+    ("rbx", 8),
+    ("rcx", 8),
+    ("rdx", 8),
+    ("rsi", 8),
+    ("rdi", 8),
+    ("rbp", 8),
+    ("rsp", 8),
+    ("r8", 8),
+    ("r9", 8),
+    ("r10", 8),
+    ("r11", 8),
+    ("r12", 8),
+    ("r13", 8),
+    ("r14", 8),
+    ("r15", 8),
+    ("rip", 8),
+    ("eflags", 4),
+    ("cs", 4),
+    ("ss", 4),
+    ("ds", 4),
+    ("es", 4),
+    ("fs", 4),
+    ("gs", 4),
+];
+
+impl Layout {
+    pub(super) fn of_amd64() -> Self {
+        let mut layout = Self::default();
+        for (name, bytes) in DEFAULT {
+            layout.push(name, None, bytes);
+        }
+        layout
+    }
+
+    /// Adds what a file of a description has; unknown text is passed over.
+    pub(super) fn add(&mut self, xml: &str) {
+        for tag in xml.split("<reg ").skip(1) {
+            let tag = tag.split('>').next().unwrap_or_default();
+            let bits = attribute(tag, "bitsize").and_then(|bits| bits.parse::<usize>().ok());
+            let Some((name, bits)) = attribute(tag, "name").zip(bits) else {
+                continue;
+            };
+            let number = attribute(tag, "regnum").and_then(|number| number.parse().ok());
+            self.push(name, number, bits / 8);
+        }
+    }
+
+    fn push(&mut self, name: &str, number: Option<usize>, bytes: usize) {
+        let next = self.0.last().map_or(0, |last| last.number + 1);
+        self.0.push(Register {
+            name: name.to_owned(),
+            number: number.unwrap_or(next),
+            bytes,
+        });
+    }
+
+    pub(super) fn is_amd64(&self) -> bool {
+        self.number("rip").is_some()
+    }
+
+    /// The number of the register in the packets that ask for one.
+    pub(super) fn number(&self, name: &str) -> Option<usize> {
+        let register = self.0.iter().find(|register| register.name == name)?;
+        Some(register.number)
+    }
+
+    /// What a `g` packet says; `None` if it is too short to have the general registers. What the target
+    /// does not know is 0.
+    pub(super) fn read(&self, reply: &[u8]) -> Option<Registers> {
+        let value = |name: &str| {
+            let (start, bytes) = self.place(name)?;
+            let digits = reply.get(start * 2..(start + bytes) * 2)?;
+            let bytes = hex::decode(digits).unwrap_or_default();
+            Some(
+                bytes
+                    .iter()
+                    .rev()
+                    .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+            )
+        };
+        let mut registers = Registers {
+            rip: value("rip")?,
+            rflags: value("eflags").unwrap_or_default(),
+            ..Registers::default()
+        };
+        for (register, (name, _)) in registers.general.iter_mut().zip(DEFAULT) {
+            *register = value(name)?;
+        }
+        for (register, (name, _)) in registers.segments.iter_mut().zip(&DEFAULT[18..]) {
+            *register = value(name).unwrap_or_default() as u32;
+        }
+        Some(registers)
+    }
+
+    /// Puts `registers` into a `g` packet.
+    pub(super) fn write(&self, registers: &Registers, packet: &mut [u8]) {
+        let mut put = |name: &str, value: u64| {
+            let Some((start, bytes)) = self.place(name) else {
+                return;
+            };
+            let digits = hex::encode(value.to_le_bytes().get(..bytes).unwrap_or_default());
+            let place = packet.get_mut(start * 2..(start + bytes) * 2);
+            if let Some(place) = place.filter(|place| place.len() == digits.len()) {
+                place.copy_from_slice(digits.as_bytes());
+            }
+        };
+        for (value, (name, _)) in registers.general.iter().zip(DEFAULT) {
+            put(name, *value);
+        }
+        put("rip", registers.rip);
+        put("eflags", registers.rflags);
+        for (value, (name, _)) in registers.segments.iter().zip(&DEFAULT[18..]) {
+            put(name, u64::from(*value));
+        }
+    }
+
+    /// Where a register begins in the `g` packet, and its size.
+    fn place(&self, name: &str) -> Option<(usize, usize)> {
+        let number = self.number(name)?;
+        let before = self.0.iter().filter(|register| register.number < number);
+        let start = before.map(|register| register.bytes).sum();
+        let register = self.0.iter().find(|register| register.number == number)?;
+        Some((start, register.bytes))
+    }
+}
+
+/// The files that a description includes.
+pub(super) fn includes(xml: &str) -> impl Iterator<Item = &str> {
+    let tags = xml.split("<xi:include ").skip(1);
+    tags.filter_map(|tag| attribute(tag.split('>').next().unwrap_or_default(), "href"))
+}
+
+fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
+    let start = tag.find(&format!("{name}=\""))? + name.len() + 2;
+    tag.get(start..)?.split('"').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registers() -> Registers {
+        Registers {
+            general: std::array::from_fn(|index| 0x1111_1111_1111_1111 * index as u64),
+            rip: 0xffff_ffff_8100_0000,
+            rflags: 0x246,
+            segments: [0x10, 0x18, 0, 0, 0, 0],
+        }
+    }
+
+    #[test]
+    fn the_packet_of_a_stub_without_a_description() {
+        let layout = Layout::of_amd64();
+        let mut packet = vec![b'0'; (17 * 8 + 7 * 4) * 2];
+        layout.write(&registers(), &mut packet);
+        assert_eq!(&packet[16..32], b"1111111111111111");
+        assert_eq!(layout.read(&packet), Some(registers()));
+        assert_eq!(layout.read(&packet[..100]), None);
+    }
+
+    #[test]
+    fn a_description_says_where_registers_are() {
+        let mut layout = Layout::default();
+        layout.add(
+            "<reg name=\"rip\" bitsize=\"64\"/><reg name=\"eflags\" bitsize=\"32\" type=\"x\"/>",
+        );
+        layout.add(
+            "<reg name=\"cr3\" bitsize=\"64\" regnum=\"40\"/><reg name=\"cr4\" bitsize=\"64\"/>",
+        );
+        assert_eq!(layout.place("eflags"), Some((8, 4)));
+        assert_eq!(layout.number("cr4"), Some(41));
+        assert_eq!(layout.place("cr4"), Some((20, 8)));
+        assert!(layout.is_amd64());
+    }
+
+    #[test]
+    fn what_is_unknown_is_zero() {
+        let layout = Layout::of_amd64();
+        let packet = vec![b'x'; (17 * 8 + 7 * 4) * 2];
+        assert_eq!(layout.read(&packet), Some(Registers::default()));
+    }
+
+    #[test]
+    fn included_files_are_found() {
+        let xml = "<target><xi:include href=\"a.xml\"/><xi:include href=\"b.xml\"/></target>";
+        assert_eq!(includes(xml).collect::<Vec<_>>(), ["a.xml", "b.xml"]);
+    }
+}

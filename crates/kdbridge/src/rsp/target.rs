@@ -1,0 +1,381 @@
+//! A kernel behind a stub that speaks the GDB protocol: QEMU's, VMware's, kgdb, gdbserver.
+
+mod memory;
+mod stop;
+mod traps;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::hex;
+use super::link::{Address, Deadline, Link, Stream};
+use super::probe::{Description, Features, MAX_FILES, Pieces};
+use super::registers::Layout;
+use crate::paging::Root;
+use crate::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
+
+/// How long an answer may take. A stub answers in microseconds; on a busy machine QEMU may not get a turn
+/// for a while.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The most packets that an answer may be kept waiting by: unsolicited stops, console output.
+const MAX_ASIDES: u32 = 64;
+
+/// The most processors that a stub may have.
+const MAX_CPUS: usize = 4096;
+
+/// A kernel behind a stub.
+#[derive(Debug)]
+pub struct RspTarget {
+    link: Link,
+    patience: Duration,
+    features: Features,
+    layout: Layout,
+    amd64: bool,
+    /// Reads of physical memory can be asked for.
+    physical: bool,
+    /// It knows `vCont`.
+    vcont: bool,
+    /// Requests may follow each other without waiting for answers.
+    pipelined: bool,
+    /// How the stub calls its processors.
+    threads: Vec<String>,
+    /// The processor that the stub was told to look from.
+    selected: Option<Cpu>,
+    /// The one that memory is read from.
+    view: Cpu,
+    /// The page tables of `view`, while it stands still.
+    root: Option<Root>,
+    /// What is set, and what software breakpoints stand in the place of.
+    traps: BTreeMap<(u64, Trap), Vec<u8>>,
+    state: State,
+    /// A stop that has not been told yet.
+    stop: Option<Stop>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Stopped,
+    Running,
+    Stepping,
+}
+
+impl RspTarget {
+    /// Connects to a stub; the machine stands still from then on.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Io`] if nobody listens, [`TargetError::Silent`] if nobody answers, and
+    /// [`TargetError::Protocol`] if the answers make no sense.
+    pub fn connect(address: &Address, patience: Duration) -> Result<Self, TargetError> {
+        Self::over(Stream::connect(address, patience)?, patience)
+    }
+
+    /// The same over a socket that is connected.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`RspTarget::connect`].
+    pub fn over(stream: Stream, patience: Duration) -> Result<Self, TargetError> {
+        let mut target = Self {
+            link: Link::new(stream),
+            patience,
+            features: Features::default(),
+            layout: Layout::of_amd64(),
+            amd64: true,
+            physical: false,
+            vcont: false,
+            pipelined: false,
+            threads: Vec::new(),
+            selected: None,
+            view: Cpu(0),
+            root: None,
+            traps: BTreeMap::new(),
+            state: State::Stopped,
+            stop: None,
+        };
+        target.greet()?;
+        Ok(target)
+    }
+
+    fn greet(&mut self) -> Result<(), TargetError> {
+        let reply = self.ask(b"qSupported:xmlRegisters=i386;swbreak+;hwbreak+;vContSupported+")?;
+        self.features = Features::read(&reply);
+        if self.features.no_acks && self.ask(b"QStartNoAckMode")? == b"OK" {
+            self.link.stop_acks();
+        }
+        // What makes the machine stand still where connecting has not.
+        let stop = self.ask_for_stop(b"?")?;
+        if stop::is_end(&stop) {
+            return Err(TargetError::Gone);
+        }
+        if self.features.description {
+            self.describe()?;
+        }
+        let qemu = self.ask(b"qqemu.Supported")?;
+        self.pipelined = !qemu.is_empty();
+        self.physical = contains(&qemu, b"PhyMemMode");
+        self.vcont = contains(&self.ask(b"vCont?")?, b";c");
+        self.list_threads()
+    }
+
+    /// The answer to a request that a stub does not take long for.
+    fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
+        let deadline = self.deadline();
+        self.link.send(&[request], deadline)?;
+        self.answer(deadline)
+    }
+
+    /// The next packet that is an answer: QEMU says by itself that the machine stopped when somebody
+    /// connects.
+    fn answer(&mut self, deadline: Deadline) -> Result<Vec<u8>, TargetError> {
+        for _ in 0..MAX_ASIDES {
+            let reply = self.receive(deadline)?;
+            if !stop::is_stop(&reply) {
+                return Ok(reply);
+            }
+        }
+        Err(TargetError::Protocol(
+            "stops without end while it stands still",
+        ))
+    }
+
+    fn ask_for_stop(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
+        let deadline = self.deadline();
+        self.link.send(&[request], deadline)?;
+        for _ in 0..MAX_ASIDES {
+            let reply = self.receive(deadline)?;
+            if stop::is_stop(&reply) || stop::is_end(&reply) || reply.is_empty() {
+                return Ok(reply);
+            }
+        }
+        Err(TargetError::Protocol("it does not say why it stands still"))
+    }
+
+    fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>, TargetError> {
+        let reply = self.link.receive(deadline)?;
+        reply.ok_or(TargetError::Silent(deadline.patience()))
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::after(self.patience)
+    }
+
+    fn describe(&mut self) -> Result<(), TargetError> {
+        let mut description = Description::new();
+        while let Some(name) = description.next() {
+            let file = self.transfer(&format!("features:read:{name}"))?;
+            description.push(&String::from_utf8_lossy(&file));
+        }
+        // A description that lists no registers is none.
+        if description.layout != Layout::default() {
+            self.amd64 = description.amd64 && description.layout.is_amd64();
+            self.layout = description.layout;
+        }
+        Ok(())
+    }
+
+    /// A whole file that is read in pieces.
+    fn transfer(&mut self, what: &str) -> Result<Vec<u8>, TargetError> {
+        let mut pieces = Pieces::default();
+        let most = self.features.packet.unwrap_or(400).clamp(64, 1 << 16) - 16;
+        for _ in 0..MAX_PIECES {
+            let at = pieces.bytes.len();
+            let reply = self.ask(format!("qXfer:{what}:{at:x},{most:x}").as_bytes())?;
+            if !pieces.push(&reply) {
+                return Ok(pieces.bytes);
+            }
+        }
+        Err(TargetError::Protocol("a description without end"))
+    }
+
+    fn list_threads(&mut self) -> Result<(), TargetError> {
+        let mut request: &[u8] = b"qfThreadInfo";
+        for _ in 0..MAX_CPUS {
+            let reply = self.ask(request)?;
+            let Some(list) = reply.strip_prefix(b"m") else {
+                break;
+            };
+            let ids = list.split(|&byte| byte == b',');
+            let ids = ids.filter(|id| stop::is_thread(id));
+            self.threads
+                .extend(ids.map(|id| String::from_utf8_lossy(id).into_owned()));
+            if self.threads.len() > MAX_CPUS {
+                return Err(TargetError::Protocol("processors without end"));
+            }
+            request = b"qsThreadInfo";
+        }
+        if self.threads.is_empty() {
+            self.threads.push("1".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Makes the stub look from `cpu`.
+    fn select(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        if self.selected == Some(cpu) {
+            return Ok(());
+        }
+        self.standing()?;
+        let request = format!("Hg{}", self.thread(cpu)?);
+        // A stub with one processor may not know the request.
+        let reply = self.ask(request.as_bytes())?;
+        if reply.first() == Some(&b'E') {
+            return Err(TargetError::Refused("have that processor"));
+        }
+        self.selected = Some(cpu);
+        Ok(())
+    }
+
+    fn thread(&self, cpu: Cpu) -> Result<&str, TargetError> {
+        let thread = self.threads.get(cpu.0 as usize);
+        thread
+            .map(String::as_str)
+            .ok_or(TargetError::Refused("have that processor"))
+    }
+
+    fn standing(&self) -> Result<(), TargetError> {
+        match self.state {
+            State::Stopped => Ok(()),
+            _ => Err(TargetError::Refused("answer while its kernel runs")),
+        }
+    }
+
+    fn leave(&mut self, state: State) {
+        self.state = state;
+        self.root = None;
+        self.stop = None;
+    }
+
+    /// The value of a register that only some descriptions have.
+    fn control(&mut self, name: &str) -> Result<Option<u64>, TargetError> {
+        let Some(number) = self.layout.number(name) else {
+            return Ok(None);
+        };
+        let reply = self.ask(format!("p{number:x}").as_bytes())?;
+        let bytes = hex::decode(&reply).filter(|bytes| bytes.len() <= 8);
+        Ok(bytes.map(|bytes| {
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |value, &byte| value << 8 | u64::from(byte))
+        }))
+    }
+}
+
+/// The most pieces of a file.
+const MAX_PIECES: usize = MAX_FILES * 512;
+
+impl Target for RspTarget {
+    fn look_from(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        self.thread(cpu)?;
+        if self.view != cpu {
+            self.view = cpu;
+            self.root = None;
+        }
+        Ok(())
+    }
+
+    fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
+        self.select(cpu)?;
+        self.root = None;
+        self.ask(request).map(Some)
+    }
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.link.as_fd())
+    }
+
+    fn cpus(&mut self) -> Result<Vec<Cpu>, TargetError> {
+        Ok((0..self.threads.len() as u32).map(Cpu).collect())
+    }
+
+    fn registers(&mut self, cpu: Cpu) -> Result<Registers, TargetError> {
+        self.select(cpu)?;
+        let reply = self.ask(b"g")?;
+        let registers = self.layout.read(&reply);
+        registers.ok_or(TargetError::Protocol(
+            "registers that are not those of x86-64",
+        ))
+    }
+
+    fn set_registers(&mut self, cpu: Cpu, registers: &Registers) -> Result<(), TargetError> {
+        self.select(cpu)?;
+        self.root = None;
+        let mut packet = self.ask(b"g")?;
+        self.layout.write(registers, &mut packet);
+        packet.insert(0, b'G');
+        match self.ask(&packet)?.as_slice() {
+            b"OK" => Ok(()),
+            _ => Err(TargetError::Refused("let its registers be set")),
+        }
+    }
+
+    fn write(&mut self, at: u64, from: &[u8]) -> Result<(), TargetError> {
+        self.write_memory(at, from)
+    }
+
+    fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+        self.in_physical_mode(|target| target.read_parts(at, into))
+    }
+
+    fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
+        self.set_trap(at, trap)
+    }
+
+    fn clear(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
+        self.clear_trap(at, trap)
+    }
+
+    fn resume(&mut self) -> Result<(), TargetError> {
+        self.standing()?;
+        let request: &[u8] = if self.vcont { b"vCont;c" } else { b"c" };
+        self.link.send(&[request], self.deadline())?;
+        self.leave(State::Running);
+        Ok(())
+    }
+
+    fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        self.standing()?;
+        let request = if self.vcont {
+            format!("vCont;s:{}", self.thread(cpu)?)
+        } else {
+            // Which one is to step was said before there was vCont.
+            let select = format!("Hc{}", self.thread(cpu)?);
+            self.ask(select.as_bytes())?;
+            "s".to_owned()
+        };
+        self.link.send(&[request.as_bytes()], self.deadline())?;
+        self.leave(State::Stepping);
+        Ok(())
+    }
+
+    fn interrupt(&mut self) -> Result<(), TargetError> {
+        match self.state {
+            State::Stopped => Ok(()),
+            _ => self.link.interrupt(self.deadline()),
+        }
+    }
+
+    fn wait(&mut self, patience: Duration) -> Result<Option<Stop>, TargetError> {
+        self.wait_for_stop(patience)
+    }
+
+    fn detach(&mut self) -> Result<(), TargetError> {
+        self.clear_traps()?;
+        self.ask(b"D")?;
+        self.leave(State::Running);
+        Ok(())
+    }
+}
+
+impl Memory for RspTarget {
+    fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+        self.read_memory(at, into)
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
