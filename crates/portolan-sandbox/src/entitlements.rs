@@ -31,6 +31,9 @@ pub use folder::Folder;
 pub struct Entitlements {
     /// `com.apple.security.app-sandbox`. Without it, the others mean nothing.
     pub app_sandbox: bool,
+    /// `com.apple.security.inherit`: it is what the program is that starts it. Nothing else but
+    /// `app_sandbox` is set then.
+    pub inherit: bool,
     /// `com.apple.security.application-groups`.
     pub application_groups: Vec<GroupId>,
     /// `com.apple.security.temporary-exception.mach-lookup.global-name`.
@@ -171,6 +174,10 @@ impl Serialize for Entitlements {
         let groups = self.application_groups.iter().map(GroupId::as_str);
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry(key::APP_SANDBOX, &self.app_sandbox)?;
+        if self.inherit {
+            map.serialize_entry(key::INHERIT, &true)?;
+            return map.end();
+        }
         map.serialize_entry(key::APPLICATION_GROUPS, &groups.collect::<Vec<_>>())?;
         map.serialize_entry(key::LOOKUP_GLOBAL, &self.lookup_global)?;
         map.serialize_entry(key::LOOKUP_LOCAL, &self.lookup_local)?;
@@ -253,6 +260,16 @@ pub enum EntitlementsError {
         /// Why.
         source: GroupError,
     },
+    /// `com.apple.security.inherit` without `app-sandbox`, or beside what would be inherited.
+    #[error(
+        "{} stands beside {}, and beside nothing else",
+        key::INHERIT,
+        key::APP_SANDBOX
+    )]
+    Inherit {
+        /// Where it is, or the key that must not stand beside it.
+        at: Option<Position>,
+    },
     /// An exception is not a path that can be granted.
     #[error("{path:?} in {key} cannot be granted")]
     Path {
@@ -277,6 +294,7 @@ impl EntitlementsError {
             | Self::Repeated { at, .. }
             | Self::WrongType { at, .. }
             | Self::Group { at, .. }
+            | Self::Inherit { at }
             | Self::Path { at, .. } => *at,
         }
     }

@@ -35,6 +35,7 @@ pub enum Reason {
 use Reason::{NoMeaning, NobodySelects, NotSupported};
 
 pub(crate) const APP_SANDBOX: &str = "com.apple.security.app-sandbox";
+pub(crate) const INHERIT: &str = "com.apple.security.inherit";
 pub(crate) const APPLICATION_GROUPS: &str = "com.apple.security.application-groups";
 
 pub(crate) const LOOKUP_GLOBAL: &str =
@@ -81,11 +82,7 @@ pub(crate) fn exception(operation: Operation, filter: Filter) -> &'static str {
 /// for macOS is read unchanged, and a misspelt key is found.
 pub(crate) const ALL: &[(&str, Shape, Option<Reason>)] = &[
     (APP_SANDBOX, Shape::Boolean, None),
-    (
-        "com.apple.security.inherit",
-        Shape::Boolean,
-        Some(NotSupported),
-    ),
+    (INHERIT, Shape::Boolean, None),
     (APPLICATION_GROUPS, Shape::Strings, None),
     (NETWORK_CLIENT, Shape::Boolean, None),
     (NETWORK_SERVER, Shape::Boolean, None),

@@ -258,6 +258,35 @@ fn keys_that_ask_in_vain_are_told_of() {
 }
 
 #[test]
+fn inherit_stands_beside_app_sandbox_only() {
+    let sandbox = "'com.apple.security.app-sandbox' = true\n";
+    let inherit = "'com.apple.security.inherit' = true\n";
+    let group = "'com.apple.security.application-groups' = 'group.a'\n";
+    let both = Entitlements::parse(format!("{sandbox}{inherit}").as_bytes()).expect("both");
+    assert!(both.inherit && both.app_sandbox);
+    for (text, line) in [
+        (format!("{sandbox}{inherit}{group}"), 3),
+        (format!("{group}{sandbox}{inherit}"), 1),
+        (inherit.to_owned(), 1),
+        (format!("{}{inherit}", sandbox.replace("true", "false")), 2),
+    ] {
+        let error = fails(&text);
+        assert!(
+            matches!(error, EntitlementsError::Inherit { .. }),
+            "{error}"
+        );
+        assert_eq!(
+            error.position(),
+            Some(Position { line, column: 1 }),
+            "{text}"
+        );
+    }
+    let off = inherit.replace("true", "false");
+    let off = Entitlements::parse(format!("{sandbox}{off}{group}").as_bytes());
+    assert!(!off.expect("it is off").inherit);
+}
+
+#[test]
 fn broken_files_are_refused_with_what_is_known() {
     assert_eq!(fails("a = 1\nb = [").position().map(|at| at.line), Some(2));
     let unclosed = fails("<plist><dict>\n<key>a</key></plist>");

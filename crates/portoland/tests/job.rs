@@ -739,6 +739,16 @@ fn the_spelling_of_keys_is_told_of() {
 }
 
 #[test]
+fn a_job_has_no_parent_to_inherit_a_sandbox_from() {
+    let (_, key, what) = error(
+        "[Entitlements]\n'com.apple.security.app-sandbox' = true\n\
+         'com.apple.security.inherit' = true\n",
+    );
+    assert!(matches!(what, JobError::InheritedSandbox), "{what:?}");
+    assert_eq!(key, "Entitlements");
+}
+
+#[test]
 fn entitlements_without_an_effect_are_warnings_at_their_places() {
     let table = "[Entitlements]\n'com.apple.security.app-sandbox' = true\n\
                  'com.apple.security.files.user-selected.read-only' = true\n";

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
-use portolan::JobLabel;
 use portolan::bootstrap::Bootstrap;
+use portolan::{BootstrapCode, JobLabel};
 use portolan_sandbox::probe::{Tiers, launcher};
 use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
 use portolan_sandbox::{Entitlements, Ineffective};
@@ -34,6 +34,9 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
     let entitlements = reading.entitlements;
     for Ineffective { key, reason, .. } in reading.ineffective {
         output::remark(format_args!("{label}: {key} {reason}"));
+    }
+    if entitlements.inherit {
+        return inherit(&label, &text, program, arguments);
     }
     let confined = match entitlements.app_sandbox {
         true => Some(confine(&entitlements, &label, program, options.isolation)?),
@@ -64,6 +67,27 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         .envs([(INHERITED_FD, number), (variable, instance)])
         .exec();
     Err(exit::not_executed(program, error))
+}
+
+/// Executes a program that is what this one is. The kernel sees to that; that there is something to
+/// inherit only the server can say.
+fn inherit(
+    label: &JobLabel,
+    entitlements: &[u8],
+    program: &OsString,
+    arguments: &[OsString],
+) -> anyhow::Result<()> {
+    match Bootstrap::from_env()?.confine(label, entitlements) {
+        Err(error) if error.code() == Some(BootstrapCode::NOT_PRIVILEGED) => {
+            let error = Command::new(program).args(arguments).exec();
+            Err(exit::not_executed(program, error))
+        }
+        Err(error) if error.code() == Some(BootstrapCode::BAD_ARGUMENTS) => {
+            Err(exit::configuration(error))
+        }
+        Err(error) => Err(error.into()),
+        Ok(_) => anyhow::bail!("the server gave a right to a program that inherits its own"),
+    }
 }
 
 /// A program that a job runs is of that job too, and ends with it.

@@ -181,6 +181,53 @@ fn w06_an_exception_does_not_lead_to_the_servers_socket() {
 }
 
 #[test]
+fn a_program_that_inherits_is_what_its_parent_is() {
+    const INHERIT: &str = "\"com.apple.security.app-sandbox\" = true\n\
+                           \"com.apple.security.inherit\" = true\n";
+    let world = World::of_a_user();
+    let _server = world.serve(["--echo", "group.a.echo"]);
+    let secret = world.write("secret", "secret");
+    for isolation in ["T1", "best"] {
+        let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
+        let script = format!(
+            "printf '%s' '{INHERIT}' > $HOME/inherit.toml
+             exec $portolan run --entitlements $HOME/inherit.toml -- sh -c '\
+             echo hello | $portolan call group.a.echo; cd $HOME && ls inherit.toml
+             $portolan lookup outside; cat {}'",
+            secret.display()
+        );
+        let arguments = [
+            "run",
+            "--isolation",
+            isolation,
+            "--label",
+            "test.app",
+            "--entitlements",
+            file.to_str().expect("path"),
+            "--",
+            "sh",
+            "-c",
+            &script,
+        ];
+        let mut command = world.command(arguments);
+        let ran = ran(command
+            .env("portolan", world.program())
+            .output()
+            .expect("run"));
+        assert_eq!(ran.stdout, b"hello\ninherit.toml\n", "{}", ran.stderr);
+        assert!(ran.stderr.contains("(1100)"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("cat: "), "{}", ran.stderr);
+    }
+    let file = world.write(
+        "inherit.toml",
+        INHERIT.replace("\\n", "\n").replace('\\', ""),
+    );
+    let file = file.to_str().expect("path");
+    let ran = world.run(["run", "--entitlements", file, "--", "true"]);
+    ran.fails(78, "who starts the program is not confined");
+}
+
+#[test]
 fn what_has_no_effect_is_said_when_a_program_is_run() {
     let world = World::of_a_user();
     let text = format!("{GROUP}\"com.apple.security.files.user-selected.read-only\" = true\n");

@@ -15,14 +15,32 @@ pub(super) fn collect(items: Vec<Item>, source: &Source) -> Result<Reading, Enti
     };
     let mut reading = Reading::default();
     let mut seen = BTreeSet::new();
+    let (mut inherit, mut other) = (None, None);
     for Item { key, offset, value } in items {
         let at = || offset.map(|offset| source.position(offset));
         if !seen.insert(key.clone()) {
             return Err(EntitlementsError::Repeated { key, at: at() });
         }
+        match key.as_str() {
+            key::INHERIT => inherit = Some(at()),
+            key::APP_SANDBOX => {}
+            _ => other = other.or(Some(at())),
+        }
         apply(&mut reading, key, value, at)?;
     }
-    Ok(reading)
+    let Entitlements {
+        app_sandbox,
+        inherit: inherits,
+        ..
+    } = reading.entitlements;
+    match (
+        inherits,
+        app_sandbox,
+        other.or(inherit.filter(|_| !app_sandbox)),
+    ) {
+        (true, _, Some(at)) => Err(EntitlementsError::Inherit { at }),
+        _ => Ok(reading),
+    }
 }
 
 fn flattened(items: Vec<Item>) -> Vec<Item> {
@@ -96,6 +114,7 @@ fn asks_for_something(value: &Value) -> bool {
 fn set_flag(entitlements: &mut Entitlements, key: &str, value: bool) {
     let flag = match key {
         key::APP_SANDBOX => &mut entitlements.app_sandbox,
+        key::INHERIT => &mut entitlements.inherit,
         key::NETWORK_CLIENT => &mut entitlements.network_client,
         key::NETWORK_SERVER => &mut entitlements.network_server,
         _ => return set_folder(entitlements, key, value),

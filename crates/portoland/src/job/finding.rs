@@ -108,6 +108,9 @@ pub enum JobError {
     /// A job that waits for itself.
     #[error("a job cannot wait for itself, take its label out")]
     WaitsForItself,
+    /// `com.apple.security.inherit`.
+    #[error("com.apple.security.inherit is for what a confined program starts, take it out")]
+    InheritedSandbox,
     /// What is wrong with the entitlements.
     #[error(transparent)]
     Entitlements(#[from] EntitlementsError),

@@ -448,6 +448,10 @@ impl FromValue for Entitlements {
         for Ineffective { key, at, reason } in reading.ineffective {
             log.warn(place, Warning::Entitlement { key, at, reason });
         }
+        if reading.entitlements.inherit {
+            log.error(place, JobError::InheritedSandbox);
+            return None;
+        }
         Some(reading.entitlements)
     }
 }

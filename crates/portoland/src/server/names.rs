@@ -273,6 +273,10 @@ impl Server {
             tracing::warn!(pid = caller.pid, %label, %error, "cannot read entitlements");
             BootstrapCode::BAD_ARGUMENTS
         })?;
+        if parsed.inherit {
+            let why = "com.apple.security.inherit: who starts the program is not confined";
+            return Err(Refused::because(BootstrapCode::BAD_ARGUMENTS, why));
+        }
         let instance = random_instance().map_err(|_| BootstrapCode::NO_MEMORY)?;
         let asks = Pid::from_raw(caller.pid.cast_signed());
         let leader = asks.and_then(|pid| Leader::new(pid, instance));
