@@ -12,4 +12,5 @@ pub mod paging;
 pub mod rsp;
 pub mod symbols;
 pub mod target;
+pub mod types;
 pub mod xnu;

@@ -35,6 +35,7 @@ pub struct ElfFile {
     file: File,
     length: u64,
     kind: u16,
+    names: usize,
     sections: Vec<Section>,
 }
 
@@ -43,6 +44,8 @@ pub struct ElfFile {
 pub struct Section {
     /// Its name; empty if the file has none for it.
     pub name: String,
+    /// Where its name is among the names.
+    pub(crate) name_at: u32,
     /// What is in it, an `SHT_…`.
     pub kind: u32,
     /// `SHF_…`.
@@ -59,6 +62,8 @@ pub struct Section {
     pub info: u32,
     /// What its address is a multiple of.
     pub alignment: u64,
+    /// How long each of its entries is, if they are of one length.
+    pub(crate) entry_size: u64,
 }
 
 impl Section {
@@ -106,9 +111,10 @@ impl ElfFile {
             file,
             length,
             kind: header.u16(16).unwrap_or_default(),
+            names: 0,
             sections: Vec::new(),
         };
-        elf.sections = elf.read_sections(&header)?;
+        (elf.names, elf.sections) = elf.read_sections(&header)?;
         Ok(elf)
     }
 
@@ -128,6 +134,12 @@ impl ElfFile {
     #[must_use]
     pub fn sections(&self) -> &[Section] {
         &self.sections
+    }
+
+    /// The number of the section with the names of all sections.
+    #[must_use]
+    pub fn name_section(&self) -> usize {
+        self.names
     }
 
     /// The first section of this name.
@@ -172,7 +184,8 @@ impl ElfFile {
             .find_map(|notes| build_id_in(&notes))
     }
 
-    fn read_sections(&self, header: &[u8]) -> Result<Vec<Section>, ElfError> {
+    /// The number of the section with the names of sections, and all of them.
+    fn read_sections(&self, header: &[u8]) -> Result<(usize, Vec<Section>), ElfError> {
         let table = header.u64(40).unwrap_or_default();
         let size = usize::from(header.u16(58).unwrap_or_default());
         let mut count = usize::from(header.u16(60).unwrap_or_default());
@@ -192,16 +205,16 @@ impl ElfFile {
         }
         let bytes = self.read(table, (count * size) as u64)?;
         let raw: Vec<_> = bytes.chunks_exact(size).filter_map(raw_section).collect();
-        self.with_names(raw, names as usize)
+        Ok((names as usize, self.with_names(raw, names as usize)?))
     }
 
-    fn with_names(&self, raw: Vec<(u32, Section)>, names: usize) -> Result<Vec<Section>, ElfError> {
+    fn with_names(&self, raw: Vec<Section>, names: usize) -> Result<Vec<Section>, ElfError> {
         let names = match raw.get(names) {
-            Some((_, names)) => self.bytes(names)?,
+            Some(names) => self.bytes(names)?,
             None => Vec::new(),
         };
-        let named = raw.into_iter().map(|(name, section)| Section {
-            name: text_at(&names, name as usize).into_owned(),
+        let named = raw.into_iter().map(|section| Section {
+            name: text_at(&names, section.name_at as usize).into_owned(),
             ..section
         });
         Ok(named.collect())
@@ -218,10 +231,11 @@ impl ElfFile {
     }
 }
 
-/// A section header without its name, and where that is.
-fn raw_section(bytes: &[u8]) -> Option<(u32, Section)> {
-    let section = Section {
+/// A section header without its name.
+fn raw_section(bytes: &[u8]) -> Option<Section> {
+    Some(Section {
         name: String::new(),
+        name_at: bytes.u32(0)?,
         kind: bytes.u32(4)?,
         flags: bytes.u64(8)?,
         address: bytes.u64(16)?,
@@ -230,8 +244,8 @@ fn raw_section(bytes: &[u8]) -> Option<(u32, Section)> {
         link: bytes.u32(40)?,
         info: bytes.u32(44)?,
         alignment: bytes.u64(48)?,
-    };
-    Some((bytes.u32(0)?, section))
+        entry_size: bytes.u64(56)?,
+    })
 }
 
 /// The build-id among the notes of an image, be it of a file or of a kernel in memory.

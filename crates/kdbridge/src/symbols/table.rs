@@ -17,6 +17,9 @@ const SYMBOL_BYTES: usize = 24;
 /// The section whose variables each processor has for itself.
 const PER_CPU_SECTION: &str = ".data..percpu";
 
+/// No more marks without a length are passed over in search of what they are in.
+const MOST_MARKS: usize = 256;
+
 /// What a symbol names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -29,6 +32,21 @@ pub enum Kind {
     PerCpu,
 }
 
+impl Kind {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Function => 0,
+            Self::Data => 1,
+            Self::PerCpu => 2,
+        }
+    }
+
+    fn of_byte(byte: u8) -> Option<Self> {
+        let all = [Self::Function, Self::Data, Self::PerCpu];
+        all.into_iter().find(|it| it.to_byte() == byte)
+    }
+}
+
 /// A name of something in a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbol<'a> {
@@ -36,7 +54,7 @@ pub struct Symbol<'a> {
     pub name: Cow<'a, str>,
     /// Where it is linked to be.
     pub address: u64,
-    /// How long it is.
+    /// How long it is; 0 if nobody wrote that down.
     pub size: u64,
     /// What it is.
     pub kind: Kind,
@@ -111,10 +129,51 @@ impl SymbolTable {
 
     /// Brings the symbols into the order in which they are looked up.
     pub(crate) fn sort(&mut self) {
-        for entries in [&mut self.entries, &mut self.per_cpu] {
-            entries.sort_by_key(|entry| entry.address);
-            fill_sizes(entries);
+        self.entries.sort_by_key(|entry| entry.address);
+        self.per_cpu.sort_by_key(|entry| entry.address);
+    }
+
+    /// The same symbols `distance` further up; those of each processor stay.
+    #[must_use]
+    pub(crate) fn moved(mut self, distance: u64) -> Self {
+        for entry in &mut self.entries {
+            entry.address = entry.address.wrapping_add(distance);
         }
+        self
+    }
+
+    /// The table as bytes, for [`SymbolTable::from_bytes`].
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = (self.len() as u64).to_le_bytes().to_vec();
+        for entry in self.entries.iter().chain(&self.per_cpu) {
+            bytes.extend(entry.address.to_le_bytes());
+            bytes.extend(entry.size.to_le_bytes());
+            bytes.extend(entry.name.to_le_bytes());
+            bytes.extend([entry.kind.to_byte(), entry.global.into()]);
+        }
+        bytes.extend(&self.names);
+        bytes
+    }
+
+    /// `None` if these are no bytes of a table.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let length = usize::try_from(bytes.u64(0)?).ok()?;
+        let (entries, names) = bytes.get(8..)?.split_at_checked(length.checked_mul(18)?)?;
+        let mut table = Self {
+            names: names.to_vec(),
+            ..Self::default()
+        };
+        for entry in entries.chunks_exact(18) {
+            table.add(Entry {
+                address: entry.u64(0)?,
+                size: entry.u32(8)?,
+                name: entry.u32(12)?,
+                kind: Kind::of_byte(entry[16])?,
+                global: entry[17] != 0,
+            });
+        }
+        table.sort();
+        Some(table)
     }
 
     /// How many symbols there are.
@@ -147,18 +206,28 @@ impl SymbolTable {
         found.map(|entry| self.symbol(entry))
     }
 
-    /// The symbol that `address` belongs to: the nearest one at or before it, unless it ends before.
-    /// One whose length nobody wrote down reaches to the next one. Among several at one address, a
-    /// function is preferred, and a global one.
+    /// The symbol that `address` belongs to: the nearest one before it that has not ended there. One
+    /// whose length nobody wrote down reaches to the next one, but may be a mark inside another, which
+    /// is preferred then. Among several at one address, a function is preferred, and a global one.
     #[must_use]
     pub fn at(&self, address: u64) -> Option<Symbol<'_>> {
         let after = self.entries.partition_point(|it| it.address <= address);
-        let last = self.entries.get(after.checked_sub(1)?)?;
+        let mut before = self.entries[..after].iter().rev().take(MOST_MARKS);
+        let sized = before.find(|it| it.size > 0);
+        let sized = sized.filter(|it| address - it.address < u64::from(it.size));
+        let nearest = self.entries.get(after.checked_sub(1)?)?;
+        let is_last = after == self.entries.len();
+        let found = match sized {
+            Some(sized) => sized,
+            None if nearest.size > 0 || (is_last && nearest.address != address) => return None,
+            None => nearest,
+        };
         let same = self.entries[..after].iter().rev();
-        let best = same
-            .take_while(|it| it.address == last.address)
-            .max_by_key(|it| (it.kind == Kind::Function, it.global))?;
-        (address - best.address < u64::from(best.size)).then(|| self.symbol(best))
+        let same = same.skip_while(|it| it.address > found.address);
+        let same = same.take_while(|it| it.address == found.address);
+        let same = same.filter(|it| (it.size > 0) == (found.size > 0));
+        let best = same.max_by_key(|it| (it.kind == Kind::Function, it.global));
+        best.map(|it| self.symbol(it))
     }
 
     fn add(&mut self, entry: Entry) {
@@ -187,22 +256,6 @@ impl SymbolTable {
             size: entry.size.into(),
             kind: entry.kind,
             global: entry.global,
-        }
-    }
-}
-
-/// Gives symbols without a size what there is up to the next address, and the last one a byte.
-fn fill_sizes(entries: &mut [Entry]) {
-    let mut next = None;
-    let mut after = None;
-    for entry in entries.iter_mut().rev() {
-        if after != Some(entry.address) {
-            next = after;
-            after = Some(entry.address);
-        }
-        if entry.size == 0 {
-            let size = next.map_or(1, |next| next - entry.address);
-            entry.size = u32::try_from(size).unwrap_or(u32::MAX);
         }
     }
 }
@@ -280,6 +333,13 @@ mod tests {
         assert_eq!(name_at(&table, 0x100f).unwrap(), "local");
         assert_eq!(name_at(&table, 0x1017).unwrap(), "panic");
         assert_eq!(name_at(&table, 0x1018), None, "panic has ended");
+    }
+
+    #[test]
+    fn a_mark_inside_a_function_is_not_taken_for_one() {
+        let table = table(&[raw(7, GLOBAL | 2, 1, 0x1000, 16), raw(1, 0, 1, 0x1008, 0)]);
+        assert_eq!(name_at(&table, 0x1008).unwrap(), "panic");
+        assert_eq!(name_at(&table, 0x1010), None, "local may end anywhere");
     }
 
     #[test]

@@ -3,15 +3,22 @@
 
 mod build_id;
 pub(crate) mod bytes;
+mod cache;
+mod dwarf;
 mod elf;
 mod index;
 mod kallsyms;
+mod relocate;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use build_id::BuildId;
+pub use cache::Cache;
+pub use dwarf::{DebugInfo, DwarfError, SourceFrame};
 pub use elf::{ElfError, ElfFile, Section, build_id_in};
 pub use index::{Index, may_be_kernel};
 pub use kallsyms::{KallsymsError, kallsyms};
+pub use relocate::Placement;
+pub(crate) use relocate::relocate;
 pub use table::{Kind, Symbol, SymbolTable};

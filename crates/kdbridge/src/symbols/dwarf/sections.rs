@@ -1,0 +1,81 @@
+//! The sections of debug information, where a kernel or a module really is.
+
+use std::sync::Arc;
+
+use gimli::{EndianArcSlice, LittleEndian};
+
+use crate::symbols::elf::{ElfError, ElfFile};
+use crate::symbols::relocate::{Placement, relocate};
+
+/// Some bytes of debug information.
+pub(crate) type Piece = EndianArcSlice<LittleEndian>;
+
+/// A file with debug information.
+#[derive(Debug)]
+pub(super) struct Sections {
+    elf: ElfFile,
+    placement: Option<Placement>,
+    /// `.debug_info` of a file that is not linked: it must be relocated as a whole.
+    info: Option<Arc<[u8]>>,
+}
+
+impl Sections {
+    /// What is in a linked file is where that says; its relocations were applied when it was linked,
+    /// and stand there for who wants to move it.
+    pub(super) fn linked(elf: ElfFile) -> Self {
+        Self {
+            elf,
+            placement: None,
+            info: None,
+        }
+    }
+
+    pub(super) fn placed(elf: ElfFile, placement: Placement) -> Result<Self, ElfError> {
+        let mut sections = Self {
+            elf,
+            placement: Some(placement),
+            info: None,
+        };
+        sections.info = Some(sections.bytes(".debug_info")?.into());
+        Ok(sections)
+    }
+
+    /// The whole section; empty if there is none.
+    pub(super) fn whole(&self, name: &str) -> Result<Piece, ElfError> {
+        Ok(piece(self.bytes(name)?.into()))
+    }
+
+    /// How long `.debug_info` is.
+    pub(super) fn info_length(&self) -> u64 {
+        self.elf.section(".debug_info").map_or(0, |it| it.size)
+    }
+
+    /// A part of `.debug_info`.
+    pub(super) fn info(&self, begin: u64, length: u64) -> Result<Vec<u8>, ElfError> {
+        if let Some(info) = &self.info {
+            let end = begin.saturating_add(length).min(info.len() as u64);
+            let part = info.get(begin as usize..end as usize);
+            return Ok(part.unwrap_or_default().to_vec());
+        }
+        match self.elf.section(".debug_info") {
+            Some(section) => self.elf.piece(section, begin, length),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn bytes(&self, name: &str) -> Result<Vec<u8>, ElfError> {
+        let named = self.elf.sections().iter().enumerate();
+        let Some((number, section)) = named.clone().find(|(_, it)| it.name == name) else {
+            return Ok(Vec::new());
+        };
+        let mut bytes = self.elf.bytes(section)?;
+        if let Some(placement) = &self.placement {
+            relocate(&self.elf, number, &mut bytes, placement)?;
+        }
+        Ok(bytes)
+    }
+}
+
+pub(super) fn piece(bytes: Arc<[u8]>) -> Piece {
+    Piece::new(bytes, LittleEndian)
+}
