@@ -13,4 +13,5 @@ pub mod rsp;
 pub mod symbols;
 pub mod target;
 pub mod types;
+pub mod unwind;
 pub mod xnu;
