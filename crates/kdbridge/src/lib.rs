@@ -6,6 +6,7 @@
 
 pub mod boot_args;
 pub mod discover;
+pub mod expression;
 pub mod kdp;
 pub mod macho;
 pub mod paging;
