@@ -15,7 +15,6 @@ mod names;
 mod pages;
 mod parts;
 mod sandbox;
-mod selftest;
 mod service;
 mod show;
 mod world;

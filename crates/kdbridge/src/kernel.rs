@@ -1,0 +1,581 @@
+//! A running Linux kernel: its names, source lines, types, modules and stacks, from its file if there
+//! is one, and from its own memory.
+
+mod scope;
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::modules::{self, Layout, Module, ModulesError};
+use crate::symbols::{
+    BuildId, Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind,
+    SourceFrame, Symbol, SymbolTable, kallsyms, may_be_kernel,
+};
+use crate::target::{Memory, Registers, TargetError};
+use crate::types::{BtfError, Tag, Type, TypeId, Types};
+use crate::unwind::{Arrays, Format, Frame, OrcTable, Unwinder};
+
+/// Where the kernel may be.
+const KERNEL: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
+const MOST_BTF: u64 = 64 << 20;
+const SYMBOLS_CACHE: &str = "kallsyms-1";
+const BTF_CACHE: &str = "btf-1";
+
+/// What was found out about a kernel before any of its names is known.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// How far it is from where it was linked to be.
+    pub slide: u64,
+    /// Which kernel it is; `None` if it does not say.
+    pub build_id: Option<BuildId>,
+    /// Where its version stands as text, in front of its table of names.
+    pub banner_at: u64,
+    /// That text: `Linux version 6.1.0 …`.
+    pub banner: String,
+}
+
+/// A step that may take a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Looking for the kernel's file.
+    Searching,
+    /// Reading names and source lines out of it.
+    ReadingFile,
+    /// Reading names out of the kernel's memory.
+    ReadingMemory,
+    /// Reading what describes variables, which is done once for each kernel.
+    Indexing,
+}
+
+/// Where to look for files, where to keep what was worked out, and whom to tell.
+pub struct Sources<'a> {
+    /// Files of kernels and modules.
+    pub index: Index,
+    /// What was worked out before.
+    pub cache: Cache,
+    /// Is told what takes a moment.
+    pub progress: &'a mut dyn FnMut(Step),
+}
+
+impl std::fmt::Debug for Sources<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sources")
+            .field("index", &self.index)
+            .field("cache", &self.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A kernel that stands still, with what is known about it.
+#[derive(Debug)]
+pub struct Kernel {
+    found: Found,
+    index: Index,
+    file: Option<ElfFile>,
+    /// At the addresses where the kernel was linked to be.
+    symbols: SymbolTable,
+    debug: Option<DebugInfo>,
+    types: Types,
+    modules: Vec<Loaded>,
+    /// Those of the modules come first.
+    tables: Vec<(Range<u64>, OrcTable)>,
+    format: Format,
+}
+
+/// A module with what its file or the kernel says about it.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The module.
+    pub module: Module,
+    /// Its names.
+    pub symbols: SymbolTable,
+    /// Its file, if there is one of the same build-id.
+    pub file: Option<ElfFile>,
+    debug: Option<DebugInfo>,
+}
+
+/// A function on a stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The place on the stack; inlined functions share it.
+    pub frame: Frame,
+    /// The function's name.
+    pub function: Option<String>,
+    /// How far in the function `frame.ip` is; not for inlined ones.
+    pub offset: Option<u64>,
+    /// The source file.
+    pub file: Option<String>,
+    /// The line in it.
+    pub line: Option<u32>,
+    /// Whether it was inlined in the next one.
+    pub inlined: bool,
+    /// The module it belongs to.
+    pub module: Option<String>,
+}
+
+impl Kernel {
+    /// Reads what is needed for names and stacks. Without a file of the same build-id, names come out
+    /// of the kernel's memory, and there are no source lines.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`] if neither has any names.
+    pub fn open(
+        memory: &mut dyn Memory,
+        found: Found,
+        sources: Sources<'_>,
+    ) -> Result<Self, KernelError> {
+        let Sources {
+            index,
+            cache,
+            progress,
+        } = sources;
+        progress(Step::Searching);
+        let id = found.build_id.as_ref();
+        let path = id.and_then(|id| index.find(id, may_be_kernel));
+        let Some(path) = path else {
+            progress(Step::ReadingMemory);
+            return Self::from_memory(memory, found, index, &cache);
+        };
+        progress(Step::ReadingFile);
+        let file = ElfFile::open(&path)?;
+        let symbols = SymbolTable::of_file(&file)?;
+        let debug = match DebugInfo::open(ElfFile::open(&path)?, &cache) {
+            Ok(debug) => Some(debug),
+            Err(DwarfError::Missing) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let types = match file.section(".BTF") {
+            Some(section) => Types::of_btf(file.bytes(section)?)?,
+            None => Types::default(),
+        };
+        let orc = OrcTable::in_file(&file, found.slide);
+        let kernel = Self {
+            index,
+            file: Some(file),
+            symbols,
+            debug,
+            types,
+            modules: Vec::new(),
+            tables: Vec::new(),
+            format: Format::ThreeBits,
+            found,
+        };
+        Ok(kernel.with_stacks(memory, orc))
+    }
+
+    fn from_memory(
+        memory: &mut dyn Memory,
+        found: Found,
+        index: Index,
+        cache: &Cache,
+    ) -> Result<Self, KernelError> {
+        let symbols = live_symbols(memory, &found, cache)?;
+        let types = live_types(memory, &found, &symbols, cache).unwrap_or_default();
+        let kernel = Self {
+            found,
+            index,
+            file: None,
+            symbols,
+            debug: None,
+            types,
+            modules: Vec::new(),
+            tables: Vec::new(),
+            format: Format::ThreeBits,
+        };
+        Ok(kernel.with_stacks(memory, None))
+    }
+
+    /// Adds what stacks are unwound with, and the modules.
+    fn with_stacks(mut self, memory: &mut dyn Memory, orc: Option<OrcTable>) -> Self {
+        let orc = orc.or_else(|| self.live_orc());
+        self.format = self.orc_format();
+        self.tables = orc.map(|table| (KERNEL, table)).into_iter().collect();
+        // A list that is being changed shows no modules this time, and nothing else suffers.
+        let modules = self.list_modules(memory).unwrap_or_default();
+        let loaded = modules.into_iter().map(|it| self.loaded(memory, it));
+        let loaded: Vec<Loaded> = loaded.collect();
+        let tables = loaded.iter().filter_map(|it| {
+            let Module {
+                base, size, orc, ..
+            } = &it.module;
+            Some((
+                *base..base.saturating_add(*size),
+                OrcTable::in_memory((*orc)?),
+            ))
+        });
+        self.tables = tables.chain(std::mem::take(&mut self.tables)).collect();
+        self.modules = loaded;
+        self
+    }
+
+    /// What was found out about it before.
+    #[must_use]
+    pub fn found(&self) -> &Found {
+        &self.found
+    }
+
+    /// The file that its names come from; `None` if they come from its memory.
+    #[must_use]
+    pub fn file(&self) -> Option<&ElfFile> {
+        self.file.as_ref()
+    }
+
+    /// Whether there are source lines.
+    #[must_use]
+    pub fn has_lines(&self) -> bool {
+        self.debug.is_some()
+    }
+
+    /// Its names, at the addresses where it was linked to be.
+    #[must_use]
+    pub fn symbols(&self) -> &SymbolTable {
+        &self.symbols
+    }
+
+    /// Its modules.
+    #[must_use]
+    pub fn modules(&self) -> &[Loaded] {
+        &self.modules
+    }
+
+    /// Its types.
+    #[must_use]
+    pub fn types(&self) -> &Types {
+        &self.types
+    }
+
+    /// Where the symbol of this name is now, also if it is a module's. For a variable that each
+    /// processor has for itself, that is only its place among those.
+    #[must_use]
+    pub fn address_of(&self, name: &str) -> Option<u64> {
+        self.find(name).map(|(_, address)| address)
+    }
+
+    /// Where a module is loaded and unloaded, to be told of both: the functions that are called once
+    /// its sections have their addresses, and before they lose them.
+    #[must_use]
+    pub fn module_hooks(&self) -> Vec<u64> {
+        let names = ["do_init_module", "free_module"];
+        names.iter().filter_map(|it| self.address_of(it)).collect()
+    }
+
+    /// The name of what is at an address, and how far behind its beginning that is.
+    #[must_use]
+    pub fn name_at(&self, address: u64) -> Option<(Symbol<'_>, u64)> {
+        if let Some(loaded) = self.module_at(address) {
+            let symbol = loaded.symbols.at(address)?;
+            let offset = address - symbol.address;
+            return Some((symbol, offset));
+        }
+        let linked = address.wrapping_sub(self.found.slide);
+        let symbol = self.symbols.at(linked)?;
+        let offset = linked - symbol.address;
+        Some((symbol, offset))
+    }
+
+    /// That name as debuggers write it: `<schedule+16>`.
+    #[must_use]
+    pub fn shown_at(&self, address: u64) -> Option<String> {
+        let (symbol, offset) = self.name_at(address)?;
+        // In a file, what is data and has no length is a mark that a compiler or a linker made.
+        if self.file.is_some() && symbol.kind == Kind::Data && symbol.size == 0 {
+            return None;
+        }
+        Some(match offset {
+            0 => format!("<{}>", symbol.name),
+            _ => format!("<{}+{offset}>", symbol.name),
+        })
+    }
+
+    /// The functions on the stack of a processor, the innermost first.
+    pub fn backtrace(&mut self, memory: &mut dyn Memory, registers: &Registers) -> Vec<Call> {
+        let unwinder = Unwinder {
+            tables: &self.tables,
+            format: self.format,
+        };
+        let frames = unwinder.frames(memory, registers);
+        frames.into_iter().flat_map(|it| self.calls(it)).collect()
+    }
+
+    /// Reads the list of modules anew.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError`] if the kernel has no types that say how its list is made, or it cannot be read.
+    pub fn list_modules(&mut self, memory: &mut dyn Memory) -> Result<Vec<Module>, KernelError> {
+        let head = self.address_of("modules").ok_or(KernelError::NoModules)?;
+        let layout = self.module_layout().ok_or(KernelError::NoModules)?;
+        Ok(modules::list(memory, &layout, head)?)
+    }
+
+    /// Where the variables of a processor begin: what is to be added to the address of one.
+    ///
+    /// # Errors
+    ///
+    /// [`KernelError::NoCpu`] if there is no such processor.
+    pub fn per_cpu_base(&self, memory: &mut dyn Memory, cpu: u32) -> Result<u64, KernelError> {
+        const MOST_CPUS: u32 = 8192;
+        let table = self.address_of("__per_cpu_offset");
+        let table = table.ok_or(KernelError::NoCpu(cpu))?;
+        let mut count = [0; 4];
+        if let Some(at) = self.address_of("nr_cpu_ids") {
+            memory.read(at, &mut count)?;
+        }
+        let count = match u32::from_le_bytes(count) {
+            0 => MOST_CPUS,
+            count => count,
+        };
+        if cpu >= count {
+            return Err(KernelError::NoCpu(cpu));
+        }
+        let mut base = [0; 8];
+        memory.read(table + u64::from(cpu) * 8, &mut base)?;
+        Ok(u64::from_le_bytes(base))
+    }
+
+    /// The program that a processor executes for: its name and number.
+    pub fn task(&mut self, memory: &mut dyn Memory, cpu: u32) -> Option<(String, u32)> {
+        let task = self.find_type(Tag::Struct, "task_struct")?;
+        let (name, pid) = (
+            self.types.offset(task, "comm")?,
+            self.types.offset(task, "pid")?,
+        );
+        let at = match self.symbols.by_name("current_task") {
+            Some(symbol) => symbol.address,
+            None => {
+                let hot = self.symbols.by_name("pcpu_hot")?.address;
+                let ty = self.find_type(Tag::Struct, "pcpu_hot")?;
+                hot + self.types.offset(ty, "current_task")?
+            }
+        };
+        let base = self.per_cpu_base(memory, cpu).ok()?;
+        let task = word(memory, base.wrapping_add(at)).ok()?;
+        let mut comm = [0; 16];
+        memory.read(task.wrapping_add(name), &mut comm).ok()?;
+        let mut number = [0; 4];
+        memory.read(task.wrapping_add(pid), &mut number).ok()?;
+        let end = comm.iter().position(|&byte| byte == 0).unwrap_or(16);
+        let name = String::from_utf8_lossy(&comm[..end]).into_owned();
+        Some((name, u32::from_le_bytes(number)))
+    }
+
+    /// The type of this name, from BTF, or else from debug information.
+    pub fn find_type(&mut self, tag: Tag, name: &str) -> Option<TypeId> {
+        if let Some(found) = self.types.find(tag, name) {
+            return Some(found);
+        }
+        let debug = self.debug.as_mut()?;
+        let found = debug.find_type(tag, name, &mut self.types);
+        found.ok().flatten()
+    }
+
+    fn module_at(&self, address: u64) -> Option<&Loaded> {
+        let mut all = self.modules.iter();
+        all.find(|it| it.module.contains(address))
+    }
+
+    fn find(&self, name: &str) -> Option<(Kind, u64)> {
+        if let Some(symbol) = self.symbols.by_name(name) {
+            return Some((symbol.kind, self.placed(&symbol)));
+        }
+        let mut modules = self.modules.iter();
+        let symbol = modules.find_map(|it| it.symbols.by_name(name))?;
+        Some((symbol.kind, symbol.address))
+    }
+
+    /// Where a symbol of the kernel is. Per-CPU variables that are linked at 0 do not move with it.
+    fn placed(&self, symbol: &Symbol<'_>) -> u64 {
+        let is_of_cpu = symbol.kind == Kind::PerCpu && symbol.address < KERNEL.start;
+        let slide = if is_of_cpu { 0 } else { self.found.slide };
+        symbol.address.wrapping_add(slide)
+    }
+
+    fn calls(&mut self, frame: Frame) -> Vec<Call> {
+        let inside = frame.inside();
+        let name = self.name_at(inside);
+        let offset = name.as_ref().map(|(_, offset)| *offset);
+        let offset = offset.map(|it| it + frame.ip.wrapping_sub(inside));
+        let name = name.map(|(symbol, _)| symbol.name.into_owned());
+        let module = self.module_at(inside).map(|it| it.module.name.clone());
+        let mut lines = match frame.user {
+            true => Vec::new(),
+            false => self.lines(inside),
+        };
+        if lines.is_empty() {
+            lines.push(SourceFrame::default());
+        }
+        let call = |line: SourceFrame| Call {
+            frame,
+            function: match line.inlined {
+                true => line.function,
+                false => line.function.or(name.clone()),
+            },
+            offset: offset.filter(|_| !line.inlined),
+            file: line.file,
+            line: line.line,
+            inlined: line.inlined,
+            module: module.clone(),
+        };
+        lines.into_iter().map(call).collect()
+    }
+
+    fn lines(&mut self, address: u64) -> Vec<SourceFrame> {
+        let mut modules = self.modules.iter_mut();
+        if let Some(loaded) = modules.find(|it| it.module.contains(address)) {
+            return loaded.lines(address);
+        }
+        let linked = address.wrapping_sub(self.found.slide);
+        let debug = self.debug.as_mut();
+        debug.map(|it| it.frames(linked)).unwrap_or_default()
+    }
+
+    fn module_layout(&mut self) -> Option<Layout> {
+        let module = self.find_type(Tag::Struct, "module")?;
+        Layout::of(&self.types, module)
+    }
+
+    fn loaded(&mut self, memory: &mut dyn Memory, module: Module) -> Loaded {
+        let id = module.build_id(memory);
+        let path = id.and_then(|id| self.index.find(&id, |name| module.may_be_file(name)));
+        let file = path.and_then(|path| ElfFile::open(&path).ok());
+        let layout = self.module_layout();
+        let symbols = layout.map(|it| modules::symbol_table(memory, &it, &module));
+        Loaded {
+            symbols: symbols.and_then(Result::ok).unwrap_or_default(),
+            module,
+            file,
+            debug: None,
+        }
+    }
+
+    fn live_orc(&self) -> Option<OrcTable> {
+        let ips = self.address_of("__start_orc_unwind_ip")?;
+        let end = self.address_of("__stop_orc_unwind_ip")?;
+        Some(OrcTable::in_memory(Arrays {
+            ips,
+            entries: self.address_of("__start_orc_unwind")?,
+            count: end.saturating_sub(ips) / 4,
+        }))
+    }
+
+    fn orc_format(&mut self) -> Format {
+        let entry = self.find_type(Tag::Struct, "orc_entry");
+        let known = entry.and_then(|entry| {
+            let bits = self.types.member(entry, "type")?.bits?;
+            let end = self.types.member(entry, "end");
+            Some((bits, end.map_or(2, |it| (it.offset % 8) as u8)))
+        });
+        match known {
+            Some((2, end)) => Format::TwoBits { end },
+            Some(_) => Format::ThreeBits,
+            None if is_before_6_4(&self.found.banner) => Format::TwoBits { end: 2 },
+            None => Format::ThreeBits,
+        }
+    }
+}
+
+impl Loaded {
+    /// Source lines, whose reading begins when the first one is asked for.
+    fn lines(&mut self, address: u64) -> Vec<SourceFrame> {
+        if self.debug.is_none() {
+            self.debug = self.open_debug();
+        }
+        let debug = self.debug.as_mut();
+        debug.map(|it| it.frames(address)).unwrap_or_default()
+    }
+
+    fn open_debug(&self) -> Option<DebugInfo> {
+        let file = self.file.as_ref()?;
+        let placement = self.module.placement(file);
+        let again = ElfFile::open(file.path()).ok()?;
+        DebugInfo::of_module(again, placement).ok()
+    }
+}
+
+/// The kernel's own table of names; kept under its build-id, for it is long.
+fn live_symbols(
+    memory: &mut dyn Memory,
+    found: &Found,
+    cache: &Cache,
+) -> Result<SymbolTable, KernelError> {
+    let id = found.build_id.as_ref();
+    let known = id.and_then(|id| cache.load(id, SYMBOLS_CACHE));
+    if let Some(table) = known.and_then(|it| SymbolTable::from_bytes(&it)) {
+        return Ok(table);
+    }
+    let table = kallsyms(memory, found.banner_at)?.moved(found.slide.wrapping_neg());
+    if let Some(id) = id {
+        cache.store(id, SYMBOLS_CACHE, &table.to_bytes());
+    }
+    Ok(table)
+}
+
+/// The kernel's own types.
+fn live_types(
+    memory: &mut dyn Memory,
+    found: &Found,
+    symbols: &SymbolTable,
+    cache: &Cache,
+) -> Result<Types, KernelError> {
+    let id = found.build_id.as_ref();
+    if let Some(known) = id.and_then(|id| cache.load(id, BTF_CACHE)) {
+        return Ok(Types::of_btf(known)?);
+    }
+    let at = |name| symbols.by_name(name).map(|it| it.address);
+    let (Some(begin), Some(end)) = (at("__start_BTF"), at("__stop_BTF")) else {
+        return Ok(Types::default());
+    };
+    let length = end.saturating_sub(begin).min(MOST_BTF);
+    let mut bytes = vec![0; length as usize];
+    memory.read(begin.wrapping_add(found.slide), &mut bytes)?;
+    if let Some(id) = id {
+        cache.store(id, BTF_CACHE, &bytes);
+    }
+    Ok(Types::of_btf(bytes)?)
+}
+
+/// Whether the version in a banner is one of before 6.4.
+fn is_before_6_4(banner: &str) -> bool {
+    let version = banner.strip_prefix("Linux version ").unwrap_or(banner);
+    let mut numbers = version.split(|it: char| !it.is_ascii_digit());
+    let mut next = || numbers.next().and_then(|it| it.parse::<u32>().ok());
+    (next(), next()) < (Some(6), Some(4))
+}
+
+fn word(memory: &mut dyn Memory, at: u64) -> Result<u64, TargetError> {
+    let mut bytes = [0; 8];
+    memory.read(at, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// Why nothing can be said about a kernel.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// No file belongs to it, and its memory has no names.
+    #[error("there are no names: no file of the kernel was found, and its memory has none")]
+    NoNames(#[from] KallsymsError),
+    /// The file that belongs to it cannot be used.
+    #[error("the kernel's file cannot be used")]
+    File(#[from] ElfError),
+    /// Its debug information cannot be used.
+    #[error("the debug information of the kernel's file cannot be used")]
+    DebugInfo(#[from] DwarfError),
+    /// Its types cannot be read.
+    #[error("the kernel's types cannot be read")]
+    Types(#[from] BtfError),
+    /// How the list of modules is made is not known.
+    #[error("neither a file nor the kernel itself says how its list of modules is made")]
+    NoModules,
+    /// The list of modules cannot be read.
+    #[error(transparent)]
+    Modules(#[from] ModulesError),
+    /// There is no such processor.
+    #[error("there is no processor {0}")]
+    NoCpu(u32),
+    /// The target did not do what it was asked.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}

@@ -1,0 +1,122 @@
+//! Names in expressions are those of a kernel.
+
+use super::{Kernel, KernelError, Kind, Tag, Type, TypeId, Types};
+use crate::expression::{Place, Problem, ProblemKind, Scope, Value, bytes_of, evaluate};
+use crate::target::Memory;
+use crate::types::Show;
+
+/// A kernel as one of its processors sees it.
+#[derive(Debug)]
+struct OfCpu<'a> {
+    kernel: &'a mut Kernel,
+    cpu: u32,
+}
+
+impl Kernel {
+    /// Works out an expression. Variables that each processor has for itself are those of `cpu`.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem`] says what is wrong with it, and where.
+    pub fn evaluate(
+        &mut self,
+        memory: &mut dyn Memory,
+        text: &str,
+        cpu: u32,
+    ) -> Result<Value, Problem> {
+        let mut scope = OfCpu { kernel: self, cpu };
+        evaluate(text, &mut scope, memory)
+    }
+
+    /// A value as text, as GDB writes it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProblemKind`] if it cannot be read.
+    pub fn show(&self, memory: &mut dyn Memory, value: Value) -> Result<String, ProblemKind> {
+        let types = &self.types;
+        let symbol = |address| self.shown_at(address);
+        if let (Type::Void, Place::Memory(address)) = (types.bare(value.ty), value.place) {
+            let name = self.shown_at(address).unwrap_or_default();
+            return Ok(format!("{{no type is known}} {address:#x} {name}"));
+        }
+        let mut show = Show {
+            types,
+            symbol: &symbol,
+            memory,
+        };
+        match value.place {
+            Place::Bits(address, offset, bits) => {
+                let mut bytes = [0; 8];
+                let size = (offset % 8 + u64::from(bits)).div_ceil(8).min(8) as usize;
+                let at = address.wrapping_add(offset / 8);
+                show.memory.read(at, &mut bytes[..size])?;
+                let number = u64::from_le_bytes(bytes) >> (offset % 8);
+                let mask = u64::MAX >> (64 - bits.clamp(1, 64));
+                Ok(show.number(value.ty, number & mask, bits))
+            }
+            Place::Memory(address) => {
+                let size = types.size(value.ty).unwrap_or_default();
+                let bytes = bytes_of(value, size, show.memory)?;
+                Ok(show.value(value.ty, &bytes, address))
+            }
+            Place::Computed(_) => {
+                let size = types.size(value.ty).unwrap_or(8);
+                let bytes = bytes_of(value, size, show.memory)?;
+                Ok(show.value(value.ty, &bytes, 0))
+            }
+        }
+    }
+
+    fn type_of(
+        &mut self,
+        name: &str,
+        kind: Kind,
+        linked: u64,
+    ) -> Result<Option<TypeId>, ProblemKind> {
+        if kind == Kind::Function {
+            let (result, parameters) = (TypeId::VOID, Vec::new());
+            let target = self.types.add(Type::Function { result, parameters });
+            let name = "<function>".to_owned();
+            return Ok(Some(self.types.add(Type::Named { name, target })));
+        }
+        let debug = self.debug.as_mut();
+        let found = debug.map(|it| it.variable(name, linked, &mut self.types));
+        let found = found.transpose().map_err(ProblemKind::DebugInfo)?.flatten();
+        Ok(found.or_else(|| self.types.variable(name)))
+    }
+}
+
+impl Scope for OfCpu<'_> {
+    fn variable(
+        &mut self,
+        memory: &mut dyn Memory,
+        name: &str,
+        cpu: Option<u32>,
+    ) -> Result<(u64, Option<TypeId>), ProblemKind> {
+        let found = self.kernel.find(name);
+        let (kind, mut address) = found.ok_or_else(|| ProblemKind::NoSymbol(name.to_owned()))?;
+        let linked = self.kernel.symbols.by_name(name).map(|it| it.address);
+        if kind == Kind::PerCpu {
+            let cpu = cpu.unwrap_or(self.cpu);
+            let base = self.kernel.per_cpu_base(memory, cpu);
+            let base = base.map_err(|error| match error {
+                KernelError::Target(error) => ProblemKind::Target(error),
+                _ => ProblemKind::NoCpu(cpu.into()),
+            })?;
+            address = address.wrapping_add(base);
+        } else if cpu.is_some() {
+            return Err(ProblemKind::NotPerCpu);
+        }
+        let linked = linked.unwrap_or_default();
+        Ok((address, self.kernel.type_of(name, kind, linked)?))
+    }
+
+    fn named_type(&mut self, tag: Tag, name: &str) -> Option<TypeId> {
+        self.kernel.find_type(tag, name)
+    }
+
+    fn types(&mut self) -> &mut Types {
+        &mut self.kernel.types
+    }
+}

@@ -1,0 +1,479 @@
+//! The modules of a running Linux kernel: what is loaded, and where its sections are.
+
+mod library;
+mod materialise;
+
+use thiserror::Error;
+
+use crate::symbols::bytes::{Bytes, text_at};
+use crate::symbols::{BuildId, ElfFile, Kind, Placement, Symbol, SymbolTable, build_id_in};
+use crate::target::{Memory, TargetError};
+use crate::types::{Type, TypeId, Types};
+use crate::unwind::Arrays;
+
+pub use library::{library_addresses, library_list};
+pub use materialise::{MaterialiseError, Materialised, materialise};
+
+/// More modules than this no kernel has; a list that goes on is damaged.
+const MOST_MODULES: usize = 4096;
+const MOST_SECTIONS: u64 = 4096;
+const MOST_SYMBOLS: u64 = 1 << 20;
+const LONGEST_NAME: usize = 256;
+const SYMBOL_BYTES: u64 = 24;
+
+/// `MODULE_STATE_LIVE`: what only its start needed is gone.
+const LIVE: u32 = 0;
+
+/// A module that is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Module {
+    /// As `lsmod` shows it.
+    pub name: String,
+    /// Where the kernel's own account of it is: a `struct module`.
+    pub at: u64,
+    /// Where its code begins.
+    pub base: u64,
+    /// How long the part is that begins there.
+    pub size: u64,
+    /// Whether it has started.
+    pub live: bool,
+    /// Its sections, in the order of its file, and where they are; those that only its start needed
+    /// are left out once it has started.
+    pub sections: Vec<(String, u64)>,
+    /// The tables for unwinding.
+    pub orc: Option<Arrays>,
+}
+
+impl Module {
+    /// Whether an address is in the module's code or data.
+    #[must_use]
+    pub fn contains(&self, address: u64) -> bool {
+        address.wrapping_sub(self.base) < self.size
+    }
+
+    /// Where the sections of its file are.
+    #[must_use]
+    pub fn placement(&self, elf: &ElfFile) -> Placement {
+        let address = |name: &str| self.sections.iter().find(|(it, _)| it == name);
+        let addresses = elf.sections().iter().map(|section| {
+            let found = address(&section.name).filter(|_| section.is_loaded());
+            found.map_or(0, |(_, address)| *address)
+        });
+        Placement(addresses.collect())
+    }
+
+    /// Its build-id, out of its notes in memory.
+    #[must_use]
+    pub fn build_id(&self, memory: &mut dyn Memory) -> Option<BuildId> {
+        let name = ".note.gnu.build-id";
+        let (_, at) = self.sections.iter().find(|(it, _)| it == name)?;
+        let mut notes = [0; 36];
+        memory.read(*at, &mut notes).ok()?;
+        build_id_in(&notes)
+    }
+
+    /// Whether a file of this name may be the module's: `-` and `_` are the same there.
+    #[must_use]
+    pub fn may_be_file(&self, file: &str) -> bool {
+        let name = file.strip_suffix(".debug").unwrap_or(file);
+        let name = name.strip_suffix(".ko").map(|it| it.replace('-', "_"));
+        name.as_deref() == Some(&self.name)
+    }
+}
+
+/// Where the parts of a `struct module` are, as the kernel's own types say.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    list: u64,
+    name: u64,
+    state: u64,
+    base: u64,
+    size: u64,
+    size_bytes: usize,
+    sections: Option<SectionLayout>,
+    orc: Option<[u64; 3]>,
+    symbols: Option<[u64; 4]>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct SectionLayout {
+    /// In a `struct module`.
+    pointer: u64,
+    /// Where the number of sections stands; kernels since 6.14 have a list that ends with zero.
+    count: Option<u64>,
+    /// Where the first one is, and how far apart they are.
+    first: u64,
+    step: u64,
+    name: u64,
+    address: u64,
+}
+
+impl Layout {
+    /// Reads it out of the kernel's types; `module` is the `struct module`.
+    #[must_use]
+    pub fn of(types: &Types, module: TypeId) -> Option<Self> {
+        let offset = |name| types.offset(module, name);
+        let (base, size, size_ty) = extent(types, module)?;
+        Some(Self {
+            list: offset("list")?,
+            name: offset("name")?,
+            state: offset("state")?,
+            base,
+            size,
+            size_bytes: types.size(size_ty)?.clamp(1, 8) as usize,
+            sections: SectionLayout::of(types, module),
+            orc: orc(types, module),
+            symbols: symbols(types, module),
+        })
+    }
+}
+
+/// Where a module's code is: `core_layout` in kernels before 6.4, `mem[0]` since.
+fn extent(types: &Types, module: TypeId) -> Option<(u64, u64, TypeId)> {
+    let around = types.member(module, "core_layout");
+    let around = around.or_else(|| types.member(module, "mem"))?;
+    let inner = match types.bare(around.ty) {
+        Type::Array { element, .. } => element,
+        _ => around.ty,
+    };
+    let base = types.member(inner, "base")?;
+    let size = types.member(inner, "size")?;
+    let offset = |bits| (around.offset + bits) / 8;
+    Some((offset(base.offset), offset(size.offset), size.ty))
+}
+
+fn orc(types: &Types, module: TypeId) -> Option<[u64; 3]> {
+    let arch = types.member(module, "arch")?;
+    let offset = |name| Some(arch.offset / 8 + types.offset(arch.ty, name)?);
+    Some([
+        offset("orc_unwind_ip")?,
+        offset("orc_unwind")?,
+        offset("num_orcs")?,
+    ])
+}
+
+/// The pointer to the module's own table of names, and in that the symbols, their number, and names.
+fn symbols(types: &Types, module: TypeId) -> Option<[u64; 4]> {
+    let pointer = types.member(module, "kallsyms")?;
+    let table = pointed(types, pointer.ty)?;
+    let offset = |name| types.offset(table, name);
+    Some([
+        pointer.offset / 8,
+        offset("symtab")?,
+        offset("num_symtab")?,
+        offset("strtab")?,
+    ])
+}
+
+fn pointed(types: &Types, pointer: TypeId) -> Option<TypeId> {
+    match types.bare(pointer) {
+        Type::Pointer(target) => Some(target),
+        _ => None,
+    }
+}
+
+impl SectionLayout {
+    fn of(types: &Types, module: TypeId) -> Option<Self> {
+        let pointer = types.member(module, "sect_attrs")?;
+        let all = pointed(types, pointer.ty)?;
+        let attributes = types.member(all, "attrs")?;
+        let Type::Array { element, .. } = types.bare(attributes.ty) else {
+            return None;
+        };
+        let file = types.offset(element, "battr").unwrap_or_default();
+        let file_ty = types.member(element, "battr").map_or(element, |it| it.ty);
+        let attribute = types.member(file_ty, "attr")?;
+        let name = types.offset(attribute.ty, "name")?;
+        let private = types.offset(file_ty, "private");
+        let address = types.offset(element, "address");
+        Some(Self {
+            pointer: pointer.offset / 8,
+            count: types.offset(all, "nsections"),
+            first: attributes.offset / 8,
+            step: types.size(element)?,
+            name: file + attribute.offset / 8 + name,
+            address: address.or(private.map(|it| file + it))?,
+        })
+    }
+}
+
+/// Reads the list that begins at `head`, the kernel's variable `modules`.
+///
+/// # Errors
+///
+/// [`ModulesError`] if the list cannot be read or has no end.
+pub fn list(
+    memory: &mut dyn Memory,
+    layout: &Layout,
+    head: u64,
+) -> Result<Vec<Module>, ModulesError> {
+    let mut modules = Vec::new();
+    let mut next = word(memory, head)?;
+    while next != head {
+        if modules.len() == MOST_MODULES || next == 0 {
+            return Err(ModulesError::Endless);
+        }
+        modules.push(module(memory, layout, next.wrapping_sub(layout.list))?);
+        next = word(memory, next)?;
+    }
+    Ok(modules)
+}
+
+fn module(memory: &mut dyn Memory, layout: &Layout, at: u64) -> Result<Module, TargetError> {
+    let mut state = [0; 4];
+    memory.read(at.wrapping_add(layout.state), &mut state)?;
+    let mut size = [0; 8];
+    let size_at = at.wrapping_add(layout.size);
+    memory.read(size_at, &mut size[..layout.size_bytes])?;
+    let live = u32::from_le_bytes(state) == LIVE;
+    // What cannot be read of one module is missing, and no reason to show none at all.
+    let sections = sections(memory, layout, at, live).unwrap_or_default();
+    Ok(Module {
+        name: text(memory, at.wrapping_add(layout.name))?,
+        at,
+        base: word(memory, at.wrapping_add(layout.base))?,
+        size: u64::from_le_bytes(size),
+        live,
+        sections,
+        orc: arrays(memory, layout, at).ok().flatten(),
+    })
+}
+
+fn sections(
+    memory: &mut dyn Memory,
+    layout: &Layout,
+    at: u64,
+    live: bool,
+) -> Result<Vec<(String, u64)>, TargetError> {
+    let Some(layout) = layout.sections else {
+        return Ok(Vec::new());
+    };
+    let all = word(memory, at.wrapping_add(layout.pointer))?;
+    if all == 0 {
+        return Ok(Vec::new());
+    }
+    let count = match layout.count {
+        Some(count) => word(memory, all.wrapping_add(count))? & 0xffff_ffff,
+        None => MOST_SECTIONS,
+    };
+    let mut sections = Vec::new();
+    for number in 0..count.min(MOST_SECTIONS) {
+        let entry = all.wrapping_add(layout.first + number * layout.step);
+        let name = word(memory, entry.wrapping_add(layout.name))?;
+        if name == 0 {
+            break;
+        }
+        let name = text(memory, name)?;
+        let address = word(memory, entry.wrapping_add(layout.address))?;
+        if !(live && name.starts_with(".init")) {
+            sections.push((name, address));
+        }
+    }
+    Ok(sections)
+}
+
+fn arrays(
+    memory: &mut dyn Memory,
+    layout: &Layout,
+    at: u64,
+) -> Result<Option<Arrays>, TargetError> {
+    let Some([ips, entries, count]) = layout.orc else {
+        return Ok(None);
+    };
+    Ok(Some(Arrays {
+        ips: word(memory, at.wrapping_add(ips))?,
+        entries: word(memory, at.wrapping_add(entries))?,
+        count: word(memory, at.wrapping_add(count))? & 0xffff_ffff,
+    }))
+}
+
+/// The names that a module carries itself, at the addresses where they are.
+///
+/// # Errors
+///
+/// [`TargetError`] if they cannot be read.
+pub fn symbol_table(
+    memory: &mut dyn Memory,
+    layout: &Layout,
+    module: &Module,
+) -> Result<SymbolTable, TargetError> {
+    let mut table = SymbolTable::default();
+    let Some([pointer, symbols, count, names]) = layout.symbols else {
+        return Ok(table);
+    };
+    let all = word(memory, module.at.wrapping_add(pointer))?;
+    let symbols = word(memory, all.wrapping_add(symbols))?;
+    let count = word(memory, all.wrapping_add(count))? & 0xffff_ffff;
+    let names = word(memory, all.wrapping_add(names))?;
+    let mut raw = vec![0; (count.min(MOST_SYMBOLS) * SYMBOL_BYTES) as usize];
+    memory.read(symbols, &mut raw)?;
+    for raw in raw.chunks_exact(SYMBOL_BYTES as usize) {
+        let (name, address) = (raw.u32(0).unwrap_or(0), raw.u64(8).unwrap_or(0));
+        if name == 0 || !module.contains(address) {
+            continue;
+        }
+        let name = text(memory, names.wrapping_add(name.into()))?;
+        table.push(&Symbol {
+            name: name.into(),
+            address,
+            size: raw.u64(16).unwrap_or(0),
+            kind: kind(raw[4]),
+            global: raw[4] >> 4 != 0,
+        });
+    }
+    table.sort();
+    Ok(table)
+}
+
+/// The kernel writes a letter over what a symbol is in some versions; a function is a 2 else.
+fn kind(info: u8) -> Kind {
+    match info & 0xf {
+        2 => Kind::Function,
+        _ if matches!(info, b't' | b'T' | b'w' | b'W') => Kind::Function,
+        _ => Kind::Data,
+    }
+}
+
+fn word(memory: &mut dyn Memory, at: u64) -> Result<u64, TargetError> {
+    let mut bytes = [0; 8];
+    memory.read(at, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn text(memory: &mut dyn Memory, at: u64) -> Result<String, TargetError> {
+    let mut bytes = Vec::new();
+    while bytes.len() < LONGEST_NAME && !bytes.contains(&0) {
+        // Not over the end of a page, behind which there may be nothing.
+        let next = at.wrapping_add(bytes.len() as u64);
+        let mut part = vec![0; (64 - next % 64) as usize];
+        memory.read(next, &mut part)?;
+        bytes.extend(part);
+    }
+    Ok(text_at(&bytes, 0).into_owned())
+}
+
+/// Why the modules of a kernel could not be listed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ModulesError {
+    /// The list goes on and on.
+    #[error("the kernel's list of modules has no end: it is damaged, or being changed")]
+    Endless,
+    /// The memory with it cannot be read.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::testing::Image;
+
+    const BASE: u64 = 0xffff_ffff_c000_0000;
+    const HEAD: u64 = BASE + 0x10;
+
+    fn layout() -> Layout {
+        Layout {
+            list: 8,
+            name: 24,
+            state: 0,
+            base: 88,
+            size: 96,
+            size_bytes: 4,
+            sections: Some(SectionLayout {
+                pointer: 104,
+                count: Some(0),
+                first: 8,
+                step: 16,
+                name: 0,
+                address: 8,
+            }),
+            orc: None,
+            symbols: None,
+        }
+    }
+
+    fn put(image: &mut Image, at: u64, bytes: &[u8]) {
+        let at = (at - BASE) as usize;
+        image.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn put_word(image: &mut Image, at: u64, word: u64) {
+        put(image, at, &word.to_le_bytes());
+    }
+
+    /// Two modules: `one` is starting, `two` has started.
+    fn image() -> Image {
+        let mut image = Image::new(BASE, vec![0; 0x2000]);
+        let modules = [BASE + 0x100, BASE + 0x200];
+        put_word(&mut image, HEAD, modules[0] + 8);
+        put_word(&mut image, modules[0] + 8, modules[1] + 8);
+        put_word(&mut image, modules[1] + 8, HEAD);
+        for (number, (at, name)) in modules.into_iter().zip(["one", "two"]).enumerate() {
+            put(&mut image, at, &[1 - number as u8]);
+            put(&mut image, at + 24, name.as_bytes());
+            put_word(&mut image, at + 88, BASE + 0x10_0000 * number as u64);
+            put_word(&mut image, at + 96, 0x4000);
+            put_word(&mut image, at + 104, BASE + 0x300);
+        }
+        put_word(&mut image, BASE + 0x300, 2);
+        for (number, name) in [".text", ".init.text"].iter().enumerate() {
+            let (at, text) = (
+                BASE + 0x308 + number as u64 * 16,
+                BASE + 0x400 + number as u64 * 32,
+            );
+            put_word(&mut image, at, text);
+            put_word(&mut image, at + 8, BASE + 0x1000 * (number as u64 + 1));
+            put(&mut image, text, name.as_bytes());
+        }
+        image
+    }
+
+    #[test]
+    fn modules_are_listed_with_their_sections() {
+        let modules = list(&mut image(), &layout(), HEAD).unwrap();
+        let names: Vec<&str> = modules.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["one", "two"]);
+        let text = (".text".to_owned(), BASE + 0x1000);
+        let init = (".init.text".to_owned(), BASE + 0x2000);
+        assert_eq!(modules[0].sections, [text.clone(), init]);
+        assert_eq!(modules[1].sections, [text], "it has started");
+        assert!(modules[1].contains(BASE + 0x10_3fff));
+        assert!(!modules[1].contains(BASE + 0x10_4000));
+    }
+
+    #[test]
+    fn a_list_without_end_is_told_apart() {
+        let mut image = image();
+        put_word(&mut image, BASE + 0x208, BASE + 0x108);
+        let error = list(&mut image, &layout(), HEAD).unwrap_err();
+        assert!(matches!(error, ModulesError::Endless), "{error}");
+        put_word(&mut image, BASE + 0x208, 0);
+        assert!(list(&mut image, &layout(), HEAD).is_err());
+        put_word(&mut image, BASE + 0x208, 0xdead_0000);
+        assert!(list(&mut image, &layout(), HEAD).is_err());
+    }
+
+    #[test]
+    fn lies_about_sections_cost_little() {
+        let mut image = image();
+        put_word(&mut image, BASE + 0x300, u64::MAX);
+        let modules = list(&mut image, &layout(), HEAD).unwrap();
+        assert_eq!(modules.len(), 2);
+        put_word(&mut image, BASE + 0x168, 0xdead_0000);
+        let modules = list(&mut image, &layout(), HEAD).unwrap();
+        assert!(modules[0].sections.is_empty());
+    }
+
+    #[test]
+    fn files_are_told_by_their_names() {
+        let module = Module {
+            name: "crc_itu_t".into(),
+            ..list(&mut image(), &layout(), HEAD).unwrap().remove(0)
+        };
+        assert!(module.may_be_file("crc-itu-t.ko"));
+        assert!(module.may_be_file("crc_itu_t.ko.debug"));
+        assert!(!module.may_be_file("crc-itu-t"));
+        assert!(!module.may_be_file("crc.ko"));
+    }
+}

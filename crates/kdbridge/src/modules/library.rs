@@ -1,0 +1,79 @@
+//! Modules as a debugger is told of them.
+
+use super::Module;
+use crate::symbols::ElfFile;
+
+/// Where GDB must put each section of a module's file that takes up memory, in the order of the
+/// file: 0 for those that the kernel has dropped.
+#[must_use]
+pub fn library_addresses(module: &Module, elf: &ElfFile) -> Vec<u64> {
+    let placement = module.placement(elf);
+    let loaded = elf.sections().iter().enumerate();
+    let loaded = loaded.filter(|(_, section)| section.is_loaded());
+    loaded.map(|(number, _)| placement.of(number)).collect()
+}
+
+/// GDB's list of libraries, of files and the addresses of their sections.
+#[must_use]
+pub fn library_list<'a>(libraries: impl IntoIterator<Item = (&'a str, &'a [u64])>) -> String {
+    let mut text = "<library-list>".to_owned();
+    for (path, addresses) in libraries {
+        text.push_str("<library name=\"");
+        text.extend(path.chars().map(escaped));
+        text.push_str("\">");
+        for address in addresses {
+            text.push_str(&format!("<section address=\"{address:#x}\"/>"));
+        }
+        text.push_str("</library>");
+    }
+    text + "</library-list>"
+}
+
+fn escaped(character: char) -> String {
+    match character {
+        '<' => "&lt;".to_owned(),
+        '&' => "&amp;".to_owned(),
+        '"' => "&quot;".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::testing::Elf;
+
+    #[test]
+    fn every_loaded_section_has_an_address_in_the_order_of_the_file() {
+        let file = Elf::new()
+            .section(".text", 1, 0, &[0; 8])
+            .loaded(4)
+            .section(".comment", 1, 0, &[0; 8])
+            .section(".init.text", 1, 0, &[0; 8])
+            .loaded(4)
+            .section(".data", 1, 0, &[0; 8])
+            .loaded(1)
+            .write();
+        let elf = ElfFile::open(file.path()).unwrap();
+        let sections = [(".data", 0x2000), (".text", 0x1000), (".comment", 0x3000)];
+        let module = Module {
+            name: "m".into(),
+            at: 0,
+            base: 0x1000,
+            size: 0x2000,
+            live: true,
+            sections: sections.map(|(name, at)| (name.to_owned(), at)).into(),
+            orc: None,
+        };
+        assert_eq!(library_addresses(&module, &elf), [0x1000, 0, 0x2000]);
+    }
+
+    #[test]
+    fn a_list_as_gdb_reads_it() {
+        let list = library_list([("/a<&\"b.ko", [0x10, 0].as_slice()), ("/c.ko", &[])]);
+        let first = r#"<library name="/a&lt;&amp;&quot;b.ko"><section address="0x10"/>"#;
+        let rest = r#"<section address="0x0"/></library><library name="/c.ko"></library>"#;
+        assert_eq!(list, format!("<library-list>{first}{rest}</library-list>"));
+        assert_eq!(library_list([]), "<library-list></library-list>");
+    }
+}

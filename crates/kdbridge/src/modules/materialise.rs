@@ -1,0 +1,290 @@
+//! A module's file as if it had been linked where the module is.
+//!
+//! LLDB makes up addresses for the sections of a file that is not linked, whatever it is told about
+//! them. So it gets a copy: of a shared library, because it takes a linked program for the kernel.
+//! What takes up memory is copied from there, the debug information is relocated, and the symbols
+//! have the addresses where things are.
+
+use thiserror::Error;
+
+use super::Module;
+use crate::symbols::bytes::Bytes;
+use crate::symbols::{ElfError, ElfFile, Placement, Section, relocate};
+use crate::target::Memory;
+
+const HEADER: usize = 64;
+const SEGMENT: usize = 56;
+const SECTION: usize = 64;
+const SYMBOL: usize = 24;
+
+const ET_DYN: u16 = 3;
+const EM_X86_64: u16 = 62;
+const PT_LOAD: u32 = 1;
+const SHT_NULL: u32 = 0;
+const SHT_PROGBITS: u32 = 1;
+const SHF_WRITE: u64 = 1;
+const SHF_EXECUTE: u64 = 4;
+
+/// No section of a module is longer than this; the kernel has 1 GiB for all modules.
+const MOST_LIVE: u64 = 1 << 28;
+
+/// A copy of a module's file.
+#[derive(Debug)]
+pub struct Materialised {
+    /// The whole file.
+    pub bytes: Vec<u8>,
+    /// The lowest address that something in it has.
+    pub base: u64,
+}
+
+/// Makes a copy of `elf`, the file of `module`, with the addresses that its sections have now.
+///
+/// # Errors
+///
+/// [`MaterialiseError`] if the file is damaged, or none of it is in memory.
+pub fn materialise(
+    memory: &mut dyn Memory,
+    module: &Module,
+    elf: &ElfFile,
+) -> Result<Materialised, MaterialiseError> {
+    let placement = module.placement(elf);
+    let names = u16::try_from(elf.name_section()).unwrap_or(0);
+    let mut copies = Vec::new();
+    for (number, section) in elf.sections().iter().enumerate() {
+        copies.push(copy(memory, elf, number, section, &placement)?);
+    }
+    let loaded = copies.iter().filter(|it| it.section.address != 0);
+    let base = loaded.map(|it| it.section.address).min();
+    Ok(Materialised {
+        bytes: write(&mut copies, names),
+        base: base.ok_or(MaterialiseError::NotLoaded)?,
+    })
+}
+
+/// A section of the copy and what is in it.
+struct Copy {
+    section: Section,
+    bytes: Vec<u8>,
+}
+
+fn copy(
+    memory: &mut dyn Memory,
+    elf: &ElfFile,
+    number: usize,
+    section: &Section,
+    placement: &Placement,
+) -> Result<Copy, ElfError> {
+    let address = placement.of(number);
+    let is_dropped = section.is_loaded() && address == 0;
+    if is_dropped || section.is_relocations() {
+        let section = Section {
+            kind: SHT_NULL,
+            flags: 0,
+            address: 0,
+            size: 0,
+            ..section.clone()
+        };
+        let bytes = Vec::new();
+        return Ok(Copy { section, bytes });
+    }
+    let mut bytes = elf.bytes(section)?;
+    if section.is_symbols() {
+        place_symbols(&mut bytes, placement);
+    } else {
+        relocate(elf, number, &mut bytes, placement)?;
+    }
+    let mut section = Section {
+        address,
+        ..section.clone()
+    };
+    if section.is_loaded() {
+        let mut live = vec![0; section.size.min(MOST_LIVE) as usize];
+        if memory.read(address, &mut live).is_ok() {
+            bytes = live;
+            section.kind = match section.is_in_file() {
+                true => section.kind,
+                false => SHT_PROGBITS,
+            };
+        }
+    }
+    section.size = section.size.max(bytes.len() as u64);
+    Ok(Copy { section, bytes })
+}
+
+/// Symbols of sections that are there get their address; those of others become undefined.
+fn place_symbols(symbols: &mut [u8], placement: &Placement) {
+    const RESERVED: u16 = 0xff00;
+    for symbol in symbols.chunks_exact_mut(SYMBOL) {
+        let section = symbol.u16(6).unwrap_or_default();
+        if section == 0 || section >= RESERVED {
+            continue;
+        }
+        let base = placement.of(section.into());
+        let value = symbol.u64(8).unwrap_or_default().wrapping_add(base);
+        let (section, value) = if base == 0 { (0, 0) } else { (section, value) };
+        symbol[6..8].copy_from_slice(&section.to_le_bytes());
+        symbol[8..16].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// Header, segments, what is in the sections, and their table.
+fn write(copies: &mut [Copy], names: u16) -> Vec<u8> {
+    let is_segment = |copy: &&Copy| copy.section.is_loaded() && copy.section.size > 0;
+    let segments = copies.iter().filter(is_segment).count();
+    let mut bytes = vec![0; HEADER + segments * SEGMENT];
+    for copy in copies.iter_mut() {
+        bytes.resize(bytes.len().next_multiple_of(16), 0);
+        copy.section.offset = bytes.len() as u64;
+        bytes.extend(&copy.bytes);
+    }
+    bytes.resize(bytes.len().next_multiple_of(16), 0);
+    let table = bytes.len() as u64;
+    for copy in copies.iter() {
+        bytes.extend(section_header(copy));
+    }
+    let header = header(table, segments as u16, copies.len() as u16, names);
+    bytes[..HEADER].copy_from_slice(&header);
+    let mut loaded: Vec<&Copy> = copies.iter().filter(is_segment).collect();
+    loaded.sort_by_key(|copy| copy.section.address);
+    for (number, copy) in loaded.iter().enumerate() {
+        let at = HEADER + number * SEGMENT;
+        bytes[at..at + SEGMENT].copy_from_slice(&segment(copy));
+    }
+    bytes
+}
+
+fn header(table: u64, segments: u16, sections: u16, names: u16) -> Vec<u8> {
+    let mut header = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    header.extend(ET_DYN.to_le_bytes());
+    header.extend(EM_X86_64.to_le_bytes());
+    header.extend(1u32.to_le_bytes());
+    for word in [0, HEADER as u64, table] {
+        header.extend(word.to_le_bytes());
+    }
+    header.extend(0u32.to_le_bytes());
+    let sizes = [HEADER as u16, SEGMENT as u16, segments];
+    for half in sizes.into_iter().chain([SECTION as u16, sections, names]) {
+        header.extend(half.to_le_bytes());
+    }
+    header
+}
+
+fn segment(copy: &Copy) -> Vec<u8> {
+    let section = &copy.section;
+    let write = if section.flags & SHF_WRITE != 0 { 2 } else { 0 };
+    let execute = u32::from(section.flags & SHF_EXECUTE != 0);
+    let mut segment = PT_LOAD.to_le_bytes().to_vec();
+    segment.extend((4 | write | execute).to_le_bytes());
+    for word in [
+        section.offset,
+        section.address,
+        section.address,
+        copy.bytes.len() as u64,
+        section.size,
+        1,
+    ] {
+        segment.extend(word.to_le_bytes());
+    }
+    segment
+}
+
+fn section_header(copy: &Copy) -> Vec<u8> {
+    let section = &copy.section;
+    let mut header = section.name_at.to_le_bytes().to_vec();
+    header.extend(section.kind.to_le_bytes());
+    for word in [section.flags, section.address, section.offset, section.size] {
+        header.extend(word.to_le_bytes());
+    }
+    header.extend(section.link.to_le_bytes());
+    header.extend(section.info.to_le_bytes());
+    header.extend(section.alignment.to_le_bytes());
+    header.extend(section.entry_size.to_le_bytes());
+    header
+}
+
+/// Why no copy could be made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum MaterialiseError {
+    /// No section of the file is in memory.
+    #[error("the kernel does not say where the module's sections are")]
+    NotLoaded,
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] ElfError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::SymbolTable;
+    use crate::symbols::testing::{Elf, Image};
+
+    const AT: u64 = 0xffff_ffff_c000_0000;
+
+    fn symbol(name: u32, section: u16, value: u64) -> Vec<u8> {
+        let mut symbol = name.to_le_bytes().to_vec();
+        symbol.extend([0x12, 0]);
+        symbol.extend(section.to_le_bytes());
+        symbol.extend(value.to_le_bytes());
+        symbol.extend(8u64.to_le_bytes());
+        symbol
+    }
+
+    fn module(sections: &[(&str, u64)]) -> Module {
+        Module {
+            name: "m".into(),
+            at: 0,
+            base: AT,
+            size: 0x1000,
+            live: true,
+            sections: sections
+                .iter()
+                .map(|&(it, at)| (it.to_owned(), at))
+                .collect(),
+            orc: None,
+        }
+    }
+
+    #[test]
+    fn the_copy_is_linked_where_the_module_is() {
+        let entry = [0, 1 << 32 | 1, 4].map(u64::to_le_bytes).concat();
+        let symbols = [symbol(0, 0, 0), symbol(1, 1, 4), symbol(5, 3, 0)].concat();
+        let file = Elf::new()
+            .section(".text", 1, 0, b"from file")
+            .loaded(4)
+            .section(".debug_info", 1, 0, &[0; 8])
+            .section(".init.text", 1, 0, &[0; 8])
+            .loaded(4)
+            .section(".rela.debug_info", 4, 0, &entry)
+            .linked(5, 2)
+            .section(".symtab", 2, 0, &symbols)
+            .linked(6, 0)
+            .section(".strtab", 3, 0, b"\0run\0start\0")
+            .write();
+        let elf = ElfFile::open(file.path()).unwrap();
+        let mut memory = Image::new(AT, b"as loaded".to_vec());
+        let made = materialise(&mut memory, &module(&[(".text", AT)]), &elf).unwrap();
+        assert_eq!(made.base, AT);
+        assert_eq!(made.bytes.u16(16), Some(ET_DYN));
+        let copy = Elf::file(&made.bytes);
+        let copy = ElfFile::open(copy.path()).unwrap();
+        let text = copy.section(".text").unwrap();
+        assert_eq!(text.address, AT);
+        assert_eq!(copy.bytes(text).unwrap(), b"as loaded");
+        let info = copy.bytes(copy.section(".debug_info").unwrap()).unwrap();
+        assert_eq!(info.u64(0), Some(AT + 8), "value, address and addend");
+        let symbols = SymbolTable::of_file(&copy).unwrap();
+        assert_eq!(symbols.by_name("run").unwrap().address, AT + 4);
+        assert!(symbols.by_name("start").is_none(), "it is gone");
+    }
+
+    #[test]
+    fn a_module_that_is_nowhere_has_no_copy() {
+        let file = Elf::new().section(".text", 1, 0, b"code").loaded(4).write();
+        let elf = ElfFile::open(file.path()).unwrap();
+        let mut memory = Image::new(AT, Vec::new());
+        let error = materialise(&mut memory, &module(&[]), &elf).unwrap_err();
+        assert!(matches!(error, MaterialiseError::NotLoaded), "{error}");
+    }
+}
