@@ -1,0 +1,56 @@
+//! What can be typed. Help, completions and the man pages are made from this.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use kdbridge::boot_args;
+
+/// A bridge between any debugger and a kernel in a virtual machine.
+#[derive(Debug, Parser)]
+#[command(name = "kdbridge", version)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Translate the boot-arg `debug` of an XNU kernel between names and a number.
+    ///
+    /// `kdbridge boot-args halt,nmi,arp` prints `debug=0x45`, and `kdbridge boot-args 0x45` prints
+    /// `halt,nmi,arp`; both then say what each flag does. On the Mac that is to be debugged, `sudo
+    /// nvram boot-args="debug=0x45"` sets it, where System Integrity Protection allows that; it counts
+    /// from the next start on.
+    BootArgs(BootArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the man pages.
+    Man {
+        /// Write one page for each command into this directory instead of one page to standard
+        /// output.
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = flags())]
+pub(crate) struct BootArgs {
+    /// Flags by name, with or without `DB_`, or numbers, with commas between them; `debug=` may stand
+    /// in front.
+    #[arg(required_unless_present = "list")]
+    pub(crate) flags: Option<String>,
+    /// Print all flags that there are.
+    #[arg(long, conflicts_with = "flags")]
+    pub(crate) list: bool,
+}
+
+/// A table of the flags.
+fn flags() -> String {
+    let rows = boot_args::FLAGS.iter();
+    let rows = rows.map(|flag| format!("  {:#8x}  {:25}  {}", flag.bit, flag.name, flag.meaning));
+    format!("Flags:\n{}", rows.collect::<Vec<_>>().join("\n"))
+}

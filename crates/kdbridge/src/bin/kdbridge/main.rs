@@ -1,0 +1,22 @@
+//! The `kdbridge` command: glue between the command line and the library.
+
+mod args;
+mod command;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Arguments;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match command::run(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::remark(format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,3 +1,0 @@
-//! The `kdbridge` command.
-
-fn main() {}
