@@ -121,11 +121,13 @@ impl Selftest {
         tiers: &[Tier],
         attempts: &[&'static Attempt],
     ) -> Result<Report, SelftestError> {
-        let world = World::new(&self.programs, self.user.as_ref())?;
+        let mut world = World::new(&self.programs, self.user.as_ref())?;
         let mut report = Report::default();
+        let before = world.state()?;
         for attempt in attempts {
             report.rows.push(self.outside(&world, attempt)?);
         }
+        report.noticed = world.state()? != before;
         drop(world);
         for tier in tiers {
             let mut world = World::new(&self.programs, self.user.as_ref())?;

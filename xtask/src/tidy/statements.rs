@@ -46,6 +46,8 @@ enum Statement {
     Launch(u32),
     /// About debugging a kernel, `K` before its number; tests are named `kNN_…`.
     Kernel(u32),
+    /// About the walls around programs, `W` before its number; tests are named `wNN_…`.
+    Wall(u32),
 }
 
 impl fmt::Display for Statement {
@@ -54,6 +56,7 @@ impl fmt::Display for Statement {
             Self::Semantics(number) => write!(f, "{number}"),
             Self::Launch(number) => write!(f, "L{number}"),
             Self::Kernel(number) => write!(f, "K{number}"),
+            Self::Wall(number) => write!(f, "W{number}"),
         }
     }
 }
@@ -91,11 +94,12 @@ fn numbered(text: &str) -> Option<Statement> {
     match text.split_at_checked(1)? {
         ("L", number) => Some(Statement::Launch(number.parse().ok()?)),
         ("K", number) => Some(Statement::Kernel(number.parse().ok()?)),
+        ("W", number) => Some(Statement::Wall(number.parse().ok()?)),
         _ => Some(Statement::Semantics(text.parse().ok()?)),
     }
 }
 
-/// Every function named `sNN_…`, `lNN_…` or `kNN_…` and where it stands.
+/// Every function named `sNN_…`, `lNN_…`, `kNN_…` or `wNN_…` and where it stands.
 fn tests(files: &[RustFile]) -> BTreeMap<&str, String> {
     let mut tests = BTreeMap::new();
     for file in files {
@@ -121,6 +125,7 @@ fn statement(part: &str) -> Option<Statement> {
         ("s", number) => Some(Statement::Semantics(number.parse().ok()?)),
         ("l", number) => Some(Statement::Launch(number.parse().ok()?)),
         ("k", number) => Some(Statement::Kernel(number.parse().ok()?)),
+        ("w", number) => Some(Statement::Wall(number.parse().ok()?)),
         _ => None,
     }
 }

@@ -15,6 +15,7 @@ mod names;
 mod pages;
 mod parts;
 mod sandbox;
+mod selftest;
 mod service;
 mod show;
 mod world;

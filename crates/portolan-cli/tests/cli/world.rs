@@ -53,12 +53,13 @@ impl World {
     }
 
     /// One in which the command is not root's, who confines no programs. It is a copy, together
-    /// with the launcher that is built beside it: what is built may be out of that user's reach.
+    /// with the launcher and the prober that are built beside it: what is built may be out of that
+    /// user's reach.
     pub(crate) fn of_a_user() -> Self {
         let mut world = Self::new();
         let bin = world.path("bin");
         std::fs::create_dir(&bin).expect("mkdir");
-        for name in ["portolan", "portolan-launch"] {
+        for name in ["portolan", "portolan-launch", "portolan-probe"] {
             let built = world.program.with_file_name(name);
             std::fs::copy(&built, bin.join(name)).expect("cargo build -p portolan-sandbox");
         }
@@ -69,6 +70,19 @@ impl World {
             world.user = user;
         }
         world
+    }
+
+    /// The user and the group that the command is run as.
+    pub(crate) fn ids(&self) -> (u32, u32) {
+        let ours = (rustix::process::getuid(), rustix::process::getgid());
+        let ours = (ours.0.as_raw(), ours.1.as_raw());
+        self.user.map_or(ours, |user| (user, user))
+    }
+
+    /// Makes a file that user's.
+    pub(crate) fn give(&self, file: &Path) {
+        let (user, group) = self.ids();
+        std::os::unix::fs::chown(file, Some(user), Some(group)).expect("chown");
     }
 
     /// Where the command is.

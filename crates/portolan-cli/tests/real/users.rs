@@ -142,6 +142,27 @@ fn roots_server_runs_a_job_as_another_user() {
 }
 
 #[test]
+fn w19_a_job_of_roots_with_entitlements_needs_a_user() {
+    if !is_root() {
+        return skipped("only root has a server that can");
+    }
+    let world = World::new();
+    let started = world.path("started");
+    let job = format!(
+        "Label = 'test.walled'\nProgramArguments = ['touch', '{}']\n\
+         [Entitlements]\n'com.apple.security.app-sandbox' = true\n",
+        started.display()
+    );
+    load(&world, "walled.toml", &job).ok();
+    let ran = world.run(["kickstart", "test.walled"]);
+    ran.fails(
+        11,
+        "a program of root's is not confined: the job needs a UserName",
+    );
+    assert!(!started.exists(), "nothing is started");
+}
+
+#[test]
 fn a_job_that_runs_as_another_user_has_no_say_in_roots_server() {
     if !is_root() {
         return skipped("only root has a server that can");

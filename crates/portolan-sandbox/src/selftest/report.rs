@@ -98,8 +98,10 @@ pub struct Change {
 pub struct Report {
     /// Each attempt.
     pub rows: Vec<Row>,
-    /// What the process outside has noticed.
+    /// What the process outside has noticed of those that were confined.
     pub changes: Vec<Change>,
+    /// Whether it has noticed those that were not, as it should if they were made.
+    pub noticed: bool,
 }
 
 impl Report {
@@ -137,7 +139,7 @@ mod tests {
         };
         let report = Report {
             rows: vec![row.clone()],
-            changes: Vec::new(),
+            ..Report::default()
         };
         let verdict = row.verdict(tier).expect("it was made");
         assert_eq!(report.is_good(), verdict.is_good());

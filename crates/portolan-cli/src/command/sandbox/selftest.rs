@@ -23,6 +23,10 @@ pub(crate) fn run(options: &args::Selftest) -> anyhow::Result<()> {
         true => output::json(&Json::of(&found, &report))?,
         false => print(&found, &report, &tiers, options.verbose),
     }
+    ensure!(
+        report.noticed || !options.attempts.is_empty(),
+        "the process outside does not notice what is done to it"
+    );
     ensure!(report.is_good(), "the walls are not as they should be");
     Ok(())
 }
