@@ -30,7 +30,7 @@ use rustix::thread::CapabilitySet;
 use thiserror::Error;
 
 use crate::entitlements::Entitlements;
-use crate::probe::{PROBE, ProbeError, Tiers};
+use crate::probe::{ProbeError, Tiers, privileges};
 use crate::profile::{Profile, Tier};
 
 use attempt::Control;
@@ -58,7 +58,6 @@ const NOBODY: u32 = 65534;
 pub struct Selftest {
     programs: Programs,
     user: Option<Identity>,
-    namespaces: bool,
 }
 
 impl Selftest {
@@ -85,17 +84,7 @@ impl Selftest {
                 prober,
             },
             user: is_root.then(nobody),
-            namespaces: true,
         })
-    }
-
-    /// As on a machine where user namespaces are off (`user.max_user_namespaces` is 0).
-    #[must_use]
-    pub fn without_namespaces(self) -> Self {
-        Self {
-            namespaces: false,
-            ..self
-        }
     }
 
     /// The tiers that there are for its user.
@@ -105,10 +94,8 @@ impl Selftest {
     /// [`SelftestError`]
     pub fn tiers(&self) -> Result<Tiers, SelftestError> {
         let world = World::new(&self.programs, self.user.as_ref())?;
-        let launcher = world.programs.launcher.clone();
-        let command = vec![launcher.into(), PROBE.into()];
-        let ended = self.run_command(&world, command, None)?;
-        Ok(ended.output.parse()?)
+        let user = self.user.as_ref().map(|user| (user.uid, user.gid));
+        Ok(Tiers::probe(&world.programs.launcher, user)?)
     }
 
     /// Makes these attempts outside and in these tiers.
@@ -197,7 +184,19 @@ impl Selftest {
         let number = start::PROFILE.to_string();
         command.extend([launcher.into(), number.into(), prober.into()]);
         command.extend(part_of("attempt", attempt, world));
-        let ended = self.run_command(world, command, Some(memory.as_fd()))?;
+        // As root's server does it.
+        let capabilities = match tier {
+            Tier::T1 => CapabilitySet::empty(),
+            Tier::T2 => privileges(),
+        };
+        let user = self.user.clone().map(|user| Identity {
+            capabilities,
+            ..user
+        });
+        let program = PathBuf::from(command.remove(0));
+        let directory = Path::new("/");
+        let profile = Some(memory.as_fd());
+        let ended = start::run(&program, &command, directory, user.as_ref(), profile)?;
         Ok(ended.outcome())
     }
 
@@ -207,38 +206,6 @@ impl Selftest {
             Granted::Terminal => vec![(&world.programs.prober).into(), "terminal".into()],
             _ => Vec::new(),
         }
-    }
-
-    /// Runs it as the user, where user namespaces are off if they are to be.
-    fn run_command(
-        &self,
-        world: &World,
-        command: Vec<OsString>,
-        profile: Option<std::os::fd::BorrowedFd<'_>>,
-    ) -> Result<start::Ended, SelftestError> {
-        let mut command = command;
-        let mut user = self.user.as_ref();
-        if !self.namespaces {
-            let ids = user.map_or_else(
-                || {
-                    (
-                        rustix::process::getuid().as_raw(),
-                        rustix::process::getgid().as_raw(),
-                    )
-                },
-                |user| (user.uid, user.gid),
-            );
-            let around: [OsString; 4] = [
-                (&world.programs.prober).into(),
-                "alone".into(),
-                ids.0.to_string().into(),
-                ids.1.to_string().into(),
-            ];
-            command.splice(0..0, around);
-            user = None;
-        }
-        let program = PathBuf::from(command.remove(0));
-        start::run(&program, &command, Path::new("/"), user, profile)
     }
 }
 

@@ -104,7 +104,7 @@ pub(crate) struct Selftest {
     /// Only in this tier, which must be there.
     #[arg(long)]
     pub(crate) tier: Option<Tier>,
-    /// As if user namespaces were off on this machine, so that there is no T2.
+    /// As if user namespaces were off on this machine, so that only root's jobs have T2.
     #[arg(long)]
     pub(crate) no_namespaces: bool,
     /// Print JSON.

@@ -1,5 +1,6 @@
 //! `portolan sandbox selftest`, and tiers that a program needs and the machine lacks.
 
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use crate::world::{Ran, World, ran};
@@ -44,8 +45,13 @@ fn without_namespaces(world: &World, arguments: &[&str]) -> Ran {
     let inner = world.command(arguments);
     let mut command = Command::new(world.program().with_file_name("portolan-probe"));
     let (user, group) = world.ids();
-    command.args(["alone", &user.to_string(), &group.to_string()]);
-    command.arg(inner.get_program()).args(inner.get_args());
+    if rustix::process::geteuid().is_root() {
+        command.uid(user).gid(group);
+    }
+    command
+        .arg("alone")
+        .arg(inner.get_program())
+        .args(inner.get_args());
     for (name, value) in inner.get_envs() {
         match value {
             Some(value) => command.env(name, value),

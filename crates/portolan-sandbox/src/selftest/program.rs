@@ -11,9 +11,9 @@ use std::process::{Command, ExitCode, Stdio};
 use portolan_sys::confine::{self, Fork};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::process::{Gid, Pid, Uid, WaitOptions, getpid, waitpid};
+use rustix::process::{Pid, WaitOptions, getpid, waitpid};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
-use rustix::thread::{UnshareFlags, set_thread_gid, set_thread_groups, set_thread_uid};
+use rustix::thread::UnshareFlags;
 
 use super::attempt::{Attempt, Outcome, Refusal};
 use super::attempts::attempts;
@@ -29,7 +29,7 @@ const BY_NAME: usize = 0;
 /// - `privileged NAME OUTSIDE…`: makes it as root, with mounts of its own;
 /// - `namespaced NAME OUTSIDE…`: makes it as root of a user namespace, which may have more there;
 /// - `detached NAME OUTSIDE…`: makes it in a session of its own;
-/// - `alone UID GID PROGRAM…`: becomes the program in a user namespace that may have no others;
+/// - `alone PROGRAM…`: becomes the program in a user namespace that may have no others;
 /// - `terminal PROGRAM…`: runs the program in a terminal of its own.
 #[must_use]
 pub fn program(arguments: &[OsString]) -> ExitCode {
@@ -51,7 +51,7 @@ pub fn program(arguments: &[OsString]) -> ExitCode {
             let left = rustix::process::setsid().map_err(io::Error::from);
             left.and_then(|_| make(name, outside))
         }
-        ("alone", [user, group, program @ ..]) => alone(user, group, program),
+        ("alone", program) => alone(program),
         ("terminal", program) => terminal(program),
         _ => Err(io::ErrorKind::InvalidInput.into()),
     };
@@ -119,30 +119,22 @@ fn own_root() -> io::Result<()> {
 }
 
 /// As on a machine where user namespaces are off. The limit is of the namespace that is made here,
-/// so nobody else notices. Root keeps all ids there, and then takes on the user's.
-fn alone(user: &OsString, group: &OsString, program: &[OsString]) -> io::Result<()> {
+/// so nobody else notices. Root keeps all ids, and is root there.
+fn alone(program: &[OsString]) -> io::Result<()> {
     let [name, arguments @ ..] = program else {
         return Err(io::ErrorKind::InvalidInput.into());
     };
-    let number = |text: &OsString| text.to_str()?.parse::<u32>().ok();
-    let (Some(user), Some(group)) = (number(user), number(group)) else {
-        return Err(io::ErrorKind::InvalidInput.into());
-    };
-    match rustix::process::getuid().is_root() {
-        true => be_alone_with_all()?,
-        false => {
-            confine::unshare(UnshareFlags::NEWUSER)?;
-            fs::write("/proc/self/setgroups", "deny")?;
-            fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
-            fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
-        }
+    let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
+    if user.is_root() {
+        be_alone_with_all()?;
+    } else {
+        let (user, group) = (user.as_raw(), group.as_raw());
+        confine::unshare(UnshareFlags::NEWUSER)?;
+        fs::write("/proc/self/setgroups", "deny")?;
+        fs::write("/proc/self/uid_map", format!("{user} {user} 1"))?;
+        fs::write("/proc/self/gid_map", format!("{group} {group} 1"))?;
     }
     fs::write("/proc/sys/user/max_user_namespaces", "0")?;
-    if rustix::process::getuid().is_root() {
-        set_thread_groups(&[])?;
-        set_thread_gid(Gid::from_raw(group))?;
-        set_thread_uid(Uid::from_raw(user))?;
-    }
     Err(Command::new(name).args(arguments).exec())
 }
 

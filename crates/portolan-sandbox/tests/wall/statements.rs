@@ -270,20 +270,14 @@ fn w21_t2_is_there_where_the_user_has_namespaces() {
 
 #[test]
 fn w22_a_missing_tier_is_named_and_nothing_is_started() {
-    ways::each(|way| {
-        if way.namespaces {
-            return;
-        }
-        let missing = way.selftest.tiers().expect("tiers").t2;
-        let missing = missing.expect_err("T2 needs user namespaces");
-        assert_eq!(missing.part, Part::Namespaces);
-        let world = World::without_namespaces();
-        let output = world.confined(Tier::T2, "", "/bin/echo", &["started"]);
-        assert_eq!(output.status.code(), Some(78));
-        assert!(output.stdout.is_empty(), "nothing is started");
-        let sentence = String::from_utf8_lossy(&output.stderr);
-        assert!(sentence.contains("T2 needs user namespaces"), "{sentence}");
-    });
+    let world = World::without_namespaces();
+    let missing = world.tiers().t2.expect_err("T2 needs user namespaces");
+    assert_eq!(missing.part, Part::Namespaces);
+    let output = world.confined(Tier::T2, "", "/bin/echo", &["started"]);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(output.stdout.is_empty(), "nothing is started");
+    let sentence = String::from_utf8_lossy(&output.stderr);
+    assert!(sentence.contains("T2 needs user namespaces"), "{sentence}");
 }
 
 #[test]

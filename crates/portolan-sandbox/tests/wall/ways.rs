@@ -4,7 +4,7 @@
 use std::env;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use portolan_sandbox::profile::Tier;
 use portolan_sandbox::selftest::{Attempt, Outcome, Report, Row, Selftest, Verdict, attempts};
@@ -14,14 +14,15 @@ pub(crate) const LAUNCHER: &str = env!("CARGO_BIN_EXE_portolan-launch");
 /// Who runs the programs if the tests are root's: `nobody`, who has no files.
 pub(crate) const NOBODY: u32 = 65534;
 
-/// Tells a test that it is run again as a user.
-const AS_USER: &str = "PORTOLAN_TEST_AS_USER";
+pub(crate) const PROBER: &str = env!("CARGO_BIN_EXE_portolan-probe");
+
+/// Tells a test that it is run again, and in which way.
+const AGAIN: &str = "PORTOLAN_TEST_WAY";
 
 /// One of the ways, on this machine.
 pub(crate) struct Way {
     name: String,
     pub(crate) selftest: Selftest,
-    pub(crate) namespaces: bool,
     pub(crate) tiers: Vec<Tier>,
 }
 
@@ -38,58 +39,82 @@ pub(crate) fn remark(text: &str) {
 /// Does this in each way that there is here. The others are named, for nobody should take a test
 /// for passed that was not made.
 pub(crate) fn each(what: impl Fn(&Way)) {
-    for namespaces in [true, false] {
-        let way = Way::new(namespaces);
-        remark(&format!("{}: {:?}", way.name, way.tiers));
-        assert!(
-            way.tiers.contains(&Tier::T1),
-            "{}: there is no wall",
-            way.name
-        );
-        if namespaces && !way.tiers.contains(&Tier::T2) {
-            remark(&format!("MISSING: {}: T2", way.name));
+    let way = Way::of_this_process();
+    remark(&format!("{}: {:?}", way.name, way.tiers));
+    for tier in [Tier::T1, Tier::T2] {
+        if !way.tiers.contains(&tier) {
+            remark(&format!("MISSING: {}: {tier}", way.name));
         }
-        what(&way);
     }
-    if is_root() {
-        again_as_user();
-    } else if env::var_os(AS_USER).is_none() {
-        remark("MISSING: started by root");
+    assert!(!way.tiers.is_empty(), "{}: there is no wall", way.name);
+    what(&way);
+    if env::var_os(AGAIN).is_some() {
+        return;
+    }
+    again("without user namespaces", as_it_is, true);
+    match is_root() {
+        true => {
+            again("by a user", as_nobody, false);
+            again("by a user, without user namespaces", as_nobody, true);
+        }
+        false => remark("MISSING: started by root"),
     }
 }
 
-/// Runs the same test as `nobody`, whom root then has nothing to do with.
-fn again_as_user() {
+fn as_it_is(_: &mut Command) {}
+
+fn as_nobody(command: &mut Command) {
+    command.uid(NOBODY).gid(NOBODY);
+}
+
+/// Runs the same test in a process that was started in another way.
+fn again(way: &str, who: fn(&mut Command), alone: bool) {
     let thread = std::thread::current();
     let name = thread.name().expect("a test has a name");
-    let program = env::current_exe().expect("this program");
-    let mut command = Command::new(program);
+    let this = env::current_exe().expect("this program");
+    let started = |program: &Path| {
+        let mut command = match alone {
+            true => Command::new(PROBER),
+            false => Command::new(program),
+        };
+        if alone {
+            command.arg("alone").arg(program);
+        }
+        who(&mut command);
+        command.current_dir("/");
+        command
+    };
+    // Whether that can be done at all is found out with a program that cannot fail.
+    let possible = started(Path::new("/bin/true")).status();
+    let possible = possible.is_ok_and(|status| status.success());
+    if !possible || !is_reached(&this, who) {
+        return remark(&format!("MISSING: started {way}"));
+    }
+    let mut command = started(&this);
     command
         .args(["--exact", name, "--nocapture"])
-        .env(AS_USER, "1");
-    match command.uid(NOBODY).gid(NOBODY).current_dir("/").status() {
-        Ok(status) => assert!(status.success(), "as a user: {status}"),
-        Err(error) => remark(&format!(
-            "MISSING: by a user, who cannot reach the build: {error}"
-        )),
-    }
+        .env(AGAIN, way);
+    let status = command.status().expect("this program");
+    assert!(status.success(), "started {way}: {status}");
+}
+
+/// A checkout may be out of the user's reach.
+fn is_reached(program: &Path, who: fn(&mut Command)) -> bool {
+    let mut command = Command::new(program);
+    who(command.arg("--list").stdout(Stdio::null()));
+    command.status().is_ok_and(|status| status.success())
 }
 
 impl Way {
-    fn new(namespaces: bool) -> Self {
-        let starter = if is_root() { "root" } else { "a user" };
-        let with = if namespaces { "with" } else { "without" };
-        let mut selftest = Selftest::new(Path::new(LAUNCHER)).expect("portolan-probe");
-        if !namespaces {
-            selftest = selftest.without_namespaces();
-        }
+    fn of_this_process() -> Self {
+        let selftest = Selftest::new(Path::new(LAUNCHER)).expect("portolan-probe");
         let found = selftest.tiers().expect("tiers");
         let tiers = [(Tier::T1, found.t1), (Tier::T2, found.t2)];
         let tiers = tiers.into_iter().filter(|(_, found)| found.is_ok());
+        let itself = if is_root() { "by root" } else { "by a user" };
         Self {
-            name: format!("started by {starter}, {with} user namespaces"),
+            name: env::var(AGAIN).unwrap_or_else(|_| itself.to_owned()),
             selftest,
-            namespaces,
             tiers: tiers.map(|(tier, _)| tier).collect(),
         }
     }

@@ -8,14 +8,13 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use portolan_sandbox::Entitlements;
+use portolan_sandbox::probe::{PROBE, Tiers};
 use portolan_sandbox::profile::{Home, Profile, Tier};
 use portolan_sandbox::selftest::Selftest;
 use rustix::io::{FdFlags, fcntl_setfd};
 use tempfile::TempDir;
 
-use crate::ways::{LAUNCHER, NOBODY, is_root};
-
-const PROBER: &str = env!("CARGO_BIN_EXE_portolan-probe");
+use crate::ways::{LAUNCHER, NOBODY, PROBER, is_root};
 
 pub(crate) struct World {
     directory: TempDir,
@@ -40,6 +39,17 @@ impl World {
             namespaces: false,
             ..Self::new()
         }
+    }
+
+    /// What this machine has for the user.
+    pub(crate) fn tiers(&self) -> Tiers {
+        let output = self
+            .launcher()
+            .arg(PROBE)
+            .output()
+            .expect("portolan-launch");
+        let text = String::from_utf8(output.stdout).expect("text");
+        text.parse().expect("tiers")
     }
 
     pub(crate) fn home(&self) -> Home {
@@ -76,15 +86,8 @@ impl World {
         if self.namespaces {
             return as_user(Command::new(LAUNCHER));
         }
-        let (user, group) = match is_root() {
-            true => (NOBODY, NOBODY),
-            false => {
-                let (user, group) = (rustix::process::getuid(), rustix::process::getgid());
-                (user.as_raw(), group.as_raw())
-            }
-        };
-        let mut command = Command::new(PROBER);
-        command.args(["alone", &user.to_string(), &group.to_string(), LAUNCHER]);
+        let mut command = as_user(Command::new(PROBER));
+        command.args(["alone", LAUNCHER]);
         command
     }
 }

@@ -1,9 +1,15 @@
 //! `portolan sandbox selftest`.
 
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::{Context as _, ensure};
 use portolan_sandbox::probe::{Tiers, launcher};
 use portolan_sandbox::profile::{Isolation, Tier};
-use portolan_sandbox::selftest::{Attempt, Outcome, Report, Row, Selftest, Verdict, attempts};
+use portolan_sandbox::selftest::{
+    Attempt, Outcome, PROBER, Report, Row, Selftest, Verdict, attempts,
+};
 use serde::Serialize;
 
 use crate::args::sandbox as args;
@@ -11,10 +17,10 @@ use crate::{exit, output};
 
 pub(crate) fn run(options: &args::Selftest) -> anyhow::Result<()> {
     let launcher = launcher().context("cannot find portolan-launch")?;
-    let mut test = Selftest::new(&launcher)?;
     if options.no_namespaces {
-        test = test.without_namespaces();
+        return Err(without_namespaces(&launcher));
     }
+    let test = Selftest::new(&launcher)?;
     let attempts = chosen(&options.attempts)?;
     let found = test.tiers()?;
     let tiers = tiers(&found, options.tier)?;
@@ -29,6 +35,22 @@ pub(crate) fn run(options: &args::Selftest) -> anyhow::Result<()> {
     );
     ensure!(report.is_good(), "the walls are not as they should be");
     Ok(())
+}
+
+const NO_NAMESPACES: &str = "--no-namespaces";
+
+/// Becomes the same command in a user namespace that may have no others. Returns if it cannot.
+fn without_namespaces(launcher: &Path) -> anyhow::Error {
+    let again = std::env::args_os()
+        .skip(1)
+        .filter(|word| word != NO_NAMESPACES);
+    let this = match std::env::current_exe() {
+        Ok(this) => this,
+        Err(error) => return error.into(),
+    };
+    let mut command = Command::new(launcher.with_file_name(PROBER));
+    let error = command.arg("alone").arg(this).args(again).exec();
+    anyhow::Error::new(error).context("cannot execute portolan-probe")
 }
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Attempt>> {
