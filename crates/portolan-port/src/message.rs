@@ -1,6 +1,7 @@
 //! What travels: an id, bytes, and rights, as one unit.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use portolan_wire::port_id::PortId;
@@ -225,6 +226,15 @@ pub enum Right {
     Receive(ReceiveRight),
     /// A right whose port was dead when it was sent (`MACH_PORT_DEAD`).
     Dead,
+    /// A descriptor of anything, as a file port is on macOS (`fileport_makeport`). What it is open on
+    /// is the sender's choice: check it before use.
+    Descriptor(OwnedFd),
+}
+
+impl From<OwnedFd> for Right {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self::Descriptor(descriptor)
+    }
 }
 
 impl From<SendRight> for Right {

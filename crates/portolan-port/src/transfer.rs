@@ -212,7 +212,7 @@ fn make_portable(right: &mut Right, deadline: Deadline) -> Result<(), SendErrorK
             Err(other) => return Err(mint_error(other)),
         },
         Right::SendOnce(once) => once.make_portable()?,
-        Right::Send(_) | Right::Receive(_) | Right::Dead => {}
+        Right::Send(_) | Right::Receive(_) | Right::Dead | Right::Descriptor(_) => {}
     }
     Ok(())
 }
@@ -235,6 +235,9 @@ pub(crate) fn send_error(refusal: Refusal) -> SendErrorKind {
         Refusal::System(errno) => SendErrorKind::System(errno.into()),
     }
 }
+
+/// What stands where a right to no port has its port.
+const NO_PORT: PortId = PortId::from_bytes([0; 16]);
 
 /// What a message needs besides itself to become a packet.
 struct Luggage {
@@ -280,8 +283,9 @@ impl Luggage {
                 self.vans.extend(vans);
             }
             Right::Dead => {
-                self.describe(RightKind::Dead, 0, PortId::from_bytes([0; 16]));
+                self.describe(RightKind::Dead, 0, NO_PORT);
             }
+            Right::Descriptor(_) => self.describe(RightKind::Descriptor, 1, NO_PORT),
         }
         Ok(())
     }
@@ -305,6 +309,7 @@ impl Luggage {
                 Right::SendOnce(once) => fds.extend(once.socket()),
                 Right::Receive(_) => fds.extend(vans.by_ref().take(count).map(AsFd::as_fd)),
                 Right::Dead => {}
+                Right::Descriptor(descriptor) => fds.push(descriptor.as_fd()),
             }
         }
         fds.extend(message.reply.as_ref().and_then(SendOnceRight::socket));
@@ -353,7 +358,7 @@ fn settle(message: &mut Message) {
         match right {
             Right::SendOnce(once) => once.forget(),
             Right::Receive(receive) => receive.forget(),
-            Right::Send(_) | Right::Dead => {}
+            Right::Send(_) | Right::Dead | Right::Descriptor(_) => {}
         }
     }
     if let Some(reply) = message.take_reply() {
@@ -529,7 +534,10 @@ fn unpack(
             Right::Receive(receive.map_err(|_| Nothing::Violation)?)
         }
         (RightKind::Dead, _) => Right::Dead,
-        (RightKind::Send | RightKind::SendOnce, _) => return Err(Nothing::Violation),
+        (RightKind::Descriptor, Some(descriptor)) => Right::Descriptor(descriptor),
+        (RightKind::Send | RightKind::SendOnce | RightKind::Descriptor, _) => {
+            return Err(Nothing::Violation);
+        }
     };
     Ok(unpacked)
 }

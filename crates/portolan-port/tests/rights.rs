@@ -2,7 +2,9 @@
 
 mod flavour;
 
-use std::os::fd::AsFd;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -678,6 +680,45 @@ fn s22_a_right_whose_port_dies_on_the_way_arrives_dead(flavour: Flavour) {
         .expect("send");
     drop(doomed);
     assert!(take_send(&mut port.receive(PATIENCE).expect("receive")).is_dead());
+}
+
+in_both_flavours!(a_descriptor_travels_as_it_is);
+
+fn a_descriptor_travels_as_it_is(flavour: Flavour) {
+    let (port, right) = port(flavour);
+    let (mut here, there) = UnixStream::pair().expect("pair");
+    let message = Message::new(1).with_right(OwnedFd::from(there));
+    let serving = thread::spawn(move || {
+        let mut request = port.receive(PATIENCE).expect("receive");
+        let reply = request.take_reply().expect("it is asked");
+        let answer = request.take_rights().into_iter();
+        reply.send(answer.fold(Message::new(2), Message::with_right))
+    });
+    let mut answer = right.request(message, PATIENCE, PATIENCE).expect("ask");
+    serving.join().expect("no panic").expect("answer");
+    let Some(Right::Descriptor(back)) = answer.take_rights().pop() else {
+        panic!("no descriptor")
+    };
+    UnixStream::from(back).write_all(b"x").expect("write");
+    // Neither side has kept a copy.
+    let mut read = Vec::new();
+    here.read_to_end(&mut read).expect("read");
+    assert_eq!(read, b"x");
+}
+
+#[test]
+fn a_descriptor_that_is_not_sent_is_given_back() {
+    let (_port, right) = port(Flavour::Socket);
+    fill(&right);
+    let (here, _there) = UnixStream::pair().expect("pair");
+    let error = right
+        .send(
+            Message::new(1).with_right(OwnedFd::from(here)),
+            Timeout::POLL,
+        )
+        .expect_err("it is full");
+    let rights = error.into_message().take_rights();
+    assert!(matches!(*rights, [Right::Descriptor(_)]), "{rights:?}");
 }
 
 in_both_flavours!(s47_no_senders_counts_from_what_was_made);

@@ -208,14 +208,17 @@ pub enum RightKind {
     Receive,
     /// A right whose port died before it was sent.
     Dead,
+    /// No right to a port, but the descriptor itself. The port of it is zero.
+    Descriptor,
 }
 
 impl RightKind {
-    const ALL: [(u8, Self); 4] = [
+    const ALL: [(u8, Self); 5] = [
         (1, Self::Send),
         (2, Self::SendOnce),
         (3, Self::Receive),
         (4, Self::Dead),
+        (5, Self::Descriptor),
     ];
 
     fn code(self) -> u8 {
@@ -234,7 +237,7 @@ impl RightKind {
 
     fn allows_fds(self, fds: u8) -> bool {
         match self {
-            Self::Send | Self::SendOnce => fds == 1,
+            Self::Send | Self::SendOnce | Self::Descriptor => fds == 1,
             Self::Receive => fds <= MAX_RIGHT_FDS,
             Self::Dead => fds == 0,
         }

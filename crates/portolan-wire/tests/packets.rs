@@ -68,6 +68,7 @@ fn right() -> impl Strategy<Value = RightDescriptor> {
         (RightKind::SendOnce, 1),
         (RightKind::Receive, 16),
         (RightKind::Dead, 0),
+        (RightKind::Descriptor, 1),
     ];
     let kind = prop::sample::select(kinds.to_vec());
     (kind, any::<[u8; 16]>()).prop_map(|((kind, fds), port)| RightDescriptor {
