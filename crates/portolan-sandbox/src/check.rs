@@ -17,6 +17,29 @@ pub enum Operation {
     MachRegister,
     /// Finding a name: `mach-lookup`.
     MachLookup,
+    /// Shared memory with a name: `ipc-posix-shm`.
+    IpcPosixShm,
+    /// A semaphore with a name: `ipc-posix-sem`.
+    IpcPosixSem,
+    /// Connecting to a socket in a group's container: `network-outbound`.
+    NetworkOutbound,
+    /// Listening on a socket in a group's container: `network-bind`.
+    NetworkBind,
+}
+
+impl Operation {
+    fn is_about_ports(self) -> bool {
+        matches!(self, Self::MachRegister | Self::MachLookup)
+    }
+
+    /// Whether a name is one of the group's.
+    fn is_within(self, group: &GroupId, name: &str) -> bool {
+        if self.is_about_ports() {
+            return group.contains(name);
+        }
+        let rest = name.strip_prefix(group.as_str());
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
 }
 
 impl fmt::Display for Operation {
@@ -24,6 +47,10 @@ impl fmt::Display for Operation {
         f.write_str(match self {
             Self::MachRegister => "mach-register",
             Self::MachLookup => "mach-lookup",
+            Self::IpcPosixShm => "ipc-posix-shm",
+            Self::IpcPosixSem => "ipc-posix-sem",
+            Self::NetworkOutbound => "network-outbound",
+            Self::NetworkBind => "network-bind",
         })
     }
 }
@@ -37,6 +64,11 @@ pub enum Filter {
     /// A name that belongs to one process: `SANDBOX_FILTER_LOCAL_NAME`. The groups' rule is the
     /// same; the exceptions have keys of their own.
     LocalName,
+    /// A name of shared memory or of a semaphore, `<group>/…`: `SANDBOX_FILTER_POSIX_NAME`. There
+    /// are no exceptions for these.
+    PosixName,
+    /// A path in a group's container, `<group>/…`: `SANDBOX_FILTER_PATH`. Nor for these.
+    Path,
 }
 
 /// Who asks.
@@ -117,7 +149,8 @@ impl fmt::Display for Violation {
 /// A program without a sandbox may use any. Another may register and look up `<group>.…` of each
 /// group it is in, its own label and `<label>.…`, and what an exception names: for registering, an
 /// exception that ends in `*` stands for every name that begins so; for looking up, it stands for
-/// itself and the star is a letter like any other (as on macOS).
+/// itself and the star is a letter like any other (as on macOS). What else a group shares is named
+/// `<group>/…`, and is for its members alone.
 ///
 /// The answer does not depend on whether there is such a name.
 pub fn sandbox_check(
@@ -163,15 +196,15 @@ pub(crate) fn rule_for_name<'a>(
     name: &str,
 ) -> Option<NameRule<'a>> {
     let mut groups = entitlements.application_groups.iter();
-    if let Some(group) = groups.find(|group| group.contains(name)) {
+    if let Some(group) = groups.find(|group| operation.is_within(group, name)) {
         return Some(NameRule::Group(group));
     }
-    if is_own(label, name) {
+    if operation.is_about_ports() && is_own(label, name) {
         return Some(NameRule::Own);
     }
     let mut exceptions = entitlements.exceptions(operation, filter).iter();
     let value = exceptions.find(|exception| is_excepted(operation, exception, name))?;
-    let key = key::exception(operation, filter);
+    let key = key::exception(operation, filter)?;
     Some(NameRule::Exception { key, value })
 }
 
@@ -189,9 +222,13 @@ fn is_excepted(operation: Operation, exception: &str, name: &str) -> bool {
 
 /// A name of two or more parts could be one of a group's; an exception is for those that are not.
 pub(crate) fn remedy(operation: Operation, filter: Filter, name: &str) -> (&'static str, String) {
+    let Some(exception) = key::exception(operation, filter) else {
+        let group = name.split_once('/').map_or(name, |(group, _)| group);
+        return (key::APPLICATION_GROUPS, group.to_owned());
+    };
     let group = name.rsplit_once('.').map(|(group, _)| group);
     match group.filter(|group| group.contains('.') && group.parse::<GroupId>().is_ok()) {
         Some(group) => (key::APPLICATION_GROUPS, group.to_owned()),
-        None => (key::exception(operation, filter), name.to_owned()),
+        None => (exception, name.to_owned()),
     }
 }

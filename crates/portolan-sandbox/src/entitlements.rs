@@ -164,6 +164,7 @@ impl Entitlements {
             (Operation::MachLookup, Filter::LocalName) => &self.lookup_local,
             (Operation::MachRegister, Filter::GlobalName) => &self.register_global,
             (Operation::MachRegister, Filter::LocalName) => &self.register_local,
+            _ => &[],
         }
     }
 }

@@ -68,13 +68,14 @@ pub(crate) const MUSIC_READ_WRITE: &str = "com.apple.security.assets.music.read-
 pub(crate) const MOVIES_READ_ONLY: &str = "com.apple.security.assets.movies.read-only";
 pub(crate) const MOVIES_READ_WRITE: &str = "com.apple.security.assets.movies.read-write";
 
-/// The key that excepts names from the rules for an operation.
-pub(crate) fn exception(operation: Operation, filter: Filter) -> &'static str {
+/// The key that excepts names from the rules for an operation, if there is one.
+pub(crate) fn exception(operation: Operation, filter: Filter) -> Option<&'static str> {
     match (operation, filter) {
-        (Operation::MachLookup, Filter::GlobalName) => LOOKUP_GLOBAL,
-        (Operation::MachLookup, Filter::LocalName) => LOOKUP_LOCAL,
-        (Operation::MachRegister, Filter::GlobalName) => REGISTER_GLOBAL,
-        (Operation::MachRegister, Filter::LocalName) => REGISTER_LOCAL,
+        (Operation::MachLookup, Filter::GlobalName) => Some(LOOKUP_GLOBAL),
+        (Operation::MachLookup, Filter::LocalName) => Some(LOOKUP_LOCAL),
+        (Operation::MachRegister, Filter::GlobalName) => Some(REGISTER_GLOBAL),
+        (Operation::MachRegister, Filter::LocalName) => Some(REGISTER_LOCAL),
+        _ => None,
     }
 }
 

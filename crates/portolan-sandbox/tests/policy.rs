@@ -153,6 +153,57 @@ fn a_violation_is_one_line_that_names_the_remedy() {
     }
 }
 
+const SHARED: [(Operation, Filter); 4] = [
+    (Operation::IpcPosixShm, Filter::PosixName),
+    (Operation::IpcPosixSem, Filter::PosixName),
+    (Operation::NetworkOutbound, Filter::Path),
+    (Operation::NetworkBind, Filter::Path),
+];
+
+#[test]
+fn what_a_group_shares_is_for_its_members_alone() {
+    let excepted = identity(
+        "'com.apple.security.app-sandbox' = true
+         'com.apple.security.temporary-exception.mach-register.global-name' = '*'",
+    );
+    for (operation, filter) in SHARED {
+        for name in ["group.a/x", "group.a/x/y", "TEAM.shared/z"] {
+            assert!(
+                allows(&member(), operation, filter, name),
+                "{operation} {name}"
+            );
+            assert!(
+                !allows(&excepted, operation, filter, name),
+                "{operation} {name}"
+            );
+        }
+        for name in [
+            "group.a.x",
+            "group.a",
+            "group.ax/x",
+            "x/group.a/x",
+            "com.example.app/x",
+            "",
+        ] {
+            assert!(
+                !allows(&member(), operation, filter, name),
+                "{operation} {name}"
+            );
+        }
+        let Verdict::Denied(violation) = sandbox_check(&member(), operation, filter, "group.b/x")
+        else {
+            panic!("{operation} was allowed")
+        };
+        let line = violation.to_string();
+        let said = format!("com.example.app: deny {operation} \"group.b/x\"; allowed by");
+        assert!(line.starts_with(&said), "{line}");
+        assert!(
+            line.ends_with("application-groups with \"group.b\""),
+            "{line}"
+        );
+    }
+}
+
 proptest! {
     #[test]
     fn nothing_but_the_rules_allows_a_name(name in "(group|TEAM|com|a|b|\\.|x|[*]|shared|example|app){0,8}") {
