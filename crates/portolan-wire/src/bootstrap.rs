@@ -13,6 +13,8 @@
 //! | [`Confine`](Operation::Confine) | | a send right to this server |
 //! | [`Subset`](Operation::Subset) | a send right whose port's death ends the subset; or none | a send right to the subset |
 //! | [`Parent`](Operation::Parent) | | a send right to the server above |
+//! | [`OpenObject`](Operation::OpenObject) | | a descriptor of the memory |
+//! | [`GroupSocket`](Operation::GroupSocket) | | the socket, if there is no error |
 //! | the others | | |
 //!
 //! All integers are little-endian and nothing is padded. A *string* is its length in bytes as a
@@ -22,12 +24,16 @@ use crate::bounded::{Text, TextError};
 use crate::code::BootstrapCode;
 use crate::cursor::{Cursor, Truncated};
 use crate::field::{
-    expect_end, put_bool, put_list, put_optional_label, put_pid, put_string, take_bool, take_label,
-    take_list, take_name, take_optional_label, take_pid, take_rest, take_text,
+    expect_end, put_bool, put_list, put_optional, put_optional_label, put_pid, put_string,
+    take_bool, take_label, take_list, take_name, take_optional, take_optional_label, take_pid,
+    take_rest, take_string, take_text,
 };
+use crate::group::{GroupError, GroupId};
+use crate::group_socket::{MAX_SOCKET_PATH_BYTES, SocketKind, SocketUse};
 use crate::jobs::{Blame, JobStatus, JobSummary, MAX_JOB_BYTES, MAX_PAGE, MAX_PATH_BYTES};
 use crate::label::{JobLabel, LabelError};
 use crate::name::{NameError, ServiceName};
+use crate::object::{Creation, ObjectInfo, ObjectKind, ObjectName, ObjectNameError, take_object};
 use crate::sandbox::{Bounds, Violations};
 
 /// What a client can ask for.
@@ -80,10 +86,18 @@ pub enum Operation {
     Bounds,
     /// Tell what was refused to confined programs.
     Violations,
+    /// Get shared memory or a semaphore, and make it first if it is not there.
+    OpenObject,
+    /// Take the name of shared memory or of a semaphore away.
+    UnlinkObject,
+    /// List shared memory or semaphores, a page at a time.
+    Objects,
+    /// Get a socket that is connected to one in a group's container, or that listens there.
+    GroupSocket,
 }
 
 impl Operation {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 27] = [
         Self::Register,
         Self::CheckIn,
         Self::LookUp,
@@ -107,6 +121,10 @@ impl Operation {
         Self::Parent,
         Self::Bounds,
         Self::Violations,
+        Self::OpenObject,
+        Self::UnlinkObject,
+        Self::Objects,
+        Self::GroupSocket,
     ];
 
     /// The message id of the request.
@@ -135,6 +153,10 @@ impl Operation {
             Self::Parent => 21,
             Self::Bounds => 22,
             Self::Violations => 23,
+            Self::OpenObject => 24,
+            Self::UnlinkObject => 25,
+            Self::Objects => 26,
+            Self::GroupSocket => 27,
         }
     }
 
@@ -329,6 +351,41 @@ pub enum Request {
         /// At 1: `u64`. The number of the last one that is known, 0 for none.
         after: u64,
     },
+    /// See [`Operation::OpenObject`].
+    OpenObject {
+        /// At 0: `u8`.
+        kind: ObjectKind,
+        /// At 1: `u8`, 0 or 1, and with 1 the fields of [`Creation`].
+        create: Option<Creation>,
+        /// The rest: string.
+        name: ObjectName,
+    },
+    /// See [`Operation::UnlinkObject`].
+    UnlinkObject {
+        /// At 0: `u8`.
+        kind: ObjectKind,
+        /// At 1: string.
+        name: ObjectName,
+    },
+    /// See [`Operation::Objects`].
+    Objects {
+        /// At 0: `u8`.
+        kind: ObjectKind,
+        /// At 1: `u8`, 0 or 1, and with 1 a string. The answer has the objects whose names come after
+        /// it, compared byte by byte.
+        after: Option<ObjectName>,
+    },
+    /// See [`Operation::GroupSocket`].
+    GroupSocket {
+        /// At 0: `u8`.
+        kind: SocketKind,
+        /// At 1: `u32`.
+        purpose: SocketUse,
+        /// At 5: string.
+        group: GroupId,
+        /// Then: the path below the group's container, at most [`MAX_SOCKET_PATH_BYTES`].
+        path: Vec<u8>,
+    },
 }
 
 /// The longest entitlement file.
@@ -361,6 +418,10 @@ impl Request {
             Self::Parent => Operation::Parent,
             Self::Bounds { .. } => Operation::Bounds,
             Self::Violations { .. } => Operation::Violations,
+            Self::OpenObject { .. } => Operation::OpenObject,
+            Self::UnlinkObject { .. } => Operation::UnlinkObject,
+            Self::Objects { .. } => Operation::Objects,
+            Self::GroupSocket { .. } => Operation::GroupSocket,
         }
     }
 
@@ -414,6 +475,32 @@ impl Request {
             }
             Self::Jobs { after } | Self::Blame { after } => {
                 put_optional_label(&mut out, after.as_ref());
+            }
+            Self::OpenObject { kind, create, name } => {
+                out.push(kind.raw());
+                put_optional(&mut out, create.as_ref(), Creation::encode);
+                put_string(&mut out, name.as_str());
+            }
+            Self::UnlinkObject { kind, name } => {
+                out.push(kind.raw());
+                put_string(&mut out, name.as_str());
+            }
+            Self::Objects { kind, after } => {
+                out.push(kind.raw());
+                put_optional(&mut out, after.as_ref(), |name, out| {
+                    put_string(out, name.as_str());
+                });
+            }
+            Self::GroupSocket {
+                kind,
+                purpose,
+                group,
+                path,
+            } => {
+                out.push(kind.raw());
+                out.extend(purpose.raw().to_le_bytes());
+                put_string(&mut out, group.as_str());
+                out.extend(path);
             }
         }
         out
@@ -499,6 +586,25 @@ impl Request {
                 wait: take_bool(cursor)?,
                 after: cursor.u64()?,
             },
+            Operation::OpenObject => Self::OpenObject {
+                kind: ObjectKind::from_raw(cursor.u8()?)?,
+                create: take_optional(cursor, Creation::decode)?,
+                name: take_object(cursor)?,
+            },
+            Operation::UnlinkObject => Self::UnlinkObject {
+                kind: ObjectKind::from_raw(cursor.u8()?)?,
+                name: take_object(cursor)?,
+            },
+            Operation::Objects => Self::Objects {
+                kind: ObjectKind::from_raw(cursor.u8()?)?,
+                after: take_optional(cursor, take_object)?,
+            },
+            Operation::GroupSocket => Self::GroupSocket {
+                kind: SocketKind::from_raw(cursor.u8()?)?,
+                purpose: SocketUse::from_raw(cursor.u32()?),
+                group: GroupId::from_bytes(take_string(cursor)?)?,
+                path: take_rest(cursor, MAX_SOCKET_PATH_BYTES)?,
+            },
         })
     }
 }
@@ -532,6 +638,13 @@ pub enum Reply {
     Bounds(Box<Bounds>),
     /// To [`Operation::Violations`].
     Violations(Violations),
+    /// To [`Operation::OpenObject`]. At 0: `u8`, 0 or 1. Whether it was made by this request.
+    Opened(bool),
+    /// To [`Operation::Objects`].
+    Objects(Page<ObjectInfo>),
+    /// To [`Operation::GroupSocket`]. At 0: `i32`, 0 for none. The kernel's error number, and then
+    /// there is no socket.
+    Socket(i32),
 }
 
 /// Items in the order of their labels.
@@ -556,10 +669,12 @@ impl Reply {
             Self::Jobs(page) => page.encode(&mut out, JobSummary::encode),
             Self::Job(job) => job.encode(&mut out),
             Self::Blame(page) => page.encode(&mut out, Blame::encode),
-            Self::TryExit(may) => put_bool(&mut out, *may),
             Self::Confined(instance) => out.extend(instance.to_le_bytes()),
             Self::Bounds(bounds) => bounds.encode(&mut out),
             Self::Violations(violations) => violations.encode(&mut out),
+            Self::TryExit(answer) | Self::Opened(answer) => put_bool(&mut out, *answer),
+            Self::Objects(page) => page.encode(&mut out, ObjectInfo::encode),
+            Self::Socket(errno) => out.extend(errno.to_le_bytes()),
         }
         out
     }
@@ -582,6 +697,9 @@ impl Reply {
             Operation::Confine => Self::Confined(cursor.u64()?),
             Operation::Bounds => Self::Bounds(Box::new(Bounds::decode(&mut cursor)?)),
             Operation::Violations => Self::Violations(Violations::decode(&mut cursor)?),
+            Operation::OpenObject => Self::Opened(take_bool(&mut cursor)?),
+            Operation::Objects => Self::Objects(Page::decode(&mut cursor, ObjectInfo::decode)?),
+            Operation::GroupSocket => Self::Socket(cursor.i32()?),
             Operation::Register
             | Operation::CheckIn
             | Operation::LookUp
@@ -594,7 +712,8 @@ impl Reply {
             | Operation::Ready
             | Operation::Restart
             | Operation::Subset
-            | Operation::Parent => Self::Done,
+            | Operation::Parent
+            | Operation::UnlinkObject => Self::Done,
         };
         expect_end(&cursor)?;
         Ok(reply)
@@ -749,6 +868,12 @@ pub enum DecodeError {
         /// The number.
         value: u8,
     },
+    /// An object or a socket is of none of the kinds that there are.
+    #[error("unknown kind {value}")]
+    UnknownKind {
+        /// The number.
+        value: u8,
+    },
     /// A job has failed in none of the ways that there are.
     #[error("unknown failure {value} of a job")]
     UnknownFailure {
@@ -763,8 +888,8 @@ pub enum DecodeError {
         /// Items it may have.
         max: u32,
     },
-    /// An entitlement or job file is longer than it may be.
-    #[error("a file of {len} bytes where {max} are the most")]
+    /// An entitlement or job file, or the path of a socket, is longer than it may be.
+    #[error("{len} bytes where {max} are the most")]
     FileTooLong {
         /// Bytes there are.
         len: usize,
@@ -780,6 +905,12 @@ pub enum DecodeError {
     /// A label is not one.
     #[error(transparent)]
     Label(#[from] LabelError),
+    /// The name of an object is not one.
+    #[error(transparent)]
+    Object(#[from] ObjectNameError),
+    /// The id of a group is not one.
+    #[error(transparent)]
+    Group(#[from] GroupError),
 }
 
 impl DecodeError {

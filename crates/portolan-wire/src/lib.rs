@@ -8,7 +8,7 @@
 //!   [`jobs`] what they say of jobs, [`sandbox`] what they say of confined programs, and [`failure`]
 //!   why something was refused or did not start.
 //! - [`defaults`] is the file in which the members of an application group keep their user defaults, and
-//!   [`container`] where it is.
+//!   [`container`] where it is; [`object`] and [`group_socket`] are what else they share.
 //! - [`instance`] is what the processes of one run of a program have in common.
 //!
 //! Everything that decodes takes bytes from a peer that may lie: it never panics, and it never
@@ -23,11 +23,13 @@ pub mod defaults;
 pub mod failure;
 mod field;
 pub mod group;
+pub mod group_socket;
 pub mod instance;
 pub mod jobs;
 pub mod label;
 pub mod moved;
 pub mod name;
+pub mod object;
 pub mod packet;
 pub mod place;
 pub mod port_id;

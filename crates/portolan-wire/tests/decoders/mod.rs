@@ -19,7 +19,7 @@ pub(crate) fn check(bytes: &[u8]) {
     moved_channels(bytes);
     refusals(bytes);
     defaults(bytes);
-    for id in -1..=24 {
+    for id in -1..=28 {
         requests(id, bytes);
     }
 }
