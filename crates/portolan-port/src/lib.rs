@@ -66,6 +66,7 @@ pub use error::{
 };
 pub use kept::{ChannelId, ChannelParts, Custody, Debts, LendError, PortParts, Presence, Witness};
 pub use lent::Loan;
+pub use mapping::SharedMapping;
 pub use message::{Message, Notification, Right};
 pub use port_set::PortSet;
 pub use receive_right::{Head, PortStatus, ReceiveRight};

@@ -22,6 +22,8 @@
 //! and live in one value with it ([`Rings`]), which drops them first.
 #![allow(unsafe_code, reason = "mmap and munmap of shared memory")]
 
+mod shared;
+
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,6 +37,8 @@ use rustix::fs::{FallocateFlags, SealFlags, SeekFrom};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::channel::lock;
+
+pub use shared::SharedMapping;
 
 /// `linux/magic.h`; where memfds are unless they ask for huge pages.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;

@@ -49,6 +49,8 @@ mod position;
 mod producer;
 mod record;
 mod region;
+#[cfg(not(loom))]
+mod slate;
 mod sleep;
 mod sync;
 pub mod wait;
@@ -66,6 +68,8 @@ pub use region::{
     HEADER_BYTES, KEPT_OFFSET, MAX_CAPACITY, MIN_CAPACITY, PUBLISHED_OFFSET, Region, RegionError,
     region_bytes,
 };
+#[cfg(not(loom))]
+pub use slate::Slate;
 pub use sleep::{Bell, Readiness};
 #[cfg(not(loom))]
 pub use window::Window;

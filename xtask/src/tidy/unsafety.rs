@@ -14,6 +14,10 @@ const ALLOWED: &[(&str, &str)] = &[
         "maps the memory of rings and of large messages",
     ),
     (
+        "crates/portolan-port/src/mapping/",
+        "maps memory that is shared by name",
+    ),
+    (
         "crates/portolan-port/tests/hostile_memory/raw_memory.rs",
         "maps the memory of rings for a hostile peer of a test",
     ),
