@@ -41,6 +41,7 @@ use confinement::{Confinement, Walls};
 use places::Places;
 
 pub use confined::Leader;
+pub(crate) use confinement::home_here;
 pub use confinement::{Stance, Ward, stance};
 pub use environment::MARK;
 pub use error::StartError;

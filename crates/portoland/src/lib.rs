@@ -3,6 +3,7 @@
 //! What decides does no I/O and reads no clock:
 //!
 //! * [`registry`]: who has which name.
+//! * [`objects`]: which memory and which semaphores of groups there are.
 //! * [`supervisor`]: which job runs, and when it is started again.
 //! * [`job`]: what a job file says.
 //!
@@ -28,6 +29,7 @@ pub mod journal;
 pub mod launch;
 pub mod log;
 pub mod notify;
+pub mod objects;
 pub mod registry;
 pub mod server;
 pub mod sockets;

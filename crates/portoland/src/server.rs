@@ -14,11 +14,13 @@ mod control;
 mod demand;
 mod door;
 mod failure;
+mod group_sockets;
 mod instance;
 mod jobs;
 mod kinship;
 mod limit;
 mod names;
+mod objects;
 mod ports;
 mod process;
 mod recover;
@@ -53,6 +55,7 @@ use calendar::WallClock;
 use door::{Doors, PUBLIC, Whose};
 use jobs::Jobs;
 use limit::LogLimit;
+use objects::SharedObjects;
 use process::Processes;
 use service::{Port, Service};
 use store::Store;
@@ -119,6 +122,7 @@ pub struct Server {
     requests: PortSet,
     doors: Doors,
     registry: Registry,
+    objects: SharedObjects,
     processes: Processes,
     services: HashMap<PortKey, Service>,
     last_port: u64,
@@ -171,6 +175,7 @@ impl Server {
             requests,
             doors: Doors::default(),
             registry: Registry::default(),
+            objects: SharedObjects::default(),
             processes: Processes::default(),
             services: HashMap::new(),
             last_port: 0,

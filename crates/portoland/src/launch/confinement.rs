@@ -185,17 +185,27 @@ fn home_at(
     account: Option<&Account>,
     of_user: impl Fn(&User) -> io::Result<Home>,
 ) -> io::Result<Home> {
-    const DATA: &str = "XDG_DATA_HOME";
-    let data = job.environment_variables.get(DATA).map(PathBuf::from);
     match account.and_then(|account| account.user.as_ref()) {
-        Some(user) if data.is_none() => of_user(user),
-        Some(user) => Ok(Home::new(PathBuf::from(&user.home), data)),
-        None => {
-            let data = data.or_else(|| env::var_os(DATA).map(PathBuf::from));
-            let home = env::var_os("HOME").ok_or(io::ErrorKind::NotFound)?;
-            Ok(Home::new(home.into(), data))
-        }
+        None => home_here(Some(job)),
+        Some(user) => match data_of(job) {
+            None => of_user(user),
+            data => Ok(Home::new(PathBuf::from(&user.home), data)),
+        },
     }
+}
+
+/// Where containers are of programs that run as the server's user: jobs, and others.
+pub(crate) fn home_here(job: Option<&Job>) -> io::Result<Home> {
+    let data = job.and_then(data_of);
+    let data = data.or_else(|| env::var_os(DATA).map(PathBuf::from));
+    let home = env::var_os("HOME").ok_or(io::ErrorKind::NotFound)?;
+    Ok(Home::new(home.into(), data))
+}
+
+const DATA: &str = "XDG_DATA_HOME";
+
+fn data_of(job: &Job) -> Option<PathBuf> {
+    job.environment_variables.get(DATA).map(PathBuf::from)
 }
 
 /// Homes for users who have none, as those of most services: a directory for each user id.

@@ -1,7 +1,7 @@
 //! Who asks, and the form of the answer.
 
 use portolan_port::{Message, Right};
-use portolan_sandbox::{Identity, Operation as Access, Verdict, sandbox_check};
+use portolan_sandbox::{Filter, Identity, Operation as Access, Verdict, sandbox_check};
 use portolan_wire::bootstrap::{Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
 use portolan_wire::failure::{self, StartFailure};
@@ -84,6 +84,7 @@ pub(super) struct Caller {
     pub(super) owner: Owner,
     pub(super) pid: u32,
     pub(super) whose: Whose,
+    uid: u32,
     /// It runs as the server's user or as root, and came by a door that is not for guests.
     is_at_home: bool,
 }
@@ -96,6 +97,24 @@ impl Caller {
         }
     }
 
+    /// Whether it runs as the server's user or as root.
+    pub(super) fn is_at_home(&self) -> bool {
+        self.is_at_home
+    }
+
+    /// The user whose groups it means.
+    pub(super) fn user(&self) -> u32 {
+        match self.is_at_home {
+            true => rustix::process::getuid().as_raw(),
+            false => self.uid,
+        }
+    }
+
+    /// Whether the sandbox lets it. Nothing is logged.
+    pub(super) fn may(&self, operation: Access, filter: Filter, name: &str) -> bool {
+        sandbox_check(&self.whose.identity, operation, filter, name) == Verdict::Allowed
+    }
+
     /// Users other than the server's own may look names up. Jobs that run as one of them also serve
     /// names and speak of themselves, but nothing is done for them that the server can do and they
     /// cannot: a job that they load would run as root.
@@ -106,7 +125,14 @@ impl Caller {
         );
         let serves = matches!(
             request,
-            Request::Register { .. } | Request::CheckIn { .. } | Request::TryExit | Request::Ready
+            Request::Register { .. }
+                | Request::CheckIn { .. }
+                | Request::TryExit
+                | Request::Ready
+                | Request::OpenObject { .. }
+                | Request::UnlinkObject { .. }
+                | Request::Objects { .. }
+                | Request::GroupSocket { .. }
         );
         let why = match self.whose.job {
             _ if self.is_at_home || looks => return Ok(()),
@@ -143,7 +169,13 @@ impl Server {
         let answer = self.answer_to(&caller, request, rights);
         let is_about_a_name = matches!(
             operation,
-            Operation::Register | Operation::CheckIn | Operation::LookUp | Operation::Status
+            Operation::Register
+                | Operation::CheckIn
+                | Operation::LookUp
+                | Operation::Status
+                | Operation::OpenObject
+                | Operation::UnlinkObject
+                | Operation::GroupSocket
         );
         if let Err(refused) = &answer
             && refused.code == BootstrapCode::NOT_PRIVILEGED
@@ -172,6 +204,17 @@ impl Server {
             } => self.confine(caller, label, entitlements)?,
             Request::Subset => self.subset(caller, rights)?,
             Request::Parent => self.parent(caller)?,
+            Request::OpenObject { kind, create, name } => {
+                self.open_object(caller, (kind, name), create)?
+            }
+            Request::UnlinkObject { kind, name } => self.unlink_object(caller, (kind, name))?,
+            Request::Objects { kind, after } => self.list_objects(caller, kind, after),
+            Request::GroupSocket {
+                kind,
+                purpose,
+                group,
+                path,
+            } => self.group_socket(caller, (kind, purpose), &group, &path)?,
             control => return self.control(caller, control),
         };
         Ok(Answer::Now(answer))
@@ -202,6 +245,7 @@ impl Server {
             owner,
             pid,
             whose,
+            uid: sender.uid(),
             is_at_home,
         })
     }
@@ -237,14 +281,23 @@ impl Server {
         scope: Scope,
         name: &ServiceName,
     ) -> Sandbox {
-        let identity = &caller.whose.identity;
-        let verdict = sandbox_check(identity, operation, filter(scope), name.as_str());
+        self.judge(caller, operation, filter(scope), name.as_str())
+    }
+
+    pub(super) fn judge(
+        &mut self,
+        caller: &Caller,
+        operation: Access,
+        filter: Filter,
+        name: &str,
+    ) -> Sandbox {
+        let verdict = sandbox_check(&caller.whose.identity, operation, filter, name);
         let Verdict::Denied(violation) = verdict else {
             return Sandbox::Allows;
         };
         let refusal = Refusal {
             operation: operation.to_string(),
-            name: name.as_str(),
+            name,
             key: violation.key,
             value: &violation.value,
         };

@@ -143,6 +143,7 @@ impl Server {
         server.restore_subsets(&mut estate);
         server.restore_doors(&mut estate)?;
         server.restore_violations(&estate);
+        server.restore_objects(&mut estate);
         if let Some(listener) = listener {
             server.listen(listener)?;
         }
@@ -590,6 +591,18 @@ impl Server {
             namespace,
             guest: entry.guest,
         })
+    }
+
+    fn restore_objects(&mut self, estate: &mut Estate) {
+        for id in estate.ids(Kind::Object) {
+            let Some((entry, mut fds)) = estate.take(Kind::Object, id) else {
+                continue;
+            };
+            let memory = fds.pop();
+            if self.objects.restore(id, entry, memory).is_none() {
+                self.store.remove(Kind::Object, id);
+            }
+        }
     }
 
     fn forget_orphaned_channels(&mut self, estate: &Estate) {

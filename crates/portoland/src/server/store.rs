@@ -30,6 +30,8 @@ pub(super) enum Kind {
     JobFile = 10,
     /// What was refused to a confined program.
     Violation = 11,
+    /// Memory or a semaphore of a group.
+    Object = 12,
 }
 
 impl Kind {
