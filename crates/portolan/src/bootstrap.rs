@@ -20,6 +20,7 @@ use portolan_port::{Message, ReceiveRight, ReplyError, RequestError, Right, Send
 use portolan_wire::bootstrap::{Flags, Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
 use portolan_wire::failure::Refusal;
+use portolan_wire::group_socket::SocketUse;
 use portolan_wire::instance;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
@@ -369,6 +370,15 @@ impl Bootstrap {
         read(request, &self.call(request, None)?)
     }
 
+    pub(crate) fn ask_for_rights(
+        &self,
+        request: &Request,
+    ) -> Result<(Reply, Vec<Right>), BootstrapError> {
+        let mut answer = self.call(request, None)?;
+        let rights = answer.take_rights();
+        Ok((read(request, &answer)?, rights))
+    }
+
     fn call(&self, request: &Request, right: Option<Right>) -> Result<Message, BootstrapError> {
         self.call_within(PATIENCE, request, right)
     }
@@ -380,7 +390,7 @@ impl Bootstrap {
         right: Option<Right>,
     ) -> Result<Message, BootstrapError> {
         let operation: Operation = request.operation();
-        let may_repeat = right.is_none() && may_repeat(operation);
+        let may_repeat = right.is_none() && may_repeat(request);
         let mut message = Message::new(operation.id()).with_bytes(request.encode());
         if let Some(right) = right {
             message = message.with_right(right);
@@ -406,10 +416,22 @@ impl Bootstrap {
 const MAX_REPEATS: u32 = 3;
 
 /// Whether asking twice is the same as asking once, should the first have been heard.
-fn may_repeat(operation: Operation) -> bool {
+fn may_repeat(request: &Request) -> bool {
     !matches!(
-        operation,
-        Operation::Register | Operation::Load | Operation::Unload | Operation::Kickstart
+        request,
+        Request::Register { .. }
+            | Request::Load { .. }
+            | Request::Unload { .. }
+            | Request::Kickstart { .. }
+            | Request::OpenObject {
+                create: Some(_),
+                ..
+            }
+            | Request::UnlinkObject { .. }
+            | Request::GroupSocket {
+                purpose: SocketUse::Listen { .. },
+                ..
+            }
     )
 }
 

@@ -8,17 +8,22 @@
 //! * [`bootstrap`] publishes and finds rights by name; [`bootstrap::jobs`] has programs started when
 //!   they are needed.
 //! * [`defaults`] are the settings that the members of an application group share.
+//!   [`shm`], [`semaphore`] and [`group_socket`] are what else they share.
 //! * [`message_port`] is the comfortable way: a name, a callback, requests with time-outs.
 
 pub mod bootstrap;
 pub mod defaults;
+pub mod group_socket;
 pub mod message_port;
+mod named;
+pub mod semaphore;
+pub mod shm;
 
 pub use portolan_port::{
     BatchMessage, Body, CreateError, Loan, MAX_MESSAGE_BYTES, MAX_MESSAGE_RIGHTS, Message,
     MintError, Notification, PendingReply, PortId, PortSet, PortStatus, ReceiveBatch, ReceiveError,
     ReceiveRight, ReplyError, RequestError, Right, SendBatch, SendError, SendErrorKind,
-    SendOnceRight, SendRight, Sender, Timeout, WaitPolicy,
+    SendOnceRight, SendRight, Sender, SharedMapping, Timeout, WaitPolicy,
 };
 pub use portolan_wire::code::BootstrapCode;
 pub use portolan_wire::group::{GroupError, GroupId};
