@@ -13,6 +13,7 @@ mod life;
 mod part;
 mod quota;
 mod senders;
+mod shared;
 mod site;
 #[path = "../cli/world.rs"]
 #[expect(dead_code, reason = "not all of it is for these tests")]
