@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use portolan::shm::ObjectName;
 use portolan::{GroupId, JobLabel, ServiceName};
 use portolan_sandbox::profile::Isolation;
 
@@ -78,6 +79,12 @@ pub(crate) enum Command {
     /// Read, write and watch the settings that the members of an application group share.
     #[command(subcommand)]
     Defaults(Defaults),
+    /// List and unlink memory that the members of an application group share by name.
+    #[command(subcommand)]
+    Shm(Shared),
+    /// List and unlink semaphores that the members of an application group share by name.
+    #[command(subcommand)]
+    Sem(Shared),
     /// Tell what confined programs may do and what they were refused, and try their walls.
     #[command(subcommand)]
     Sandbox(sandbox::Sandbox),
@@ -395,6 +402,25 @@ pub(crate) struct WatchDefaults {
     pub(crate) group: GroupId,
     /// The only key that is of interest.
     pub(crate) key: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Shared {
+    /// List what has a name, of memory with its bytes.
+    List(ListShared),
+    /// Take names away. Whoever has what they named keeps it.
+    Unlink {
+        /// The names, `GROUP/NAME`.
+        #[arg(required = true)]
+        names: Vec<ObjectName>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListShared {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

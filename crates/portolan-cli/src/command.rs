@@ -11,6 +11,7 @@ mod names;
 mod run;
 mod sandbox;
 mod serve;
+mod shared;
 mod show;
 
 use std::fs;
@@ -56,6 +57,8 @@ fn run_to_end(command: Command) -> anyhow::Result<()> {
         Command::Log(options) => log::run(&options),
         Command::Job(command) => job::run(&command),
         Command::Defaults(command) => defaults::run(&command),
+        Command::Shm(command) => shared::memory(&command),
+        Command::Sem(command) => shared::semaphores(&command),
         Command::Sandbox(command) => sandbox::run(&command).map(drop),
         Command::Bootstrap(options) => serve_names(&options).map(drop),
         Command::Restart => restart(),

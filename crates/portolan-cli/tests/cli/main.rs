@@ -17,5 +17,6 @@ mod parts;
 mod sandbox;
 mod selftest;
 mod service;
+mod shared;
 mod show;
 mod world;

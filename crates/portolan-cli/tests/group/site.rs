@@ -1,0 +1,139 @@
+//! A user's server, and jobs that it locks in. All is done by the command, for if the tests are root's,
+//! the user is another.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::part::{CONTAINER, GROUP, PART};
+use crate::world::World;
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const TIME: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    T1,
+    T2,
+}
+
+impl Tier {
+    pub(crate) fn isolation(self) -> &'static str {
+        match self {
+            Self::T1 => "T1",
+            Self::T2 => "required:T2",
+        }
+    }
+}
+
+/// Waits until something holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(
+            start.elapsed() < TIME,
+            "it was waited for in vain that {what}"
+        );
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// The server is started by the first command, and ends with the world.
+pub(crate) struct Site {
+    world: World,
+}
+
+impl Site {
+    pub(crate) fn new() -> Self {
+        let world = World::of_a_user();
+        let own = std::env::current_exe().expect("this program");
+        fs::copy(own, world.path("bin/actor")).expect("copy");
+        Self { world }
+    }
+
+    /// The tiers that there are. A machine without any cannot test walls.
+    pub(crate) fn tiers(&self) -> Vec<Tier> {
+        let file = self.world.write("probe.toml", entitlements("group.probe"));
+        let file = file.to_str().expect("a path");
+        let is_there = |tier: &Tier| {
+            let run = [
+                "run",
+                "--isolation",
+                tier.isolation(),
+                "--entitlements",
+                file,
+                "--",
+                "true",
+            ];
+            self.world.run(run).code == Some(0)
+        };
+        let found: Vec<_> = [Tier::T1, Tier::T2].into_iter().filter(is_there).collect();
+        assert!(!found.is_empty(), "{}", self.world.log());
+        found
+    }
+
+    pub(crate) fn world(&self) -> &World {
+        &self.world
+    }
+
+    fn container(&self) -> PathBuf {
+        self.world
+            .path("data/portolan/Group Containers")
+            .join(GROUP)
+    }
+
+    /// Starts a job that plays a part.
+    pub(crate) fn start(&self, (label, part): (&str, &str), tier: Tier, group: &str) {
+        let file = format!(
+            "Label = '{label}'\n\
+             ProgramArguments = ['{}', '--exact', 'play_a_part', '--nocapture', '--test-threads=1']\n\
+             EnvironmentVariables.{PART} = '{part}'\n\
+             EnvironmentVariables.{CONTAINER} = '{}'\n\
+             HardResourceLimits.Core = 0\n\
+             RunAtLoad = true\n\
+             Isolation = '{}'\n\
+             [Entitlements]\n{}",
+            self.world.path("bin/actor").display(),
+            self.container().display(),
+            tier.isolation(),
+            entitlements(group),
+        );
+        let path = self.world.write("job.toml", file);
+        self.world
+            .run(["load", path.to_str().expect("a path")])
+            .ok();
+    }
+
+    /// Waits for the end of a job, which must be a good one.
+    pub(crate) fn expect_done(&self, label: &str) {
+        let mut last = serde_json::Value::Null;
+        until("the job has ended", || {
+            let jobs = self.world.run(["jobs", "--json"]).ok();
+            let jobs: serde_json::Value = serde_json::from_slice(&jobs).expect("JSON");
+            let mut jobs = jobs.as_array().expect("an array").iter();
+            let job = jobs.find(|job| job["label"] == label).expect("the job");
+            last = job["last_exit"].clone();
+            !last.is_null() && job["pid"].is_null()
+        });
+        let said = self.world.run(["log", label]);
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert_eq!(last["status"], 0, "{label}: {last} {said}");
+        self.world.run(["unload", label]).ok();
+        until("the job is gone", || {
+            self.world.run(["print", label]).code == Some(3)
+        });
+    }
+
+    pub(crate) fn until_published(&self, name: &str) {
+        let is_there = || self.world.run(["status", name]).code == Some(0);
+        until(&format!("{name} is published"), is_there);
+    }
+}
+
+pub(crate) fn entitlements(group: &str) -> String {
+    format!(
+        "\"com.apple.security.app-sandbox\" = true\n\
+         \"com.apple.security.application-groups\" = [\"{group}\"]\n"
+    )
+}
