@@ -16,6 +16,9 @@ const EXCEPTION_PATIENCE: Duration = Duration::from_millis(150);
 /// How often it tells.
 const EXCEPTION_TRIES: u32 = 101;
 
+/// How long a machine may take to stop so that it can be left.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a kernel runs, or listens, before anything else is looked at.
 const TURN: Duration = Duration::from_millis(5);
 
@@ -66,6 +69,21 @@ impl<T: Target> Front<T> {
             }
         }
         Ok(())
+    }
+
+    /// Leaves the kernel running, without breakpoints.
+    ///
+    /// # Errors
+    ///
+    /// What the target has.
+    pub fn leave(mut self) -> Result<(), TargetError> {
+        let running = self.server.is_running();
+        let target = self.server.target();
+        if running {
+            target.interrupt()?;
+            target.wait(LAST_PATIENCE)?;
+        }
+        target.detach()
     }
 
     fn run(&mut self) -> Result<(), ServeError> {

@@ -17,7 +17,7 @@ pub(crate) fn connect(machine: &Machine) -> RspTarget {
 }
 
 /// Where the kernel handles page faults.
-fn page_fault(target: &mut RspTarget) -> u64 {
+pub(crate) fn page_fault(target: &mut RspTarget) -> u64 {
     let mut gate = [0; 16];
     target.read(IDT + 14 * 16, &mut gate).unwrap();
     let part = |range: std::ops::Range<usize>| {

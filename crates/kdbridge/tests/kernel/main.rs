@@ -6,5 +6,6 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
 
 mod lab_machine;
+mod lab_serve_kdp;
 mod lab_target;
 mod machine;

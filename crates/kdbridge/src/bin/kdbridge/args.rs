@@ -1,10 +1,12 @@
 //! What can be typed. Help, completions and the man pages are made from this.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use kdbridge::boot_args;
+use kdbridge::rsp::link::Address;
 
 /// A bridge between any debugger and a kernel in a virtual machine.
 #[derive(Debug, Parser)]
@@ -23,6 +25,13 @@ pub(crate) enum Command {
     /// nvram boot-args="debug=0x45"` sets it, where System Integrity Protection allows that; it counts
     /// from the next start on.
     BootArgs(BootArgs),
+    /// Put KDP in front of a machine whose stub speaks the GDB protocol, so that a debugger on a Mac can
+    /// attach to it with `kdp-remote`.
+    ///
+    /// The machine stands still until a debugger has come. When that has left, the machine runs, and
+    /// stops for the next one. With an XNU kernel in the machine, the debugger is told its UUID and
+    /// where it is.
+    ServeKdp(ServeKdp),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -46,6 +55,15 @@ pub(crate) struct BootArgs {
     /// Print all flags that there are.
     #[arg(long, conflicts_with = "flags")]
     pub(crate) list: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeKdp {
+    /// The stub: HOST:PORT, PORT, or unix:PATH.
+    pub(crate) stub: Address,
+    /// Where to listen, by UDP. Whoever can send there controls the machine.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:41139")]
+    pub(crate) listen: SocketAddr,
 }
 
 /// A table of the flags.

@@ -1,6 +1,7 @@
 //! What the subcommands do.
 
 mod boot_args;
+mod serve_kdp;
 
 use std::fs;
 use std::io;
@@ -15,6 +16,7 @@ use crate::output;
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::BootArgs(arguments) => boot_args::run(&arguments),
+        Command::ServeKdp(arguments) => serve_kdp::run(&arguments),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "kdbridge", &mut io::stdout());
