@@ -3,4 +3,5 @@
 //! If the tests are root's, the programs are run as `nobody`; else as the user of the tests.
 
 mod files;
+mod programs;
 mod site;

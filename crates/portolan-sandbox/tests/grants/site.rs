@@ -18,12 +18,14 @@ pub(crate) const LAUNCHER: &str = env!("CARGO_BIN_EXE_portolan-launch");
 /// Who runs the programs if the tests are root's: `nobody`, who has no files.
 const NOBODY: u32 = 65534;
 
-/// Of the program that is run.
+/// What a program is called if that does not matter.
 pub(crate) const LABEL: &str = "org.example.granted";
 
 pub(crate) struct Site {
     directory: TempDir,
     pub(crate) kept_out: Vec<PathBuf>,
+    /// What the program is called that is run next.
+    pub(crate) label: &'static str,
 }
 
 impl Site {
@@ -31,6 +33,7 @@ impl Site {
         let site = Self {
             directory: TempDir::new().expect("a directory"),
             kept_out: Vec::new(),
+            label: LABEL,
         };
         site.give(site.directory.path());
         site.directory("home");
@@ -106,7 +109,7 @@ impl Site {
     ) -> (Command, impl Sized + use<>) {
         let text = format!("\"com.apple.security.app-sandbox\" = true\n{entitlements}");
         let entitlements = Entitlements::parse(text.as_bytes()).expect("entitlements");
-        let label = LABEL.parse().expect("a label");
+        let label = self.label.parse().expect("a label");
         let home = Home::new(self.home(), None);
         let program = Path::new(program);
         let profile = Profile::resolve(&entitlements, &label, program, &home, tier);
