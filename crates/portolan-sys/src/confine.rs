@@ -18,6 +18,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::marker::PhantomData;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
@@ -38,6 +39,24 @@ pub struct Instruction {
     pub operand: u32,
 }
 
+/// `struct sock_fprog`, for as long as the instructions are there.
+#[repr(C)]
+pub(crate) struct Program<'a> {
+    len: u16,
+    instructions: *const Instruction,
+    borrowed: PhantomData<&'a [Instruction]>,
+}
+
+impl<'a> Program<'a> {
+    pub(crate) fn new(program: &'a [Instruction]) -> io::Result<Self> {
+        Ok(Self {
+            len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+            instructions: program.as_ptr(),
+            borrowed: PhantomData,
+        })
+    }
+}
+
 /// Filters the system calls of this thread from now on, and those of whatever it becomes or makes
 /// (`SECCOMP_SET_MODE_FILTER`, seccomp(2)). The process must have given up new privileges
 /// (`PR_SET_NO_NEW_PRIVS`) or be privileged.
@@ -46,16 +65,7 @@ pub struct Instruction {
 ///
 /// What seccomp(2) says: `EINVAL` if this is no valid program, also an empty or too long one.
 pub fn install_filter(program: &[Instruction]) -> io::Result<()> {
-    /// `struct sock_fprog`.
-    #[repr(C)]
-    struct Program {
-        len: u16,
-        instructions: *const Instruction,
-    }
-    let program = Program {
-        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
-        instructions: program.as_ptr(),
-    };
+    let program = Program::new(program)?;
     // SAFETY: the kernel reads `len` instructions, which `program` borrows, and copies them. It
     // checks the program itself. Tested by `a_filter_refuses_what_it_names`.
     let result = unsafe {

@@ -9,6 +9,7 @@
 //! * [`fork`]: noticing, without a system call, that this process is a forked child of the one
 //!   that made a value;
 //! * [`inherit`]: descriptors that are left open over an exec, and known by their numbers only;
+//! * [`notify`]: system calls that wait for what another process says of them;
 //! * [`spawn`]: starting a program from a large process with many threads;
 //! * [`holder`]: a child process that shares its parent's descriptors;
 //! * [`orphans`]: the descriptors that such a child, or the program before this one, has left;
@@ -23,6 +24,7 @@ pub mod confine;
 pub mod fork;
 pub mod holder;
 pub mod inherit;
+pub mod notify;
 pub mod orphans;
 pub mod signals;
 pub mod spawn;
