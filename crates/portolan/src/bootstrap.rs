@@ -12,6 +12,7 @@
 
 mod connect;
 pub mod jobs;
+pub mod relay;
 pub mod sandbox;
 
 use std::time::Duration;
