@@ -203,8 +203,18 @@ pub(crate) struct Status {
 #[derive(Debug, Args)]
 pub(crate) struct Run {
     /// File with the program's entitlements: TOML, or a property list.
+    #[arg(long, required_unless_present = "trace", conflicts_with = "trace")]
+    pub(crate) entitlements: Option<PathBuf>,
+    /// Do not lock it in, and print at the end which entitlements it would need.
+    ///
+    /// The program has its container for a home as it would with them, and gains nothing by
+    /// set-user-ID programs. What it only asks for the attributes of is not noted. The exit code is
+    /// the program's.
     #[arg(long)]
-    pub(crate) entitlements: PathBuf,
+    pub(crate) trace: bool,
+    /// With `--trace`: the file for the entitlements; standard error if not given.
+    #[arg(long, value_name = "FILE", requires = "trace")]
+    pub(crate) output: Option<PathBuf>,
     /// What the program is called in the log and the list; its file name if not given.
     #[arg(long)]
     pub(crate) label: Option<JobLabel>,

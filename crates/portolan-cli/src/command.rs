@@ -13,6 +13,7 @@ mod sandbox;
 mod serve;
 mod shared;
 mod show;
+mod trace;
 
 use std::fs;
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Bootstrap(options) => serve_names(&options),
         Command::Sandbox(command) => sandbox::run(&command),
+        Command::Run(options) if options.trace => trace::run(&options),
         other => run_to_end(other).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -290,7 +290,7 @@ pub fn exception_for(home: &Home, path: &Path, is_tree: bool, write: bool) -> Re
     Remedy { key, value }
 }
 
-fn group_of(home: &Home, path: &Path) -> Option<String> {
+pub(crate) fn group_of(home: &Home, path: &Path) -> Option<String> {
     let below = path.strip_prefix(real(&home.group_containers())).ok()?;
     let first = below.components().next()?.as_os_str().to_str()?;
     let group: GroupId = first.parse().ok()?;

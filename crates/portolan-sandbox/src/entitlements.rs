@@ -155,7 +155,7 @@ impl Entitlements {
             toml::Value::Array(values) => !values.is_empty(),
             _ => true,
         });
-        toml::to_string(&table).map_err(io::Error::other)
+        toml::to_string_pretty(&table).map_err(io::Error::other)
     }
 
     pub(crate) fn exceptions(&self, operation: Operation, filter: Filter) -> &[String] {

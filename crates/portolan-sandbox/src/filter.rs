@@ -31,8 +31,17 @@ impl Architecture {
         }
     }
 
+    /// The number of a call, if this architecture has it.
+    pub(crate) fn number(self, name: &str) -> Option<u32> {
+        let (_, numbers, _) = table::CALLS.iter().find(|(known, ..)| *known == name)?;
+        match self {
+            Self::X86_64 => numbers.x86_64,
+            Self::Aarch64 => numbers.aarch64,
+        }
+    }
+
     /// `AUDIT_ARCH_…` of `linux/audit.h`.
-    fn token(self) -> u32 {
+    pub(crate) fn token(self) -> u32 {
         match self {
             Self::X86_64 => 0xc000_003e,
             Self::Aarch64 => 0xc000_00b7,

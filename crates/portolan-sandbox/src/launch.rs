@@ -21,7 +21,8 @@ use portolan_sandbox::filter::{Architecture, filter};
 use portolan_sandbox::places::{self, Access, Granted, Place};
 use portolan_sandbox::probe::{PROBE, Part};
 use portolan_sandbox::profile::{Profile, Tier};
-use portolan_sys::confine;
+use portolan_sandbox::trace::{self, TRACE};
+use portolan_sys::{confine, inherit};
 use portolan_wire::container::GROUP_CONTAINERS;
 
 use failure::Failure;
@@ -30,6 +31,9 @@ use inherited::Inherited;
 pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
     let result = match arguments.as_slice() {
         [only] if only.to_str() == Some(PROBE) => tiers::report(),
+        [option, socket, number, name, arguments @ ..] if option.to_str() == Some(TRACE) => {
+            trace(socket, number, name, arguments).map(|never| match never {})
+        }
         [number, name, arguments @ ..] => {
             launch(number, name, arguments).map(|never| match never {})
         }
@@ -50,10 +54,7 @@ fn launch(
     arguments: &[OsString],
 ) -> Result<Infallible, Failure> {
     refuse_root()?;
-    let number = number.to_str().and_then(|number| number.parse().ok());
-    let number: u32 = number.ok_or(Failure::Usage)?;
-    let memory = portolan_sys::inherit::take(number).map_err(Failure::NoProfile)?;
-    let profile = Profile::unseal(memory)?;
+    let profile = profile(number)?;
     let inherited = Inherited::take()?;
     containers::make(&profile)?;
     let program = places::program(&profile);
@@ -81,6 +82,40 @@ fn launch(
             become_program(command, &profile, &granted.places, &directory, &inherited)
         }
     }
+}
+
+/// Becomes a program without walls, in the surroundings that it would have with them, whose calls are
+/// looked at by whoever has the other end of the socket.
+fn trace(
+    socket: &OsString,
+    number: &OsString,
+    name: &OsString,
+    arguments: &[OsString],
+) -> Result<Infallible, Failure> {
+    let socket = inherit::take(self::number(socket)?).map_err(Failure::Trace)?;
+    let profile = profile(number)?;
+    let inherited = Inherited::take()?;
+    containers::make(&profile)?;
+    let mut command = Command::new(places::program(&profile));
+    command.arg0(name).args(arguments);
+    set_environment(&mut command, &profile, &inherited);
+    inherited.leave().map_err(Failure::Descriptors)?;
+    trace::install(&socket).map_err(Failure::Trace)?;
+    let source = command.exec();
+    Err(Failure::Exec {
+        program: profile.program,
+        source,
+    })
+}
+
+fn profile(number: &OsString) -> Result<Profile, Failure> {
+    let memory = inherit::take(self::number(number)?).map_err(Failure::NoProfile)?;
+    Ok(Profile::unseal(memory)?)
+}
+
+fn number(text: &OsString) -> Result<u32, Failure> {
+    let number = text.to_str().and_then(|number| number.parse().ok());
+    number.ok_or(Failure::Usage)
 }
 
 /// A program that is root's outside of its walls has too many ways around them.

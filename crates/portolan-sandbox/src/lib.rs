@@ -19,6 +19,7 @@ pub mod places;
 pub mod probe;
 pub mod profile;
 pub mod selftest;
+pub mod trace;
 
 pub use check::{Filter, Identity, Operation, Verdict, Violation, sandbox_check};
 pub use document::Position;

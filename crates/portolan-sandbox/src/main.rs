@@ -3,7 +3,8 @@
 //! It is started as `portolan-launch NUMBER NAME ARGUMENTS…`: the number of the descriptor with the
 //! sealed profile, the name that the program gets for its own, and its arguments. What it hands on
 //! is told by the environment: the bootstrap right by `PORTOLAN_BOOTSTRAP_FD`, sockets by
-//! `LISTEN_FDS`. As `portolan-launch --probe` it tries the tiers and prints what it found.
+//! `LISTEN_FDS`. As `portolan-launch --trace SOCKET NUMBER NAME ARGUMENTS…` it confines nothing, and the
+//! calls of the program are looked at through the socket. As `portolan-launch --probe` it tries the tiers and prints what it found.
 //!
 //! It has one thread, and never any input but the profile.
 

@@ -29,7 +29,8 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         None => label_of(Path::new(program))?,
     };
     // Read here first, so that what is wrong with the file is said with its position.
-    let read = Entitlements::read_with_text(&options.entitlements);
+    let file = options.entitlements.as_deref().context("no entitlements")?;
+    let read = Entitlements::read_with_text(file);
     let (reading, text) = read.map_err(exit::configuration)?;
     let entitlements = reading.entitlements;
     for Ineffective { key, reason, .. } in reading.ineffective {
@@ -145,7 +146,7 @@ pub(super) fn own_home() -> anyhow::Result<Home> {
 }
 
 /// A name without a slash is looked for in `PATH`.
-fn find(program: &Path) -> Option<PathBuf> {
+pub(super) fn find(program: &Path) -> Option<PathBuf> {
     if program.as_os_str().as_encoded_bytes().contains(&b'/') {
         return std::path::absolute(program).ok();
     }
@@ -158,7 +159,7 @@ fn find(program: &Path) -> Option<PathBuf> {
     std::path::absolute(found?).ok()
 }
 
-fn label_of(program: &Path) -> anyhow::Result<JobLabel> {
+pub(super) fn label_of(program: &Path) -> anyhow::Result<JobLabel> {
     let name = program
         .file_name()
         .and_then(|name| name.to_str())

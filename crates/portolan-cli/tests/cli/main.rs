@@ -19,4 +19,5 @@ mod selftest;
 mod service;
 mod shared;
 mod show;
+mod trace;
 mod world;

@@ -45,6 +45,8 @@ pub(crate) enum Failure {
     Directory { path: PathBuf, source: io::Error },
     #[error("cannot drop privileges")]
     Privileges(#[source] io::Error),
+    #[error("cannot have the program's calls looked at")]
+    Trace(#[source] io::Error),
     #[error("cannot execute {}", program.display())]
     Exec { program: PathBuf, source: io::Error },
 }
