@@ -10,7 +10,8 @@ use portolan_sandbox::profile::Isolation;
 pub(crate) enum Sandbox {
     /// Tell whether a confined program may do something, by which rule, and what would let it.
     ///
-    /// The operations are `mach-register` and `mach-lookup` on a name; `file-read`, `file-write` and
+    /// The operations are `mach-register` and `mach-lookup` on a name; `ipc-posix-shm` and
+    /// `ipc-posix-sem` on memory and semaphores of a group; `file-read`, `file-write` and
     /// `process-exec` on a path; and `network-outbound` and `network-inbound` on nothing. Nothing is
     /// tried: what the owner and the mode of a file forbid is not looked at. The exit code is 0 if the
     /// program may, and 1 if not.

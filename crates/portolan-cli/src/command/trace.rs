@@ -94,15 +94,24 @@ fn follow(trace: &Trace, relay: &Relay, child: &mut Child) -> anyhow::Result<Fin
 }
 
 fn add(findings: &mut Findings, used: &Used) {
-    let operation = match used.registered {
+    let (name, registered, per_pid) = match used {
+        Used::Name {
+            name,
+            registered,
+            per_pid,
+        } => (name, registered, per_pid),
+        Used::Group(group) => return findings.add_group(group.clone()),
+        _ => return,
+    };
+    let operation = match registered {
         true => Operation::MachRegister,
         false => Operation::MachLookup,
     };
-    let filter = match used.per_pid {
+    let filter = match per_pid {
         true => Filter::LocalName,
         false => Filter::GlobalName,
     };
-    findings.add_name(operation, filter, used.name.as_str());
+    findings.add_name(operation, filter, name.as_str());
 }
 
 /// An entitlement file, in which what is no entitlement is a comment.

@@ -69,6 +69,7 @@ fn a_check_tells_the_rule_and_what_would_allow_it() {
     for (words, rule) in [
         (["mach-register", "group.a.x"], "application group group.a"),
         (["mach-lookup", "org.example.app.x"], "a name of its own"),
+        (["ipc-posix-shm", "group.a/x"], "application group group.a"),
         (["file-read", "/usr/lib"], "every program has /usr"),
         (["process-exec", "/bin/sh"], "every program has"),
     ] {
@@ -93,6 +94,11 @@ fn a_check_tells_the_rule_and_what_would_allow_it() {
             ["mach-register", "b.c.d"],
             "application-groups",
             "b.c".into(),
+        ),
+        (
+            ["ipc-posix-sem", "group.b/x"],
+            "application-groups",
+            "group.b".into(),
         ),
         (
             ["file-read", home],
@@ -301,6 +307,15 @@ fn w29_a_job_cannot_change_its_file_and_one_that_anybody_can_change_is_refused()
     refused.fails(78, &format!("{shown} can be changed by everybody"));
 }
 
+/// The process that made the socket which is listened on.
+fn first_server(world: &World) -> rustix::process::Pid {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket, sockopt};
+    let client = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).expect("a socket");
+    let address = SocketAddrUnix::new(world.runtime().join("bootstrap")).expect("an address");
+    connect(&client, &address).expect("connect");
+    sockopt::socket_peercred(&client).expect("a peer").pid
+}
+
 #[test]
 fn violations_outlive_the_server_that_noted_them() {
     let world = World::of_a_user();
@@ -317,6 +332,9 @@ fn violations_outlive_the_server_that_noted_them() {
     let operations = ["\"mach-lookup\"", "\"bootstrap-shutdown\""];
     assert_eq!(told(&before, "operation"), operations);
     assert_eq!(before[1]["key"], Value::Null, "no entitlement allows that");
+    let killed = first_server(&world);
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).expect("kill");
+    assert_eq!(lines(&world), before);
     world.run(["restart"]).ok();
     assert_eq!(lines(&world), before);
     confined(&world, GROUP, "best", "$portolan lookup other.y");

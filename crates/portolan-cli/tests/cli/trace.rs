@@ -176,6 +176,16 @@ fn what_is_relative_to_the_start_takes_its_directory() {
 }
 
 #[test]
+fn memory_with_a_name_takes_its_group() {
+    let world = World::of_a_user();
+    let script = "\"$portolan\" shm unlink group.test.mem/x; echo tried";
+    let (ran, learned) = traced(&world, &["sh", "-c", script]);
+    assert_eq!(ran.ok(), b"tried\n");
+    let says = "application-groups\" = [\"group.test.mem\"]";
+    assert!(learned.contains(says), "{learned}");
+}
+
+#[test]
 fn how_the_program_ends_is_told_and_what_nothing_grants_is_a_comment() {
     let world = World::of_a_user();
     let script = "cat /proc/version > /dev/null; ls \"$real_home\" > /dev/null; exit 7";

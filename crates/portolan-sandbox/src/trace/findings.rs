@@ -40,6 +40,7 @@ pub struct Findings {
     is_full: bool,
     /// Whether it was registered, whether it is one that goes with a pid, and the name.
     names: BTreeSet<(bool, bool, String)>,
+    groups: Vec<GroupId>,
 }
 
 /// What a program would need.
@@ -83,6 +84,10 @@ impl Findings {
         self.client |= other.client;
         self.server |= other.server;
         self.names.extend(other.names);
+        other
+            .groups
+            .into_iter()
+            .for_each(|group| self.add_group(group));
     }
 
     /// Adds a name that the program has used with its bootstrap server.
@@ -91,6 +96,13 @@ impl Findings {
         let is_per_pid = filter == Filter::LocalName;
         self.names
             .insert((is_registered, is_per_pid, name.to_owned()));
+    }
+
+    /// Adds a group of whose memory, semaphores or sockets the program has used some.
+    pub fn add_group(&mut self, group: GroupId) {
+        if !self.groups.contains(&group) {
+            self.groups.push(group);
+        }
     }
 
     /// The entitlements that grant all of it to a program with this profile, which has no exceptions.
@@ -108,6 +120,7 @@ impl Findings {
             let remark = format!("of more than {MAX_PATHS} paths the others are left out");
             learned.remarks.push(remark);
         }
+        learned.entitlements.application_groups = self.groups.clone();
         self.learn_names(profile, &mut learned.entitlements);
         self.learn_sockets(home, &mut learned);
         let groups = learned.entitlements.application_groups.iter();

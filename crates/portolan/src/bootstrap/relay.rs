@@ -5,6 +5,7 @@ use portolan_port::{
     SendRight, Timeout,
 };
 use portolan_wire::bootstrap::{Flags, Request};
+use portolan_wire::group::GroupId;
 use portolan_wire::name::ServiceName;
 use thiserror::Error;
 
@@ -20,15 +21,21 @@ pub struct Relay {
     port: ReceiveRight,
 }
 
-/// A name that was used, whatever came of it.
+/// What was used, whatever came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Used {
-    /// The name.
-    pub name: ServiceName,
-    /// Whether it was to be published, and not only looked up.
-    pub registered: bool,
-    /// Whether it is one that is found with a pid only.
-    pub per_pid: bool,
+#[non_exhaustive]
+pub enum Used {
+    /// A name.
+    Name {
+        /// The name.
+        name: ServiceName,
+        /// Whether it was to be published, and not only looked up.
+        registered: bool,
+        /// Whether it is one that is found with a pid only.
+        per_pid: bool,
+    },
+    /// Memory, a semaphore or a socket of a group.
+    Group(GroupId),
 }
 
 /// A relay could not be made.
@@ -69,7 +76,7 @@ impl Relay {
                 return Ok(());
             }
             let request = Request::decode(message.id(), message.bytes()).ok();
-            request.and_then(name_of).into_iter().for_each(&mut used);
+            request.and_then(used_by).into_iter().for_each(&mut used);
             if let Some(reply) = message.take_reply() {
                 self.pass_on(message, reply);
             }
@@ -92,14 +99,18 @@ fn copied(message: &mut Message) -> Message {
     rights.fold(copy, Message::with_right)
 }
 
-fn name_of(request: Request) -> Option<Used> {
+fn used_by(request: Request) -> Option<Used> {
     let (name, flags, registered) = match request {
         Request::Register { name, flags } | Request::CheckIn { name, flags } => (name, flags, true),
         Request::LookUp { name, flags, .. } => (name, flags, false),
         Request::Status { name } => (name, Flags::NONE, false),
+        Request::OpenObject { name, .. } | Request::UnlinkObject { name, .. } => {
+            return name.group().parse().ok().map(Used::Group);
+        }
+        Request::GroupSocket { group, .. } => return Some(Used::Group(group)),
         _ => return None,
     };
-    Some(Used {
+    Some(Used::Name {
         name,
         registered,
         per_pid: flags.contains(Flags::PER_PID_SERVICE),

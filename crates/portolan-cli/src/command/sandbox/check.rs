@@ -91,6 +91,8 @@ impl Question {
         let (operation, kind) = match operation.as_str() {
             "mach-register" => ("mach-register", Kind::Name(Operation::MachRegister, filter)),
             "mach-lookup" => ("mach-lookup", Kind::Name(Operation::MachLookup, filter)),
+            "ipc-posix-shm" => ("ipc-posix-shm", Kind::Name(Operation::IpcPosixShm, filter)),
+            "ipc-posix-sem" => ("ipc-posix-sem", Kind::Name(Operation::IpcPosixSem, filter)),
             "file-read" | "file-read*" | "file-read-data" => ("file-read", Kind::Read),
             "file-write" | "file-write*" | "file-write-data" => ("file-write", Kind::Write),
             "process-exec" | "process-exec*" => ("process-exec", Kind::Execute),
