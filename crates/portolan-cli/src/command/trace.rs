@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::{Context as _, anyhow};
@@ -39,8 +40,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<ExitCode> {
     let Some(trace) = Trace::begin(&ours)? else {
         return Ok(code_of(child.wait()?));
     };
-    let findings = follow(&trace, &relay, &mut child)?;
-    let status = child.wait()?;
+    let (findings, status) = follow(trace, relay, child)?;
     let text = described(&label, &findings, &profile, &home)?;
     match &options.output {
         Some(file) => {
@@ -74,23 +74,30 @@ fn start(
     Ok(command.spawn()?)
 }
 
-/// What all processes of the program do, to their end.
-fn follow(trace: &Trace, relay: &Relay, child: &mut Child) -> anyhow::Result<Findings> {
-    thread::scope(|scope| {
-        let names = scope.spawn(|| {
-            let mut names = Vec::new();
-            relay.run(|used| names.push(used)).map(|()| names)
-        });
-        let watched = trace.watch();
-        if watched.is_err() {
-            // Its calls wait for nobody any more.
-            child.kill()?;
-        }
-        let names = names.join().map_err(|_| anyhow!("the relay has failed"))?;
-        let mut findings = watched.context("cannot look at the program's calls")?;
-        names?.iter().for_each(|used| add(&mut findings, used));
-        Ok(findings)
-    })
+/// What all processes of the program do, to their end, and how the first one ended.
+fn follow(trace: Trace, relay: Relay, mut child: Child) -> anyhow::Result<(Findings, ExitStatus)> {
+    // Its right may be somebody else's by the time that the program ends, who is not waited for.
+    let names = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&names);
+    thread::spawn(move || {
+        let note = |used| {
+            noted
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(used)
+        };
+        relay.run(note)
+    });
+    // Up to Linux 6.10 a process that has ended is filtered until it has been waited for.
+    let ended = thread::spawn(move || child.wait());
+    let watched = trace.watch();
+    // If that went wrong, its calls must not wait any more.
+    drop(trace);
+    let status = ended.join().map_err(|_| anyhow!("the program is lost"))??;
+    let mut findings = watched.context("cannot look at the program's calls")?;
+    let names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    names.iter().for_each(|used| add(&mut findings, used));
+    Ok((findings, status))
 }
 
 fn add(findings: &mut Findings, used: &Used) {

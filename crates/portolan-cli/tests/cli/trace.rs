@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::world::{Ran, World, ran};
+use crate::world::{Ran, Running, World, ran, wait_for_line};
 
 const TIERS: [&str; 2] = ["T1", "best"];
 
@@ -183,6 +183,25 @@ fn memory_with_a_name_takes_its_group() {
     assert_eq!(ran.ok(), b"tried\n");
     let says = "application-groups\" = [\"group.test.mem\"]";
     assert!(learned.contains(says), "{learned}");
+}
+
+#[test]
+fn who_interrupts_a_program_is_told_nevertheless() {
+    use std::os::unix::process::CommandExt as _;
+    let world = World::of_a_user();
+    let learned = world.path("learned.toml");
+    let mut command = world.command(["run", "--trace", "--output"]);
+    command.arg(&learned).args(["--", "sh", "-c"]);
+    command.arg("echo ready >&2; cat /etc/passwd > /dev/null; exec sleep 60");
+    let mut running = Running::start(command.process_group(0));
+    wait_for_line(&mut running.child, "ready");
+    let group = rustix::process::Pid::from_child(&running.child);
+    let signal = rustix::process::Signal::INT;
+    rustix::process::kill_process_group(group, signal).expect("kill");
+    let ran = running.finish();
+    assert_eq!(ran.code, Some(128 + 2), "{}", ran.stderr);
+    let learned = fs::read_to_string(learned).expect("it was written");
+    assert!(learned.starts_with("# What sh has used."), "{learned}");
 }
 
 #[test]
