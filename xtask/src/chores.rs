@@ -45,7 +45,14 @@ pub(crate) fn loom(root: &Path) -> anyhow::Result<()> {
 pub(crate) fn measure(root: &Path, quick: bool) -> anyhow::Result<()> {
     run(&mut cargo(
         root,
-        &["build", "--release", "-p", "portolan-cli"],
+        &[
+            "build",
+            "--release",
+            "-p",
+            "portolan-cli",
+            "-p",
+            "portolan-sandbox",
+        ],
     ))?;
     let mut bench = cargo(root, &["run", "--release", "-p", "portolan-bench"]);
     run(bench.args(["--", "jobs"]).args(quick.then_some("--quick")))

@@ -9,6 +9,7 @@ mod part;
 mod row;
 mod storm;
 mod usage;
+mod walls;
 mod world;
 
 use std::io::{self, Write};
@@ -52,6 +53,8 @@ enum Chapter {
     Many,
     /// Restarts and kills of the server while messages pass.
     Storm,
+    /// Programs that are started with and without walls.
+    Walls,
 }
 
 /// What the chapters need.
@@ -106,6 +109,7 @@ impl Chapter {
             Self::Cold => cold::measure(plan),
             Self::Many => many::measure(plan),
             Self::Storm => storm::measure(plan),
+            Self::Walls => walls::measure(plan),
         }
     }
 }

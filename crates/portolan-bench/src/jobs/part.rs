@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use portolan::bootstrap::Bootstrap;
-use portolan::{Message, ReceiveRight, Timeout};
+use portolan::{Message, ReceiveRight, SendRight, Timeout};
 use serde::{Deserialize, Serialize};
 
 use super::many;
@@ -35,9 +35,13 @@ pub(super) enum Part {
     FindDeclared,
     /// Looks names up that were published.
     FindRegistered,
+    /// Answers whoever has the right that it sends through the one it has inherited.
+    Echo,
 }
 
+// Named as that of the measurement, it could not be a group beside it.
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Options {
     #[arg(long, hide = true, value_enum)]
     pub(super) part: Option<Part>,
@@ -81,6 +85,20 @@ pub(super) fn play(part: Part, options: &Options) -> anyhow::Result<()> {
         Part::Register => register(options),
         Part::FindDeclared => find(options, many::declared),
         Part::FindRegistered => find(options, many::registered),
+        Part::Echo => echo(),
+    }
+}
+
+fn echo() -> anyhow::Result<()> {
+    let value = std::env::var_os(super::walls::INHERITED_FD).context("no right was inherited")?;
+    let port = ReceiveRight::new()?;
+    let introduction = Message::new(0).with_right(port.make_send()?);
+    SendRight::inherit(&value)?.send(introduction, PATIENCE)?;
+    loop {
+        let mut request = port.receive(Timeout::NEVER)?;
+        if let Some(reply) = request.take_reply() {
+            reply.send(Message::new(1).with_bytes(request.into_bytes()))?;
+        }
     }
 }
 

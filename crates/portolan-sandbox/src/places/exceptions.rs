@@ -23,6 +23,9 @@ use super::{Access, Granted, Link, Origin, Place, PlaceError, Refused, folders};
 use crate::profile::{Excepted, Exception, Profile, Tier};
 
 pub(super) fn resolve(profile: &Profile) -> Result<Granted, PlaceError> {
+    if profile.exceptions.is_empty() {
+        return Ok(Granted::default());
+    }
     let mut resolver = Resolver::new(profile);
     for Exception { what, write } in &profile.exceptions {
         let access = match write {
