@@ -84,6 +84,8 @@ calls! {
     PTRACE_SEIZE = libc::SYS_ptrace, [OneOf(&[0x4206]), Number, ZERO, ZERO];
     /// `kcmp(process, other process, type, number, number)`
     KCMP = libc::SYS_kcmp, [Number, Number, Number, Number, Number];
+    /// `getsid(process)`, whose answer may be 0 for the first process of a machine.
+    GETSID = libc::SYS_getsid, [Number];
     /// `ioprio_set(kind, who, priority)`
     IOPRIO_SET = libc::SYS_ioprio_set, [Number, Number, Number];
     /// `ioprio_get(kind, who)`

@@ -6,11 +6,11 @@ use std::io::Write as _;
 use portolan_sys::by_number::Argument::{Number, Text};
 use portolan_sys::by_number::{Call, call};
 use rustix::fs::{Access, Mode, OFlags};
-use rustix::process::{Pid, getpid, getsid};
+use rustix::process::getpid;
 
-use super::super::attempt::{Attempt, Control, Refusal};
+use super::super::attempt::{Attempt, Control};
 use super::super::outside::Outside;
-use super::{Attempted, home, list, open, own_file, read, text};
+use super::{Attempted, home, list, numbers, open, own_file, read, text};
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
     Attempt::new(1, "read_shadow", "read /etc/shadow", |_| {
@@ -129,12 +129,9 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         stat_victim,
     )
     .leaks(),
-    Attempt::new(
-        20,
-        "session_victim",
-        "getpgid/getsid victim (info)",
-        session_victim,
-    )
+    Attempt::new(20, "session_victim", "getpgid/getsid victim (info)", |o| {
+        numbers(Call::GETSID, [o.number()])
+    })
     .leaks(),
 ];
 
@@ -257,12 +254,4 @@ fn chdir_outside(outside: &Outside) -> Attempted {
 fn stat_victim(outside: &Outside) -> Attempted {
     rustix::fs::stat(outside.process_file(""))?;
     Ok(())
-}
-
-/// In a namespace without it, the session of a stranger is no process's.
-fn session_victim(outside: &Outside) -> Attempted {
-    match getsid(Some(outside.pid)).map(Pid::as_raw_pid)? {
-        0 => Err(Refusal::Nothing),
-        _ => Ok(()),
-    }
 }
