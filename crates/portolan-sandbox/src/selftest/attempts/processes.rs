@@ -31,7 +31,9 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     })
     .want(Want::Harmless, Want::Harmless)
     .control(Control::None),
-    Attempt::new(10, "kill_parent", "kill(parent launcher,0)", kill_parent),
+    // In T2 its parent is the first process of its namespace, which ends with it.
+    Attempt::new(10, "kill_parent", "kill(parent launcher,0)", kill_parent)
+        .want(Want::Refused, Want::Harmless),
     Attempt::new(10, "tgkill_victim", "tgkill victim", |o| {
         numbers(Call::TGKILL, [o.number(), o.number(), 0])
     }),
