@@ -6,26 +6,26 @@ const FOLDER: u32 = 0o040_000;
 const FILE: u32 = 0o100_000;
 
 /// Writes one entry after the other.
-pub(super) struct Archive<W> {
+pub(crate) struct Archive<W> {
     to: W,
     entries: u32,
 }
 
 impl<W: Write> Archive<W> {
-    pub(super) fn new(to: W) -> Self {
+    pub(crate) fn new(to: W) -> Self {
         Self { to, entries: 0 }
     }
 
     /// Its parent must have been put before.
-    pub(super) fn folder(&mut self, path: &str) -> io::Result<()> {
+    pub(crate) fn folder(&mut self, path: &str) -> io::Result<()> {
         self.entry(path, FOLDER | 0o755, &[])
     }
 
-    pub(super) fn program(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn program(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         self.entry(path, FILE | 0o755, bytes)
     }
 
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    pub(crate) fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, &[])?;
         Ok(self.to)
     }

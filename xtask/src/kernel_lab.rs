@@ -4,17 +4,17 @@
 //! The lab is the folder that `KDBRIDGE_LAB` names, `target/kernel-lab` else. Below `root` in it, files
 //! have the paths that Debian gives them.
 
-mod cpio;
-mod initramfs;
+pub(crate) mod initramfs;
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use crate::command::{self, say};
+use crate::packages::{megabytes, unpack};
 use crate::setup::{self, Tool};
 
 /// Read by the tests of `kdbridge` too.
@@ -192,54 +192,6 @@ fn debug_release(package: &str) -> Option<&str> {
 fn build_number(release: &str) -> Option<u32> {
     let number = release.strip_prefix(SERIES)?.strip_suffix(FLAVOUR)?;
     number.parse().ok()
-}
-
-fn megabytes(package: &str) -> anyhow::Result<u64> {
-    let record =
-        command::output(Command::new("apt-cache").args(["show", "--no-all-versions", package]))?;
-    let record = String::from_utf8_lossy(&record);
-    let size = record.lines().find_map(|line| line.strip_prefix("Size: "));
-    let bytes: u64 = size.context("a package without a size")?.trim().parse()?;
-    Ok(bytes / 1_000_000)
-}
-
-/// Takes the named files out of a package: the whole one would be gigabytes.
-fn unpack(
-    downloads: &Path,
-    package: &str,
-    root: &Path,
-    files: impl Iterator<Item = String>,
-) -> anyhow::Result<()> {
-    fs::create_dir_all(root)?;
-    let mut packer = Command::new("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(archive(downloads, package)?)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start dpkg-deb")?;
-    let tar = packer.stdout.take().context("dpkg-deb has no output")?;
-    let status = Command::new("tar")
-        .args(["-x", "--no-same-owner", "-C"])
-        .arg(root)
-        .args(files.map(|file| format!("./{file}")))
-        .stdin(tar)
-        .status()?;
-    packer.wait()?;
-    if !status.success() {
-        bail!("{package} does not have the files that it should have");
-    }
-    Ok(())
-}
-
-fn archive(downloads: &Path, package: &str) -> anyhow::Result<PathBuf> {
-    let start = format!("{package}_");
-    for entry in fs::read_dir(downloads)? {
-        let entry = entry?;
-        if entry.file_name().to_string_lossy().starts_with(&start) {
-            return Ok(entry.path());
-        }
-    }
-    bail!("{package} was not downloaded")
 }
 
 #[cfg(test)]

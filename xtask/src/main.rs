@@ -2,8 +2,11 @@
 
 mod chores;
 mod command;
+mod cpio;
 mod fuzz;
 mod kernel_lab;
+mod kernels;
+mod packages;
 mod setup;
 mod tidy;
 
@@ -55,6 +58,14 @@ enum Chore {
         #[arg(long)]
         quick: bool,
     },
+    /// Run the self-test of the walls under other kernels, in virtual machines; not a part of `ci`
+    ///
+    /// Needs Debian, qemu-system-x86 and busybox-static, and downloads kernels of about 30 MB each.
+    /// The machines are emulated, which takes several minutes for each.
+    Kernels {
+        /// Only those of these versions, such as 6.12
+        versions: Vec<String>,
+    },
     /// All that CI does: `test`, a minute of `soak`, `hostile`, `loom` and `fuzz`, then `lint`
     Ci,
 }
@@ -101,6 +112,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Hostile(time) => chores::hostile(&root, time.seconds),
         Chore::KernelLab => kernel_lab::run(&root),
         Chore::Measure { quick } => chores::measure(&root, *quick),
+        Chore::Kernels { versions } => kernels::test(&root, versions),
         Chore::Ci => chores::ci(&root),
     }
 }

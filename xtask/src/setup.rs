@@ -28,7 +28,7 @@ const TOOLS: &[Tool] = &[
     Tool {
         program: "python3",
         package: "python3",
-        why: "is a foreign daemon, a service manager, and what tries to get out of the walls, in tests",
+        why: "is a foreign daemon, a service manager, and a program that runs inside the walls, in tests",
     },
     Tool {
         program: "nginx",

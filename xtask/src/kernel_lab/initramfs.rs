@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::Lab;
-use super::cpio::Archive;
+use crate::cpio::Archive;
 
 /// What the kernel starts. A test reads `lab ready` from one serial line and then writes commands to
 /// the other, each of which is run as it is read. No prompt and no echo come in between.
@@ -47,7 +47,7 @@ pub(super) fn build(lab: &Lab, release: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn busybox() -> anyhow::Result<PathBuf> {
+pub(crate) fn busybox() -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut files = std::env::split_paths(&path).map(|folder| folder.join("busybox"));
     files
