@@ -29,8 +29,9 @@ mod read;
 mod text;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -66,6 +67,20 @@ impl Reading {
     pub fn of(bytes: &[u8]) -> Self {
         read::read(bytes)
     }
+}
+
+/// Whether a file is in the container of a program or of a group, whoever's that is. The program
+/// could change it, and so what it may do when it is loaded the next time.
+///
+/// # Errors
+///
+/// If it cannot be told where the file is.
+pub fn is_in_container(file: &File) -> io::Result<bool> {
+    const EACH: [&str; 2] = ["Containers", "Group Containers"];
+    let path = fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+    let parts: Vec<_> = path.iter().collect();
+    let mut pairs = parts.windows(2);
+    Ok(pairs.any(|two| two[0] == "portolan" && EACH.iter().any(|each| two[1] == *each)))
 }
 
 /// Reads a file that is no longer than [`MAX_JOB_BYTES`].

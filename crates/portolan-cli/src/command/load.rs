@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use portolan::bootstrap::Bootstrap;
 use portolan::bootstrap::jobs::MAX_JOB_BYTES;
+use portoland::job::is_in_container;
 
 use super::control::each;
 use super::job::Linted;
@@ -41,6 +42,10 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let shown = path.display();
     let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
     check(path, &file.metadata()?)?;
+    anyhow::ensure!(
+        !is_in_container(&file)?,
+        "{shown} is in a container, whose program could change what is run: load a copy from elsewhere"
+    );
     let mut bytes = Vec::new();
     let limit = MAX_JOB_BYTES as u64;
     file.take(limit + 1)

@@ -305,6 +305,11 @@ fn w29_a_job_cannot_change_its_file_and_one_that_anybody_can_change_is_refused()
     fs::set_permissions(&file, Permissions::from_mode(0o666)).expect("permissions");
     let refused = world.run(["load", file.to_str().expect("path")]);
     refused.fails(78, &format!("{shown} can be changed by everybody"));
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).expect("permissions");
+    let inside = world.path("data/portolan/Containers/test.probe/Data/probe.toml");
+    fs::copy(&file, &inside).expect("copy");
+    let refused = world.run(["load", inside.to_str().expect("path")]);
+    refused.fails(78, "is in a container");
 }
 
 /// The process that made the socket which is listened on.

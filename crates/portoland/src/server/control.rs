@@ -13,7 +13,7 @@ use super::answer::{Answer, Caller, Refused, done};
 use super::jobs::{self, Parts};
 use super::store::Kind;
 use super::{Ended, Server};
-use crate::job::{Job, Reading};
+use crate::job::{Job, Reading, is_in_container};
 use crate::log::JobLog;
 use crate::registry::JobKey;
 use crate::sockets::Listeners;
@@ -386,6 +386,9 @@ fn trusted_file(path: &Path) -> Result<Vec<u8>, String> {
     use std::os::unix::fs::MetadataExt;
     let said = |error: io::Error| error.to_string();
     let file = fs::File::open(path).map_err(said)?;
+    if is_in_container(&file).map_err(said)? {
+        return Err("it is in a container, whose program could change it".to_owned());
+    }
     let found = file.metadata().map_err(said)?;
     let own = rustix::process::getuid().as_raw();
     if found.uid() != own && found.uid() != 0 {
@@ -425,6 +428,32 @@ impl Refused {
                 Self::because(BootstrapCode::JOB_LOADED, why)
             }
             other => Self::because(BootstrapCode::BAD_JOB_FILE, format!("{label}: {other}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_a_container_is_not_trusted() {
+        let directory = tempfile::TempDir::new().expect("a directory");
+        for (place, is_trusted) in [
+            ("portolan/Containers/a", false),
+            ("portolan/Group Containers/group.a", false),
+            ("portolan/jobs", true),
+            ("Containers", true),
+        ] {
+            let place = directory.path().join(place);
+            fs::create_dir_all(&place).expect("mkdir");
+            let file = place.join("job.toml");
+            fs::write(&file, "").expect("write");
+            let link = place.join("link.toml");
+            std::os::unix::fs::symlink(&file, &link).expect("a link");
+            for path in [file, link] {
+                assert_eq!(trusted_file(&path).is_ok(), is_trusted, "{path:?}");
+            }
         }
     }
 }
