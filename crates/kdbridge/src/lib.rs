@@ -13,6 +13,7 @@ pub mod macho;
 pub mod modules;
 pub mod paging;
 pub mod rsp;
+pub mod serve;
 pub mod symbols;
 pub mod target;
 pub mod types;

@@ -49,6 +49,20 @@ pub enum Stop {
     Signal(Cpu, u8),
 }
 
+impl Stop {
+    /// The processor that it happened on.
+    #[must_use]
+    pub fn cpu(self) -> Cpu {
+        match self {
+            Self::Interrupted(cpu)
+            | Self::Breakpoint(cpu)
+            | Self::Watchpoint(cpu, _)
+            | Self::Stepped(cpu)
+            | Self::Signal(cpu, _) => cpu,
+        }
+    }
+}
+
 /// What is to be watched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Trap {
@@ -170,6 +184,15 @@ pub trait Target: Memory {
     ///
     /// What went wrong on the way to the target.
     fn wait(&mut self, patience: Duration) -> Result<Option<Stop>, TargetError>;
+
+    /// Ends the machine.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Refused`] if the target cannot do that.
+    fn kill(&mut self) -> Result<(), TargetError> {
+        Err(TargetError::Refused("let itself be ended"))
+    }
 
     /// Takes off all traps, lets the machine run and leaves it.
     ///

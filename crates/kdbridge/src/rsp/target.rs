@@ -362,6 +362,10 @@ impl Target for RspTarget {
         self.wait_for_stop(patience)
     }
 
+    fn kill(&mut self) -> Result<(), TargetError> {
+        self.link.send(&[b"k"], self.deadline())
+    }
+
     fn detach(&mut self) -> Result<(), TargetError> {
         self.clear_traps()?;
         self.ask(b"D")?;

@@ -15,6 +15,8 @@ use tempfile::TempDir;
 /// and shares the processors with others.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+const QEMU_HAS_ENDED: &str = "QEMU has ended";
+
 /// The folder that `cargo xtask kernel-lab` fills.
 fn lab() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -169,9 +171,26 @@ impl Machine {
         let count = self.console.read(&mut buffer).unwrap();
         self.unread.extend_from_slice(&buffer[..count]);
         if count == 0 {
-            return Err("QEMU has ended");
+            return Err(QEMU_HAS_ENDED);
         }
         Ok(())
+    }
+
+    /// Waits until QEMU has ended.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub(crate) fn ends(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.read_more(left) {
+                Ok(()) => {}
+                Err(QEMU_HAS_ENDED) => return,
+                Err(problem) => panic!("{problem}"),
+            }
+        }
     }
 
     /// Whether QEMU still runs.

@@ -5,6 +5,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
 
+mod bridge;
+mod lab_debuggers;
 mod lab_machine;
 mod lab_serve_kdp;
 mod lab_target;

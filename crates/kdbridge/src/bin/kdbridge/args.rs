@@ -1,5 +1,6 @@
 //! What can be typed. Help, completions and the man pages are made from this.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -11,13 +12,43 @@ use kdbridge::rsp::link::Address;
 /// A bridge between any debugger and a kernel in a virtual machine.
 #[derive(Debug, Parser)]
 #[command(name = "kdbridge", version)]
+#[command(args_conflicts_with_subcommands = true, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) debugger: Debugger,
+}
+
+/// What starts a debugger.
+#[derive(Debug, Args)]
+pub(crate) struct Debugger {
+    /// The machine's stub: HOST:PORT, :PORT, or unix:PATH; QEMU's `-s` listens at :1234.
+    #[arg(long, value_name = "TARGET", default_value = ":1234")]
+    pub(crate) target: Address,
+    #[command(flatten)]
+    pub(crate) kernel: Kernel,
+    /// A debugger and its arguments: gdb or lldb, which is started connected to the kernel.
+    #[arg(last = true, value_name = "DEBUGGER")]
+    pub(crate) debugger: Vec<OsString>,
+}
+
+/// Which kernel, and where its files are.
+#[derive(Debug, Args)]
+pub(crate) struct Kernel {
+    /// The file of the kernel, with its symbols; one that does not belong to the kernel is refused.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) vmlinux: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Let debuggers connect to a kernel, and tell them where it is.
+    ///
+    /// The machine runs until a debugger connects, and runs on without breakpoints when the last one has
+    /// left, in whatever way. The first that changes something controls the machine; others read.
+    #[command(visible_alias = "connect")]
+    Serve(Serve),
     /// Translate the boot-arg `debug` of an XNU kernel between names and a number.
     ///
     /// `kdbridge boot-args halt,nmi,arp` prints `debug=0x45`, and `kdbridge boot-args 0x45` prints
@@ -43,6 +74,21 @@ pub(crate) enum Command {
         /// output.
         directory: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The machine's stub: HOST:PORT, :PORT, or unix:PATH; QEMU's `-s` listens at :1234.
+    #[arg(value_name = "TARGET", default_value = ":1234")]
+    pub(crate) target: Address,
+    #[command(flatten)]
+    pub(crate) kernel: Kernel,
+    /// Where debuggers connect: HOST:PORT, :PORT, or unix:PATH, which only you can connect to.
+    #[arg(long, value_name = "ADDRESS", default_value = ":2345")]
+    pub(crate) listen: Address,
+    /// Let a debugger end the machine by killing what it debugs.
+    #[arg(long)]
+    pub(crate) allow_kill: bool,
 }
 
 #[derive(Debug, Args)]

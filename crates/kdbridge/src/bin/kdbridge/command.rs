@@ -1,11 +1,14 @@
 //! What the subcommands do.
 
 mod boot_args;
+mod debug;
+mod serve;
 mod serve_kdp;
 
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::CommandFactory;
@@ -13,8 +16,12 @@ use clap::CommandFactory;
 use crate::args::{Arguments, Command};
 use crate::output;
 
-pub(crate) fn run(command: Command) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Some(command) = arguments.command else {
+        return debug::run(&arguments.debugger);
+    };
     match command {
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::BootArgs(arguments) => boot_args::run(&arguments),
         Command::ServeKdp(arguments) => serve_kdp::run(&arguments),
         Command::Completions { shell } => {
@@ -23,7 +30,8 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Man { directory } => man(directory.as_deref()),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn man(directory: Option<&Path>) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! The `kdbridge` command: glue between the command line and the library.
 
 mod args;
+mod attach;
 mod command;
 mod output;
 
@@ -12,8 +13,8 @@ use crate::args::Arguments;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    match command::run(arguments.command) {
-        Ok(()) => ExitCode::SUCCESS,
+    match command::run(arguments) {
+        Ok(code) => code,
         Err(error) => {
             output::remark(format_args!("{error:#}"));
             ExitCode::FAILURE

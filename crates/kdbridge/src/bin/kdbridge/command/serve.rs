@@ -1,0 +1,51 @@
+//! `kdbridge serve`
+
+use std::net::ToSocketAddrs;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+use anyhow::Context;
+use kdbridge::rsp::link::Address;
+use kdbridge::serve::{Listener, Options, Server};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::low_level::pipe;
+
+use crate::args::Serve;
+use crate::attach;
+use crate::output;
+
+pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
+    let image = attach::image(&arguments.kernel)?;
+    let listener = Listener::bind(&arguments.listen);
+    let listener = listener.with_context(|| format!("{}", arguments.listen))?;
+    let mut target = attach::connect(&arguments.target)?;
+    attach::check(&mut target, image.as_ref())?;
+    warn_of_strangers(&arguments.listen);
+    let options = Options {
+        locate: attach::locate(image),
+        allow_kill: arguments.allow_kill,
+    };
+    let mut server = Server::new(target, listener, options)?;
+    output::line(format_args!(
+        "debuggers connect to {}",
+        server.listener().address()
+    ));
+    let (end, signalled) = UnixStream::pair()?;
+    pipe::register(SIGINT, signalled.try_clone()?)?;
+    pipe::register(SIGTERM, signalled)?;
+    server.serve(end.as_fd())?;
+    Ok(())
+}
+
+/// The protocol has no passwords: whoever connects may read and change all of the machine.
+fn warn_of_strangers(listen: &Address) {
+    let Address::Tcp(address) = listen else {
+        return;
+    };
+    let mut addresses = address.to_socket_addrs().into_iter().flatten();
+    if addresses.any(|address| !address.ip().is_loopback()) {
+        output::remark(format_args!(
+            "whoever can reach {address} can read and change the machine"
+        ));
+    }
+}

@@ -1,0 +1,482 @@
+//! Linux on x86-64, wherever it was put at boot.
+
+use std::fmt;
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::symbols::{BuildId, ElfError, ElfFile, SymbolTable, build_id_in};
+use crate::target::{Memory, TargetError};
+
+/// Where kernels are linked to be, if nobody changed that.
+pub const FILE_BASE: u64 = 0xffff_ffff_8100_0000;
+
+/// The interrupt descriptor table, which is at the same place in every boot.
+const IDT: u64 = 0xffff_fe00_0000_0000;
+const PAGE_FAULT: u64 = 14;
+
+/// Where kernels may lie, and the steps between the places.
+const IMAGES: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
+const SLOT: u64 = 0x20_0000;
+
+/// The most slots that a kernel takes.
+const MAX_SLOTS: u64 = 64;
+
+const BANNER: &[u8] = b"Linux version ";
+const MAX_BANNER: usize = 256;
+const MAX_BANNERS: usize = 8;
+
+/// The most that is searched for what no file gives the place of.
+const SEARCHED: u64 = 16 << 20;
+const SEARCH_STEP: usize = 1 << 16;
+
+/// The most notes that are read.
+const MAX_NOTES: u64 = 1 << 16;
+
+/// What the file of a kernel says about where things are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    text: u64,
+    banner: u64,
+    page_fault: Option<u64>,
+    notes: Range<u64>,
+    build_id: BuildId,
+}
+
+/// Why a file is not that of a kernel.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// It lacks what every kernel has.
+    #[error("not a Linux kernel with its symbols: it has no {0}")]
+    Lacks(&'static str),
+    /// It cannot be read.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+}
+
+impl Image {
+    /// Reads what is needed from the file and its symbols.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`] if it is no kernel's, or has no symbols.
+    pub fn of(elf: &ElfFile, symbols: &SymbolTable) -> Result<Self, ImageError> {
+        let address = |name| symbols.by_name(name).map(|symbol| symbol.address);
+        let notes = elf.section(".notes").ok_or(ImageError::Lacks("notes"))?;
+        Ok(Self {
+            text: address("_text").ok_or(ImageError::Lacks("symbol _text"))?,
+            banner: address("linux_banner").ok_or(ImageError::Lacks("symbol linux_banner"))?,
+            page_fault: address("asm_exc_page_fault").or_else(|| address("page_fault")),
+            notes: notes.address..notes.address.wrapping_add(notes.size.min(MAX_NOTES)),
+            build_id: elf.build_id().ok_or(ImageError::Lacks("build-id"))?,
+        })
+    }
+
+    /// The build-id of the file.
+    #[must_use]
+    pub fn build_id(&self) -> &BuildId {
+        &self.build_id
+    }
+
+    /// Where its text is linked to begin.
+    #[must_use]
+    pub fn text(&self) -> u64 {
+        self.text
+    }
+}
+
+/// How a kernel was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// By the handler of page faults, which the interrupt descriptor table names.
+    InterruptTable,
+    /// By looking for its banner at every place where it may lie.
+    SlotScan,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InterruptTable => "the interrupt descriptor table",
+            Self::SlotScan => "its banner, in all slots",
+        })
+    }
+}
+
+/// A kernel in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kernel {
+    /// Where its text begins.
+    pub text: u64,
+    /// How far that is from where it was linked to be.
+    pub slide: u64,
+    /// Where its banner is.
+    pub banner: u64,
+    /// The first line of its log.
+    pub version: String,
+    /// What its notes say.
+    pub build_id: Option<BuildId>,
+    /// How it was found.
+    pub method: Method,
+    /// How many reads of memory that took.
+    pub reads: u32,
+}
+
+impl Kernel {
+    /// `6.1.0`, as `uname -r` has it.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        let rest = self.version.split(' ').nth(2);
+        rest.unwrap_or_default()
+    }
+}
+
+/// Why no kernel was found.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NotFound {
+    /// The interrupt descriptor table is not where Linux has it, or names nothing of a kernel.
+    #[error("no Linux kernel in memory (yet): {0}")]
+    NoKernel(&'static str),
+    /// There is one, and the file is another's.
+    #[error(
+        "the file has build-id {file}, the kernel in memory has {kernel}: they do not belong together"
+    )]
+    OtherKernel {
+        /// Of the file.
+        file: BuildId,
+        /// Of the kernel.
+        kernel: BuildId,
+    },
+    /// There is one without a build-id.
+    #[error("the file has build-id {file}, the kernel in memory shows none: {version}")]
+    NoBuildId {
+        /// Of the file.
+        file: BuildId,
+        /// What the kernel says of itself.
+        version: String,
+    },
+    /// The target does not let memory be read.
+    #[error("the kernel cannot be looked for")]
+    Target(#[from] TargetError),
+}
+
+/// Finds the kernel that a file belongs to.
+///
+/// # Errors
+///
+/// [`NotFound`] if there is none, or another.
+pub fn locate(memory: &mut dyn Memory, image: &Image) -> Result<Kernel, NotFound> {
+    let mut memory = Counted { memory, reads: 0 };
+    if let Some(kernel) = by_interrupt_table(&mut memory, image)? {
+        return Ok(kernel);
+    }
+    if let Some(kernel) = by_slots(&mut memory, image)? {
+        return Ok(kernel);
+    }
+    let kernel = find(memory.memory)?;
+    let file = image.build_id.clone();
+    Err(match kernel.build_id {
+        Some(kernel) => NotFound::OtherKernel { file, kernel },
+        None => NotFound::NoBuildId {
+            file,
+            version: kernel.version,
+        },
+    })
+}
+
+fn by_interrupt_table(
+    memory: &mut Counted<'_>,
+    image: &Image,
+) -> Result<Option<Kernel>, TargetError> {
+    let handler = page_fault_handler(memory)?;
+    let Some((handler, linked)) = handler.zip(image.page_fault) else {
+        return Ok(None);
+    };
+    let slide = handler.wrapping_sub(linked);
+    if slide % SLOT != 0 {
+        return Ok(None);
+    }
+    memory.confirm(image, slide, Method::InterruptTable)
+}
+
+fn by_slots(memory: &mut Counted<'_>, image: &Image) -> Result<Option<Kernel>, TargetError> {
+    for text in IMAGES.step_by(SLOT as usize) {
+        let slide = text.wrapping_sub(image.text);
+        if let Some(kernel) = memory.confirm(image, slide, Method::SlotScan)? {
+            return Ok(Some(kernel));
+        }
+    }
+    Ok(None)
+}
+
+/// Finds a kernel without its file: where it begins, and, by searching its read-only data, its banner and
+/// its build-id.
+///
+/// # Errors
+///
+/// [`NotFound`] if there is none.
+pub fn find(memory: &mut dyn Memory) -> Result<Kernel, NotFound> {
+    let mut memory = Counted { memory, reads: 0 };
+    let handler = page_fault_handler(&mut memory)?;
+    let handler = handler.ok_or(NotFound::NoKernel("nothing handles page faults"))?;
+    let text = memory.first_slot(handler)?;
+    let (banner, version) = memory.search_banner(handler)?.ok_or(NotFound::NoKernel(
+        "what handles page faults has no banner of Linux",
+    ))?;
+    let build_id = memory.search_build_id(banner)?;
+    Ok(Kernel {
+        text,
+        slide: text.wrapping_sub(FILE_BASE),
+        banner,
+        version,
+        build_id,
+        method: Method::InterruptTable,
+        reads: memory.reads,
+    })
+}
+
+/// The address in the gate for page faults, if it may be a kernel's.
+fn page_fault_handler(memory: &mut Counted<'_>) -> Result<Option<u64>, TargetError> {
+    let mut gate = [0; 16];
+    if !memory.read(IDT + PAGE_FAULT * 16, &mut gate)? {
+        return Ok(None);
+    }
+    let [a, b, _, _, _, _, c, d, e, f, g, h, ..] = gate;
+    let handler = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    Ok(IMAGES.contains(&handler).then_some(handler))
+}
+
+struct Counted<'a> {
+    memory: &'a mut dyn Memory,
+    reads: u32,
+}
+
+impl Counted<'_> {
+    /// False if it cannot be read.
+    fn read(&mut self, at: u64, into: &mut [u8]) -> Result<bool, TargetError> {
+        self.reads += 1;
+        match self.memory.read(at, into) {
+            Ok(()) => Ok(true),
+            Err(TargetError::Unreadable(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the kernel of this image lies there.
+    fn confirm(
+        &mut self,
+        image: &Image,
+        slide: u64,
+        method: Method,
+    ) -> Result<Option<Kernel>, TargetError> {
+        let banner = image.banner.wrapping_add(slide);
+        let Some(version) = self.banner(banner)? else {
+            return Ok(None);
+        };
+        let notes = image.notes.start.wrapping_add(slide);
+        let mut bytes = vec![0; (image.notes.end - image.notes.start) as usize];
+        if !self.read(notes, &mut bytes)? {
+            return Ok(None);
+        }
+        let build_id = build_id_in(&bytes).filter(|id| *id == image.build_id);
+        Ok(build_id.map(|build_id| Kernel {
+            text: image.text.wrapping_add(slide),
+            slide,
+            banner,
+            version,
+            build_id: Some(build_id),
+            method,
+            reads: self.reads,
+        }))
+    }
+
+    fn banner(&mut self, at: u64) -> Result<Option<String>, TargetError> {
+        let mut text = [0; MAX_BANNER];
+        if !self.read(at, &mut text)? || !text.starts_with(BANNER) {
+            return Ok(None);
+        }
+        let line = text.split(|&byte| byte == b'\n' || byte == 0).next();
+        let line = String::from_utf8_lossy(line.unwrap_or_default()).into_owned();
+        // Kernels carry the banner's first draft too, before they were counted.
+        Ok((!line.contains(" # ")).then_some(line))
+    }
+
+    /// Nothing is mapped before the slot that the kernel begins with.
+    fn first_slot(&mut self, handler: u64) -> Result<u64, TargetError> {
+        let mut first = handler & !(SLOT - 1);
+        for _ in 0..MAX_SLOTS {
+            let before = first.wrapping_sub(SLOT);
+            if !IMAGES.contains(&before) || !self.read(before, &mut [0; 8])? {
+                break;
+            }
+            first = before;
+        }
+        Ok(first)
+    }
+
+    /// The banner is in the read-only data, which begins some slots behind the text.
+    fn search_banner(&mut self, handler: u64) -> Result<Option<(u64, String)>, TargetError> {
+        let mut start = handler & !(SLOT - 1);
+        for _ in 0..MAX_BANNERS {
+            let Some(banner) = self.search(start, BANNER, 8)? else {
+                break;
+            };
+            if let Some(version) = self.banner(banner)? {
+                return Ok(Some((banner, version)));
+            }
+            start = banner + 8;
+        }
+        Ok(None)
+    }
+
+    fn search_build_id(&mut self, start: u64) -> Result<Option<BuildId>, TargetError> {
+        // The name's size, that of a SHA-1, and the kind, in front of the name.
+        const HEAD: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+        let Some(found) = self.search(start, HEAD, 4)? else {
+            return Ok(None);
+        };
+        let mut note = [0; 36];
+        Ok(match self.read(found, &mut note)? {
+            true => build_id_in(&note),
+            false => None,
+        })
+    }
+
+    /// The first place from `start` on, at a multiple of `step`, where `wanted` is.
+    fn search(
+        &mut self,
+        start: u64,
+        wanted: &[u8],
+        step: usize,
+    ) -> Result<Option<u64>, TargetError> {
+        let start = start & !(step as u64 - 1);
+        let mut chunk = vec![0; SEARCH_STEP + wanted.len()];
+        for offset in (0..SEARCHED).step_by(SEARCH_STEP) {
+            let at = start.wrapping_add(offset);
+            if !self.read(at, &mut chunk)? {
+                continue;
+            }
+            let mut places = chunk.windows(wanted.len()).step_by(step);
+            if let Some(found) = places.position(|place| place == wanted) {
+                return Ok(Some(at + (found * step) as u64));
+            }
+        }
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLIDE: u64 = 0x1a00_0000;
+
+    /// Memory with what the test puts into it, page by page.
+    #[derive(Default)]
+    struct Pages(std::collections::BTreeMap<u64, Vec<u8>>);
+
+    impl Pages {
+        fn put(&mut self, at: u64, bytes: &[u8]) {
+            for (at, byte) in (at..).zip(bytes) {
+                let page = self.0.entry(at & !0xfff).or_insert_with(|| vec![0; 4096]);
+                page[(at & 0xfff) as usize] = *byte;
+            }
+        }
+
+        fn map(&mut self, range: Range<u64>) {
+            for at in range.step_by(4096) {
+                self.put(at, &[0]);
+            }
+        }
+    }
+
+    impl Memory for Pages {
+        fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+            for (at, byte) in (at..).zip(into) {
+                let page = self
+                    .0
+                    .get(&(at & !0xfff))
+                    .ok_or(TargetError::Unreadable(at))?;
+                *byte = page[(at & 0xfff) as usize];
+            }
+            Ok(())
+        }
+    }
+
+    fn id(byte: u8) -> BuildId {
+        BuildId::new(&[byte; 20]).unwrap()
+    }
+
+    fn image(byte: u8) -> Image {
+        Image {
+            text: FILE_BASE,
+            banner: FILE_BASE + 0x41_0000,
+            page_fault: Some(FILE_BASE + 0x20_0be0),
+            notes: FILE_BASE + 0x42_0000..FILE_BASE + 0x42_0024,
+            build_id: id(byte),
+        }
+    }
+
+    fn kernel() -> Pages {
+        let mut pages = Pages::default();
+        let text = FILE_BASE + SLIDE;
+        pages.map(text..text + 0x60_0000);
+        let handler = (text + 0x20_0be0).to_le_bytes();
+        let [a, b, c, d, rest @ ..] = handler;
+        pages.put(IDT + 14 * 16, &[a, b, 0x10, 0, 0, 0x8e, c, d]);
+        pages.put(IDT + 14 * 16 + 8, &rest);
+        pages.put(text + 0x40_0120, b"Linux version 6.1.0-x (a@b) # SMP\n");
+        pages.put(text + 0x41_0000, b"Linux version 6.1.0-x (a@b) #1\n");
+        pages.put(text + 0x42_0000, b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0");
+        pages.put(text + 0x42_0010, &[7; 20]);
+        pages
+    }
+
+    #[test]
+    fn the_table_says_where_the_kernel_of_a_file_is() {
+        let kernel = locate(&mut kernel(), &image(7)).unwrap();
+        assert_eq!(kernel.slide, SLIDE);
+        assert_eq!(kernel.text, FILE_BASE + SLIDE);
+        assert_eq!(kernel.method, Method::InterruptTable);
+        assert_eq!(kernel.release(), "6.1.0-x");
+        assert!(kernel.reads <= 3);
+    }
+
+    #[test]
+    fn without_the_symbol_every_slot_is_looked_into() {
+        let image = Image {
+            page_fault: None,
+            ..image(7)
+        };
+        let kernel = locate(&mut kernel(), &image).unwrap();
+        assert_eq!((kernel.slide, kernel.method), (SLIDE, Method::SlotScan));
+        assert!(kernel.reads <= 600);
+    }
+
+    #[test]
+    fn k09_a_file_of_another_kernel_is_refused_with_both_ids() {
+        let error = locate(&mut kernel(), &image(8)).unwrap_err();
+        let NotFound::OtherKernel { file, kernel } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!((file, kernel), (&id(8), &id(7)));
+        let text = error.to_string();
+        assert!(text.contains(&id(7).to_string()) && text.contains(&id(8).to_string()));
+    }
+
+    #[test]
+    fn a_kernel_is_found_without_its_file() {
+        let kernel = find(&mut kernel()).unwrap();
+        assert_eq!((kernel.slide, kernel.text), (SLIDE, FILE_BASE + SLIDE));
+        assert_eq!(kernel.build_id, Some(id(7)));
+        assert_eq!(kernel.version, "Linux version 6.1.0-x (a@b) #1");
+    }
+
+    #[test]
+    fn no_kernel_is_no_kernel() {
+        let error = find(&mut Pages::default()).unwrap_err();
+        assert!(matches!(error, NotFound::NoKernel(_)));
+    }
+}

@@ -1,0 +1,286 @@
+//! The end that answers: what debuggers connect to.
+//!
+//! One machine, several debuggers. The first that wants to change something controls the machine until it
+//! leaves; the others read. When the last one has left, in whatever way, the machine runs on without
+//! breakpoints.
+
+mod cache;
+mod client;
+mod dialect;
+mod listen;
+mod lldb;
+mod machine;
+mod memory;
+mod requests;
+mod stops;
+mod xml;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use thiserror::Error;
+
+use crate::rsp::link::Stream;
+use crate::rsp::packet::Item;
+use crate::target::{Target, TargetError};
+use client::{Client, Closed, Id};
+pub use listen::Listener;
+use machine::Machine;
+use requests::Answer;
+
+/// The most debuggers at once.
+const MAX_CLIENTS: usize = 16;
+
+/// How often a running target is asked that cannot be waited for.
+const TICK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
+
+/// Where a kernel is, as debuggers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// Where its text begins.
+    pub text: u64,
+    /// How far everything is from where it was linked to be.
+    pub slide: u64,
+}
+
+/// Finds the kernel each time that the first debugger connects: the machine may have booted again.
+pub type Locate = Box<dyn FnMut(&mut dyn Target) -> Option<Whereabouts> + Send>;
+
+/// What a server does beside answering.
+pub struct Options {
+    /// Finds the kernel.
+    pub locate: Locate,
+    /// A debugger that kills what it debugs ends the machine; else it only leaves it.
+    pub allow_kill: bool,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut options = f.debug_struct("Options");
+        options
+            .field("allow_kill", &self.allow_kill)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a server ends before it is asked to.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The machine.
+    #[error("the machine cannot be debugged any more")]
+    Target(#[from] TargetError),
+    /// The socket that debuggers connect to.
+    #[error("debuggers cannot connect any more")]
+    Io(#[from] io::Error),
+}
+
+/// A machine with a socket for debuggers.
+#[derive(Debug)]
+pub struct Server<T> {
+    machine: Machine<T>,
+    listener: Listener,
+    clients: Vec<Client>,
+    accepted: u32,
+}
+
+impl<T: Target> Server<T> {
+    /// Lets `target`, which stands still, run until a debugger connects.
+    ///
+    /// # Errors
+    ///
+    /// What the target has.
+    pub fn new(target: T, listener: Listener, options: Options) -> Result<Self, TargetError> {
+        Ok(Self {
+            machine: Machine::new(target, options)?,
+            listener,
+            clients: Vec::new(),
+            accepted: 0,
+        })
+    }
+
+    /// Where debuggers connect.
+    #[must_use]
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// Serves until `end` is readable; then the machine runs on without breakpoints.
+    ///
+    /// # Errors
+    ///
+    /// [`ServeError`] if that is not possible any more.
+    pub fn serve(&mut self, end: BorrowedFd<'_>) -> Result<(), ServeError> {
+        while let Some(ready) = self.wait(end)? {
+            if ready.target {
+                self.look_at_machine()?;
+            }
+            for index in ready.clients {
+                self.hear(index)?;
+            }
+            self.flush();
+            self.let_go()?;
+            if ready.listener {
+                self.accept()?;
+            }
+        }
+        self.clients.clear();
+        Ok(self.machine.leave_alone()?)
+    }
+
+    /// Waits for something to do; `None` at the end.
+    fn wait(&self, end: BorrowedFd<'_>) -> Result<Option<Ready>, ServeError> {
+        let target = self.machine.readiness();
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(end, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        fds.extend(self.clients.iter().map(|client| {
+            let output = if client.has_output() {
+                PollFlags::OUT
+            } else {
+                PollFlags::empty()
+            };
+            PollFd::new(client, PollFlags::IN | output)
+        }));
+        fds.extend(target.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let blind = self.machine.is_running() && target.is_none();
+        match poll(&mut fds, blind.then_some(&TICK)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error).into()),
+        }
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let mut next = || ready.next().unwrap_or(false);
+        if next() {
+            return Ok(None);
+        }
+        let listener = next();
+        let clients = (0..self.clients.len()).filter(|_| next()).collect();
+        Ok(Some(Ready {
+            listener,
+            clients,
+            target: next() || blind,
+        }))
+    }
+
+    fn accept(&mut self) -> Result<(), ServeError> {
+        let Some(stream) = self.listener.accept()? else {
+            return Ok(());
+        };
+        // More are hung up on.
+        if self.clients.len() < MAX_CLIENTS {
+            self.welcome(stream)?;
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, stream: Stream) -> Result<(), TargetError> {
+        if self.clients.is_empty() {
+            self.machine.begin()?;
+        }
+        self.accepted += 1;
+        self.clients.push(Client::new(Id(self.accepted), stream));
+        Ok(())
+    }
+
+    /// Tells whoever waits for it of a stop.
+    fn look_at_machine(&mut self) -> Result<(), TargetError> {
+        if !self.machine.look()? {
+            return Ok(());
+        }
+        for client in &mut self.clients {
+            if std::mem::take(&mut client.talk.waits) {
+                let stop = self.machine.stop_reply(&client.talk)?;
+                client.answer(stop.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, index: usize) -> Result<(), TargetError> {
+        let Some(client) = self.clients.get_mut(index) else {
+            return Ok(());
+        };
+        let Ok(items) = client.receive() else {
+            client.closed = true;
+            return Ok(());
+        };
+        let mut last = None;
+        for item in items {
+            if client.closed {
+                break;
+            }
+            // A debugger that waited long for the bridge to say anything has asked again.
+            if client.acks() && last.as_ref() == Some(&item) {
+                client.acknowledge(true);
+                continue;
+            }
+            last = Some(item.clone());
+            match item {
+                Item::Packet(request) => answer(&mut self.machine, client, &request)?,
+                Item::Damaged => client.acknowledge(false),
+                Item::Nack => client.again(),
+                Item::Interrupt => self.machine.interrupt(client.id)?,
+                Item::Ack => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        for client in &mut self.clients {
+            if let Err(Closed) = client.flush() {
+                client.closed = true;
+            }
+        }
+    }
+
+    /// Forgets debuggers that have left.
+    fn let_go(&mut self) -> Result<(), TargetError> {
+        let gone = self.clients.extract_if(.., |client| client.closed);
+        let gone: Vec<Id> = gone.map(|client| client.id).collect();
+        for id in &gone {
+            self.machine.release(*id)?;
+        }
+        if self.clients.is_empty() && !gone.is_empty() {
+            self.machine.leave_alone()?;
+        }
+        Ok(())
+    }
+}
+
+/// What poll found.
+struct Ready {
+    listener: bool,
+    clients: Vec<usize>,
+    target: bool,
+}
+
+fn answer<T: Target>(
+    machine: &mut Machine<T>,
+    client: &mut Client,
+    request: &[u8],
+) -> Result<(), TargetError> {
+    client.acknowledge(true);
+    match requests::answer(machine, client.id, &mut client.talk, request)? {
+        Answer::Packet(payload) => client.answer(&payload),
+        Answer::WithoutAcks => {
+            client.answer(b"OK");
+            client.stop_acks();
+        }
+        Answer::Later => client.talk.waits = true,
+        Answer::Leave(last) => {
+            if let Some(last) = last {
+                client.answer(last);
+            }
+            // What is written now arrives though the connection is closed next.
+            client.flush().ok();
+            client.closed = true;
+        }
+    }
+    Ok(())
+}

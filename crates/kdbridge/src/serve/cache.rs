@@ -1,0 +1,134 @@
+//! Memory that was read since the machine stopped.
+
+use std::collections::HashMap;
+
+use crate::target::{Cpu, Target, TargetError};
+
+/// Where kernel, modules and their data are. Reading more of it than was asked for does no harm.
+const IMAGES: u64 = 0xffff_ffff_8000_0000;
+
+/// Behind it, devices are mapped.
+const DEVICES: u64 = 0xffff_ffff_ff00_0000;
+
+const PAGE: u64 = 4096;
+
+/// What is read around an address elsewhere; debuggers read as much for their own caches.
+const LINE: u64 = 64;
+
+/// Requests of this length are not kept.
+const LONG: usize = 1 << 14;
+
+/// The most that is kept.
+const MAX_BYTES: usize = 64 << 20;
+
+/// Keeps what it reads until it is told that the machine, or its memory, has changed.
+#[derive(Debug, Default)]
+pub(super) struct Cache {
+    units: HashMap<(Cpu, u64), Vec<u8>>,
+    bytes: usize,
+}
+
+impl Cache {
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.units.clear();
+        self.bytes = 0;
+    }
+
+    /// Reads memory as `cpu` sees it; gives how many bytes of it are there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the target that are about more than this memory.
+    pub(super) fn read(
+        &mut self,
+        target: &mut dyn Target,
+        cpu: Cpu,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<usize, TargetError> {
+        if into.len() >= LONG {
+            target.look_from(cpu)?;
+            return read_some(target, at, into);
+        }
+        let mut done = 0;
+        while done < into.len() {
+            let at = at.wrapping_add(done as u64);
+            let rest = into.get_mut(done..).unwrap_or_default();
+            let count = self.read_unit(target, cpu, at, rest)?;
+            if count == 0 {
+                break;
+            }
+            done += count;
+        }
+        Ok(done)
+    }
+
+    /// Reads up to the end of a unit.
+    fn read_unit(
+        &mut self,
+        target: &mut dyn Target,
+        cpu: Cpu,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<usize, TargetError> {
+        let size = unit(at);
+        let start = at & !(size - 1);
+        let offset = (at - start) as usize;
+        let count = into.len().min(size as usize - offset);
+        let into = into.get_mut(..count).unwrap_or_default();
+        if !self.units.contains_key(&(cpu, start)) {
+            let mut bytes = vec![0; size as usize];
+            target.look_from(cpu)?;
+            match target.read(start, &mut bytes) {
+                Ok(()) => self.keep((cpu, start), bytes),
+                Err(TargetError::Unreadable(_)) => return read_some(target, at, into),
+                Err(error) => return Err(error),
+            }
+        }
+        let kept = self
+            .units
+            .get(&(cpu, start))
+            .and_then(|bytes| bytes.get(offset..));
+        let kept = kept
+            .and_then(|bytes| bytes.get(..count))
+            .unwrap_or_default();
+        into.copy_from_slice(kept);
+        Ok(count)
+    }
+
+    fn keep(&mut self, place: (Cpu, u64), bytes: Vec<u8>) {
+        if self.bytes + bytes.len() > MAX_BYTES {
+            self.clear();
+        }
+        self.bytes += bytes.len();
+        self.units.insert(place, bytes);
+    }
+}
+
+/// How much is read around an address: a power of two.
+fn unit(at: u64) -> u64 {
+    match at {
+        IMAGES..DEVICES => PAGE,
+        _ => LINE,
+    }
+}
+
+/// Reads what is there before the first byte that is not.
+fn read_some(target: &mut dyn Target, at: u64, into: &mut [u8]) -> Result<usize, TargetError> {
+    match target.read(at, into) {
+        Ok(()) => return Ok(into.len()),
+        Err(TargetError::Unreadable(_)) => {}
+        Err(error) => return Err(error),
+    }
+    // What the error says is where a request failed, which may be before what is not there.
+    let in_page = (PAGE - at % PAGE) as usize;
+    let Some(first) = into.get_mut(..in_page) else {
+        return Ok(0);
+    };
+    match target.read(at, first) {
+        Ok(()) => Ok(in_page),
+        Err(TargetError::Unreadable(_)) => Ok(0),
+        Err(error) => Err(error),
+    }
+}

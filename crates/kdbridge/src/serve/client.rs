@@ -1,0 +1,146 @@
+//! A debugger's connection.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::dialect::Dialect;
+use crate::rsp::link::Stream;
+use crate::rsp::packet::{self, Decoder, Item};
+use crate::target::Cpu;
+
+/// The most answers, in bytes, that wait for a debugger that does not read.
+const MAX_WAITING: usize = 16 << 20;
+
+/// How much is taken from a debugger in its turn.
+const TURN: usize = 1 << 16;
+
+/// Which of the debuggers; numbers are not used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Id(pub(super) u32);
+
+/// A debugger, and what is to be remembered of the conversation with it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: Id,
+    stream: Stream,
+    decoder: Decoder,
+    out: Vec<u8>,
+    /// The last answer, as long as it may have to be sent again.
+    last: Vec<u8>,
+    acks: bool,
+    /// It has left, or is to be hung up on.
+    pub(super) closed: bool,
+    pub(super) talk: Talk,
+}
+
+/// What the conversation has settled.
+#[derive(Debug, Default)]
+pub(super) struct Talk {
+    pub(super) dialect: Dialect,
+    /// The thread that requests are about.
+    pub(super) cpu: Option<Cpu>,
+    /// Requests about registers end with their thread.
+    pub(super) suffix: bool,
+    /// Stops list all threads.
+    pub(super) list_threads: bool,
+    /// Errors may have a text.
+    pub(super) error_texts: bool,
+    /// Memory that is asked for is physical.
+    pub(super) physical: bool,
+    /// It waits to be told of a stop.
+    pub(super) waits: bool,
+}
+
+/// A connection that is of no more use.
+#[derive(Debug)]
+pub(super) struct Closed;
+
+impl Client {
+    pub(super) fn new(id: Id, stream: Stream) -> Self {
+        Self {
+            id,
+            stream,
+            decoder: Decoder::of_requests(),
+            out: Vec::new(),
+            last: Vec::new(),
+            acks: true,
+            closed: false,
+            talk: Talk::default(),
+        }
+    }
+
+    /// What has come, without waiting.
+    pub(super) fn receive(&mut self) -> Result<Vec<Item>, Closed> {
+        let mut buffer = vec![0; TURN];
+        let count = match self.stream.read(&mut buffer) {
+            Ok(0) => return Err(Closed),
+            Ok(count) => count,
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::Interrupted => 0,
+                _ => return Err(Closed),
+            },
+        };
+        let mut items = Vec::new();
+        for &byte in buffer.get(..count).unwrap_or_default() {
+            let item = self.decoder.push(byte).map_err(|_| Closed)?;
+            items.extend(item);
+        }
+        Ok(items)
+    }
+
+    /// Acknowledges a packet, or asks for it again.
+    pub(super) fn acknowledge(&mut self, intact: bool) {
+        if self.acks {
+            self.out.push(if intact { b'+' } else { b'-' });
+        }
+    }
+
+    /// Sends the last answer again.
+    pub(super) fn again(&mut self) {
+        if self.acks {
+            self.out.extend_from_slice(&self.last);
+        }
+    }
+
+    pub(super) fn acks(&self) -> bool {
+        self.acks
+    }
+
+    pub(super) fn stop_acks(&mut self) {
+        self.acks = false;
+    }
+
+    pub(super) fn answer(&mut self, payload: &[u8]) {
+        self.last.clear();
+        packet::encode(payload, &mut self.last);
+        self.out.extend_from_slice(&self.last);
+    }
+
+    pub(super) fn has_output(&self) -> bool {
+        !self.out.is_empty()
+    }
+
+    /// Sends as much as it takes.
+    pub(super) fn flush(&mut self) -> Result<(), Closed> {
+        while !self.out.is_empty() {
+            match self.stream.write(&self.out) {
+                Ok(count) => drop(self.out.drain(..count)),
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => break,
+                    ErrorKind::Interrupted => {}
+                    _ => return Err(Closed),
+                },
+            }
+        }
+        if self.out.len() > MAX_WAITING {
+            return Err(Closed);
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}

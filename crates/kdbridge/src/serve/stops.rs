@@ -1,0 +1,68 @@
+//! How a debugger is told that the machine stopped.
+
+use std::fmt::Write;
+
+use super::client::Talk;
+use super::machine::Machine;
+use crate::target::{Stop, Target, TargetError, Trap};
+
+const SIGINT: u8 = 2;
+const SIGTRAP: u8 = 5;
+
+impl<T: Target> Machine<T> {
+    /// The answer to `?`, and to what made the machine run.
+    pub(super) fn stop_reply(&mut self, talk: &Talk) -> Result<String, TargetError> {
+        let stop = self
+            .stop
+            .unwrap_or(Stop::Interrupted(crate::target::Cpu(0)));
+        let signal = match stop {
+            Stop::Interrupted(_) => SIGINT,
+            Stop::Signal(_, signal) => signal,
+            Stop::Breakpoint(_) | Stop::Watchpoint(..) | Stop::Stepped(_) => SIGTRAP,
+        };
+        let mut reply = format!("T{signal:02x}thread:{:x};", stop.cpu().0 + 1);
+        match stop {
+            Stop::Watchpoint(_, at) => push(&mut reply, format_args!("watch:{at:x};")),
+            Stop::Breakpoint(cpu) if !self.native || self.is_amd64() => {
+                let rip = self.target.registers(cpu)?.rip;
+                if self.traps.contains(&(rip, Trap::Software)) {
+                    reply += "swbreak:;";
+                } else if self.traps.contains(&(rip, Trap::Hardware)) {
+                    reply += "hwbreak:;";
+                }
+            }
+            _ => {}
+        }
+        if talk.list_threads && !self.is_running() {
+            self.push_threads(&mut reply)?;
+        }
+        Ok(reply)
+    }
+
+    /// All threads, and where they are: LLDB then asks less.
+    fn push_threads(&mut self, reply: &mut String) -> Result<(), TargetError> {
+        let ids = self.cpus.iter().map(|cpu| format!("{:x}", cpu.0 + 1));
+        push(
+            reply,
+            format_args!("threads:{};", ids.collect::<Vec<_>>().join(",")),
+        );
+        if !self.is_amd64() {
+            return Ok(());
+        }
+        let mut places = Vec::new();
+        for cpu in self.cpus.clone() {
+            places.push(format!("{:x}", self.target.registers(cpu)?.rip));
+        }
+        push(reply, format_args!("thread-pcs:{};", places.join(",")));
+        Ok(())
+    }
+
+    fn is_amd64(&mut self) -> bool {
+        self.target.registers(crate::target::Cpu(0)).is_ok()
+    }
+}
+
+fn push(reply: &mut String, text: std::fmt::Arguments<'_>) {
+    // A `String` takes everything.
+    reply.write_fmt(text).ok();
+}

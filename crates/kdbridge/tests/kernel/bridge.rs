@@ -1,0 +1,109 @@
+//! The program under test, and the debuggers that use it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use crate::machine::Machine;
+
+/// How many seconds a debugger may take for a script; reading `vmlinux` is most of it.
+const PATIENCE: &str = "90";
+
+/// A running `kdbridge serve`; it ends when this is dropped, and if the test is killed.
+pub(crate) struct Bridge {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Bridge {
+    /// In front of `machine`.
+    pub(crate) fn serve(machine: &Machine, arguments: &[&str]) -> Self {
+        let socket = machine.folder().join("bridge");
+        let mut child = guarded(env!("CARGO_BIN_EXE_kdbridge"))
+            .arg("serve")
+            .arg(machine.stub())
+            .args(["--listen", &format!("unix:{}", socket.display())])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let output = child.stdout.take().unwrap();
+        BufReader::new(output).read_line(&mut line).unwrap();
+        assert!(line.starts_with("debuggers connect to"), "{line:?}");
+        Self { child, socket }
+    }
+
+    /// What GDB prints that connects and runs `commands`, with the symbols of `file` if there is one.
+    pub(crate) fn gdb(&self, file: Option<&Path>, commands: &[&str]) -> String {
+        gdb(&self.socket, file, commands)
+    }
+
+    /// The same for LLDB.
+    pub(crate) fn lldb(&self, file: Option<&Path>, commands: &[&str]) -> String {
+        let output = self.lldb_command(file, commands).output().unwrap();
+        shown(&output.stdout, &output.stderr)
+    }
+
+    /// LLDB that still has to be started; it ends with its commands.
+    pub(crate) fn lldb_command(&self, file: Option<&Path>, commands: &[&str]) -> Command {
+        let mut lldb = guarded("timeout");
+        lldb.args(["-k", "1", PATIENCE, "lldb-19", "--no-lldbinit", "-b"]);
+        lldb.args(file);
+        let connect = format!(
+            "process connect -p gdb-remote unix-connect://{}",
+            self.socket.display()
+        );
+        for command in [&[connect.as_str()], commands].concat() {
+            lldb.args(["-o", command]);
+        }
+        lldb.stdin(Stdio::null());
+        lldb
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        // Fails only for a process that has ended.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// What GDB prints that connects to `socket`.
+pub(crate) fn gdb(socket: &Path, file: Option<&Path>, commands: &[&str]) -> String {
+    let mut gdb = guarded("timeout");
+    gdb.args(["-k", "1", PATIENCE, "gdb", "-nx", "-q", "-batch"]);
+    gdb.args(file);
+    let connect = format!("target remote {}", socket.display());
+    for command in [&[connect.as_str()], commands].concat() {
+        gdb.args(["-ex", command]);
+    }
+    let output = gdb.stdin(Stdio::null()).output().unwrap();
+    shown(&output.stdout, &output.stderr)
+}
+
+/// The kernel promises to end it when the test's thread ends.
+fn guarded(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]);
+    command
+}
+
+/// Reads what a program prints until `wanted` has come, and gives all of it.
+pub(crate) fn read_until(output: &mut ChildStdout, wanted: &str) -> String {
+    let mut read = Vec::new();
+    while !String::from_utf8_lossy(&read).contains(wanted) {
+        let mut buffer = [0; 4096];
+        let count = output.read(&mut buffer).unwrap();
+        let so_far = String::from_utf8_lossy(&read);
+        assert_ne!(count, 0, "{wanted:?} does not come: {so_far}");
+        read.extend_from_slice(&buffer[..count]);
+    }
+    String::from_utf8_lossy(&read).into_owned()
+}
+
+fn shown(output: &[u8], errors: &[u8]) -> String {
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    text(output) + &text(errors)
+}

@@ -1,0 +1,143 @@
+//! Real debuggers, with nothing typed but what is wanted of them.
+
+use std::process::Stdio;
+
+use crate::bridge::{Bridge, read_until};
+use crate::machine::{Machine, release, vmlinux};
+
+/// What is called again and again once [`keep_busy`] has been.
+const BUSY: &str = "do_sys_openat2";
+
+/// Has the machine open files.
+fn keep_busy(machine: &mut Machine) {
+    machine.run("{ while :; do cat /proc/uptime >/dev/null; done; } & :");
+}
+
+/// The time goes on, and nothing that is called often stops the machine.
+fn lives(machine: &mut Machine) {
+    let before = machine.uptime();
+    machine.run("usleep 100000");
+    assert!(machine.uptime() > before);
+    assert!(machine.is_alive());
+}
+
+#[test]
+fn k01_k02_names_are_right_in_three_boots_with_nothing_typed() {
+    for _ in 0..3 {
+        let machine = Machine::boot();
+        let bridge = Bridge::serve(&machine, &[]);
+        let banner = format!("Linux version {}", release());
+
+        let gdb = bridge.gdb(
+            Some(&vmlinux()),
+            &["thread apply all bt 1", "x/s linux_banner"],
+        );
+        assert!(gdb.contains(&banner), "{gdb}");
+        let frames: Vec<_> = gdb.lines().filter(|line| line.starts_with("#0 ")).collect();
+        assert_eq!(frames.len(), 2, "{gdb}");
+        assert!(
+            frames
+                .iter()
+                .all(|frame| frame.contains(" (") && !frame.contains("??")),
+            "{gdb}"
+        );
+
+        let commands = ["bt all", "p (char *)linux_banner", "p init_task.comm"];
+        let lldb = bridge.lldb(Some(&vmlinux()), &commands);
+        assert!(
+            lldb.contains(&banner) && lldb.contains("\"swapper/0\""),
+            "{lldb}"
+        );
+        let frames: Vec<_> = lldb
+            .lines()
+            .filter(|line| line.contains("frame #0:"))
+            .collect();
+        assert!(frames.len() >= 2, "{lldb}");
+        assert!(frames.iter().all(|frame| frame.contains('`')), "{lldb}");
+    }
+}
+
+#[test]
+fn k03_a_breakpoint_by_name_is_hit_and_shows_its_caller_and_arguments() {
+    let mut machine = Machine::boot();
+    keep_busy(&mut machine);
+    let bridge = Bridge::serve(&machine, &[]);
+
+    let now = "python import time; start = time.time()";
+    let passed = "python print('hit within', int(time.time() - start), 'seconds')";
+    let stop = format!("break {BUSY}");
+    let commands = [&stop, now, "continue", passed, "bt", "info args"];
+    let gdb = bridge.gdb(Some(&vmlinux()), &commands);
+    assert!(gdb.contains(&format!("Breakpoint 1, {BUSY} (")), "{gdb}");
+    let hit = ["within 0", "within 1", "within 2"];
+    assert!(hit.iter().any(|hit| gdb.contains(hit)), "{gdb}");
+    assert!(
+        gdb.contains("entry_SYSCALL_64") && gdb.contains("filename = 0x"),
+        "{gdb}"
+    );
+    lives(&mut machine);
+
+    let stop = format!("b {BUSY}");
+    let lldb = bridge.lldb(
+        Some(&vmlinux()),
+        &[&stop, "continue", "bt", "frame variable"],
+    );
+    assert!(lldb.contains("stop reason = breakpoint 1.1"), "{lldb}");
+    assert!(
+        lldb.contains("entry_SYSCALL_64") && lldb.contains("filename = 0x"),
+        "{lldb}"
+    );
+    lives(&mut machine);
+}
+
+#[test]
+fn k04_lldb_connects_to_a_running_machine_each_of_twenty_times() {
+    let mut machine = Machine::boot();
+    keep_busy(&mut machine);
+    let bridge = Bridge::serve(&machine, &[]);
+    for turn in 0..20 {
+        let lldb = bridge.lldb(None, &["detach"]);
+        assert!(lldb.contains("Process 1 stopped"), "{turn}: {lldb}");
+        assert!(lldb.contains("Process 1 detached"), "{turn}: {lldb}");
+    }
+    lives(&mut machine);
+}
+
+#[test]
+fn k05_a_machine_survives_a_debugger_that_exits_crashes_or_kills() {
+    let mut machine = Machine::boot();
+    keep_busy(&mut machine);
+    let bridge = Bridge::serve(&machine, &[]);
+    let stop = format!("b {BUSY}");
+
+    // A script that fails makes LLDB kill what it debugs.
+    let lldb = bridge.lldb(Some(&vmlinux()), &[&stop, "no-such-command"]);
+    assert!(lldb.contains("Breakpoint 1"), "{lldb}");
+    lives(&mut machine);
+    bridge.lldb(None, &["kill"]);
+    lives(&mut machine);
+    bridge.gdb(None, &["kill"]);
+    lives(&mut machine);
+
+    // In the middle of things: the breakpoint is set, the machine runs or has just stopped.
+    let mut lldb = bridge.lldb_command(
+        Some(&vmlinux()),
+        &[&stop, "continue", "continue", "continue"],
+    );
+    let mut lldb = lldb.stdout(Stdio::piped()).spawn().unwrap();
+    read_until(
+        lldb.stdout.as_mut().unwrap(),
+        "stop reason = breakpoint 1.1",
+    );
+    lldb.kill().unwrap();
+    lldb.wait().unwrap();
+    lives(&mut machine);
+}
+
+#[test]
+fn k05_a_debugger_may_kill_the_machine_if_that_is_allowed() {
+    let mut machine = Machine::boot();
+    let bridge = Bridge::serve(&machine, &["--allow-kill"]);
+    bridge.gdb(None, &["kill"]);
+    machine.ends();
+}
