@@ -3,11 +3,12 @@
 /// Two digits for each byte.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
+    let mut text = Vec::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        text.extend([digit(byte >> 4), digit(byte & 15)]);
+        text.extend_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
     }
-    text
+    // Digits are text, and the check that they are is fast.
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// The bytes of pairs of digits; `None` if it is anything else.
@@ -16,10 +17,11 @@ pub fn decode(text: &[u8]) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
     }
-    let pairs = text.chunks_exact(2);
-    pairs
-        .map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?))
-        .collect()
+    let mut bytes = Vec::with_capacity(text.len() / 2);
+    for pair in text.chunks_exact(2) {
+        bytes.push(value(pair[0])? << 4 | value(pair[1])?);
+    }
+    Some(bytes)
 }
 
 /// A number without a sign or a prefix, the highest digit first.
@@ -41,18 +43,26 @@ pub fn pair(text: &[u8]) -> Option<(u64, u64)> {
     Some((number(first)?, number(second.get(1..)?)?))
 }
 
-pub(crate) fn digit(value: u8) -> char {
-    char::from(b"0123456789abcdef"[usize::from(value & 15)])
+pub(crate) fn digit(value: u8) -> u8 {
+    b"0123456789abcdef"[usize::from(value & 15)]
 }
 
 pub(crate) fn value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
+    let value = VALUES[usize::from(digit)];
+    (value < 16).then_some(value)
 }
+
+/// What each byte is as a digit; 16 if it is none.
+const VALUES: [u8; 256] = {
+    let mut values = [16; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        values[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
 
 #[cfg(test)]
 mod tests {

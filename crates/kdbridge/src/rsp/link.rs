@@ -215,7 +215,12 @@ impl Link {
         // A flood of what is no packet goes on for longer than anybody waits.
         let mut over = false;
         loop {
-            while let Some(&byte) = self.buffer.get(self.taken) {
+            loop {
+                let rest = self.buffer.get(self.taken..).unwrap_or_default();
+                self.taken += self.decoder.push_plain(rest);
+                let Some(&byte) = self.buffer.get(self.taken) else {
+                    break;
+                };
                 self.taken += 1;
                 let item = self.decoder.push(byte);
                 let item = item.map_err(|_| TargetError::Protocol("a packet without end"))?;

@@ -99,6 +99,27 @@ impl Decoder {
         Ok(None)
     }
 
+    /// Takes the bytes at the beginning of `bytes` that only are payload, as most bytes are; gives how
+    /// many these were. The next one is for [`Decoder::push`].
+    pub fn push_plain(&mut self, bytes: &[u8]) -> usize {
+        if !matches!(self.state, State::Payload) || self.escaped {
+            return 0;
+        }
+        let room = MAX_PAYLOAD - self.payload.len();
+        let plain = bytes
+            .iter()
+            .take(room)
+            .take_while(|&&byte| !is_special(byte));
+        let count = plain.count();
+        let plain = bytes.get(..count).unwrap_or_default();
+        self.sum = plain
+            .iter()
+            .fold(self.sum, |sum, &byte| sum.wrapping_add(byte));
+        self.last = plain.last().copied().or(self.last);
+        self.payload.extend_from_slice(plain);
+        count
+    }
+
     fn between(&mut self, byte: u8) -> Option<Item> {
         match byte {
             b'$' => self.start(),
@@ -177,21 +198,25 @@ impl Decoder {
 /// Appends a packet with this payload.
 pub fn encode(payload: &[u8], into: &mut Vec<u8>) {
     into.push(b'$');
-    let mut sum = 0u8;
-    let mut put = |byte: u8| {
-        sum = sum.wrapping_add(byte);
-        into.push(byte);
-    };
-    for &byte in payload {
-        if matches!(byte, b'#' | b'$' | b'}' | b'*') {
-            put(ESCAPE);
-            put(byte ^ ESCAPED);
-        } else {
-            put(byte);
+    let start = into.len();
+    for part in payload.split_inclusive(|&byte| is_special(byte)) {
+        match part.split_last() {
+            Some((&last, plain)) if is_special(last) => {
+                into.extend_from_slice(plain);
+                into.extend([ESCAPE, last ^ ESCAPED]);
+            }
+            _ => into.extend_from_slice(part),
         }
     }
+    let body = into.get(start..).unwrap_or_default();
+    let sum = body.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
     into.push(b'#');
-    into.extend([digit(sum >> 4), digit(sum & 15)].map(|digit| digit as u8));
+    into.extend([digit(sum >> 4), digit(sum & 15)]);
+}
+
+/// What means something else than itself within a packet.
+fn is_special(byte: u8) -> bool {
+    matches!(byte, b'#' | b'$' | b'}' | b'*')
 }
 
 #[cfg(test)]
@@ -247,6 +272,17 @@ mod tests {
         encode(&payload, &mut bytes);
         assert_eq!(decode(Decoder::of_requests(), &bytes), [packet(&payload)]);
         assert_eq!(replies(&bytes), [packet(&payload)]);
+    }
+
+    #[test]
+    fn payload_is_taken_at_once_up_to_what_is_special() {
+        let mut decoder = Decoder::of_replies();
+        assert_eq!(decoder.push_plain(b"x"), 0);
+        decoder.push(b'$').unwrap();
+        assert_eq!(decoder.push_plain(b"00* "), 2);
+        let rest = b"* #aa";
+        let items = rest.iter().map(|&byte| decoder.push(byte).unwrap());
+        assert_eq!(items.flatten().collect::<Vec<_>>(), [packet(b"00000")]);
     }
 
     #[test]

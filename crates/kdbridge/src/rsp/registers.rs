@@ -53,7 +53,7 @@ impl Layout {
 
     /// Adds what a file of a description has; unknown text is passed over.
     pub(super) fn add(&mut self, xml: &str) {
-        for tag in xml.split("<reg ").skip(1) {
+        for tag in without_comments(xml).split("<reg ").skip(1) {
             let tag = tag.split('>').next().unwrap_or_default();
             let bits = attribute(tag, "bitsize").and_then(|bits| bits.parse::<usize>().ok());
             let Some((name, bits)) = attribute(tag, "name").zip(bits) else {
@@ -149,6 +149,15 @@ pub(super) fn includes(xml: &str) -> impl Iterator<Item = &str> {
     tags.filter_map(|tag| attribute(tag.split('>').next().unwrap_or_default(), "href"))
 }
 
+/// QEMU's description has registers in its comments.
+fn without_comments(xml: &str) -> String {
+    let mut parts = xml.split("<!--");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.split_once("-->").map_or("", |(_, rest)| rest)
+    })
+}
+
 fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
     let start = tag.find(&format!("{name}=\""))? + name.len() + 2;
     tag.get(start..)?.split('"').next()
@@ -183,8 +192,9 @@ mod tests {
         layout.add(
             "<reg name=\"rip\" bitsize=\"64\"/><reg name=\"eflags\" bitsize=\"32\" type=\"x\"/>",
         );
+        layout.add("<!--reg name=\"x\" bitsize=\"64\"/>\n<reg name=\"y\" bitsize=\"64\"/-->");
         layout.add(
-            "<reg name=\"cr3\" bitsize=\"64\" regnum=\"40\"/><reg name=\"cr4\" bitsize=\"64\"/>",
+            "<reg name=\"cr3\" bitsize=\"64\" regnum=\"40\"/><!-- x --><reg name=\"cr4\" bitsize=\"64\"/>",
         );
         assert_eq!(layout.place("eflags"), Some((8, 4)));
         assert_eq!(layout.number("cr4"), Some(41));

@@ -1,8 +1,10 @@
 //! The program under test, and the debuggers that use it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::Machine;
 
@@ -12,17 +14,22 @@ const PATIENCE: &str = "90";
 /// A running `kdbridge serve`; it ends when this is dropped, and if the test is killed.
 pub(crate) struct Bridge {
     child: Child,
-    socket: PathBuf,
+    /// As it says itself.
+    address: String,
 }
 
 impl Bridge {
-    /// In front of `machine`.
+    /// In front of `machine`, at a path in its folder.
     pub(crate) fn serve(machine: &Machine, arguments: &[&str]) -> Self {
         let socket = machine.folder().join("bridge");
+        Self::serve_at(machine, &format!("unix:{}", socket.display()), arguments)
+    }
+
+    pub(crate) fn serve_at(machine: &Machine, listen: &str, arguments: &[&str]) -> Self {
         let mut child = guarded(env!("CARGO_BIN_EXE_kdbridge"))
             .arg("serve")
             .arg(machine.stub())
-            .args(["--listen", &format!("unix:{}", socket.display())])
+            .args(["--listen", listen])
             .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
@@ -30,13 +37,30 @@ impl Bridge {
         let mut line = String::new();
         let output = child.stdout.take().unwrap();
         BufReader::new(output).read_line(&mut line).unwrap();
-        assert!(line.starts_with("debuggers connect to"), "{line:?}");
-        Self { child, socket }
+        let address = line.trim().strip_prefix("debuggers connect to ");
+        let address = address.unwrap_or_else(|| panic!("{line:?}")).to_owned();
+        Self { child, address }
+    }
+
+    /// Where debuggers connect.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The path at which they do.
+    pub(crate) fn socket(&self) -> &Path {
+        Path::new(self.address.strip_prefix("unix:").expect("a path"))
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        self.child.wait().unwrap()
     }
 
     /// What GDB prints that connects and runs `commands`, with the symbols of `file` if there is one.
     pub(crate) fn gdb(&self, file: Option<&Path>, commands: &[&str]) -> String {
-        gdb(&self.socket, file, commands)
+        gdb(self.socket(), file, commands)
     }
 
     /// The same for LLDB.
@@ -52,7 +76,7 @@ impl Bridge {
         lldb.args(file);
         let connect = format!(
             "process connect -p gdb-remote unix-connect://{}",
-            self.socket.display()
+            self.socket().display()
         );
         for command in [&[connect.as_str()], commands].concat() {
             lldb.args(["-o", command]);

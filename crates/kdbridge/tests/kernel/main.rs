@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
 
 mod bridge;
+mod lab_bridge;
 mod lab_debuggers;
 mod lab_machine;
 mod lab_serve_kdp;

@@ -1,0 +1,170 @@
+//! Stubs that lie, flood, and say nothing.
+
+use std::time::{Duration, Instant};
+
+use kdbridge::rsp::RspTarget;
+use kdbridge::rsp::packet::MAX_PAYLOAD;
+use kdbridge::target::{Cpu, Memory, Target, TargetError};
+use proptest::prelude::*;
+
+use crate::stub::{Say, Stub};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// For stubs that do not answer.
+const SHORT: Duration = Duration::from_millis(100);
+
+/// No stub makes an operation last longer, on however busy a machine.
+const LONG: Duration = Duration::from_secs(20);
+
+/// What connecting to a stub that answers so comes to.
+fn connect(answer: impl FnMut(&[u8]) -> Say + Send + 'static) -> Result<(), TargetError> {
+    connect_within(PATIENCE, answer)
+}
+
+fn connect_within(
+    patience: Duration,
+    answer: impl FnMut(&[u8]) -> Say + Send + 'static,
+) -> Result<(), TargetError> {
+    let (_stub, line) = Stub::play(answer);
+    let start = Instant::now();
+    let result = RspTarget::over(line, patience).map(drop);
+    assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+    result
+}
+
+/// A stub that knows as little as one can.
+fn modest(request: &[u8]) -> Say {
+    match request {
+        b"?" => "S05".into(),
+        b"Hg1" => "OK".into(),
+        _ => "".into(),
+    }
+}
+
+#[test]
+fn silence_has_an_end() {
+    let error = connect_within(SHORT, |_| Say::Silence).unwrap_err();
+    assert!(matches!(error, TargetError::Silent(SHORT)), "{error}");
+}
+
+#[test]
+fn a_stub_that_hangs_up_is_gone() {
+    let error = connect(|_| Say::Close).unwrap_err();
+    assert!(matches!(error, TargetError::Gone), "{error}");
+    let error = connect(|request| match request {
+        b"?" => "W00".into(),
+        _ => modest(request),
+    });
+    assert!(matches!(error, Err(TargetError::Gone)), "{error:?}");
+}
+
+#[test]
+fn floods_of_what_is_no_answer_have_an_end() {
+    for flood in ["+", "-", "x", "$", "%Stop:T05#", "$O6869#11", "$T05#b9"] {
+        let flood = flood.repeat(500).into_bytes();
+        let error = connect_within(SHORT, move |_| Say::Flood(flood.clone()));
+        let expected = matches!(
+            error,
+            Err(TargetError::Silent(_) | TargetError::Protocol(_) | TargetError::Io(_))
+        );
+        assert!(expected, "{error:?}");
+    }
+}
+
+#[test]
+fn a_packet_without_end_is_refused() {
+    for part in ["a", "0*~"] {
+        let flood = format!("${}", part.repeat(MAX_PAYLOAD + 1)).into_bytes();
+        let error = connect(move |_| Say::Flood(flood.clone())).unwrap_err();
+        assert!(
+            matches!(error, TargetError::Protocol("a packet without end")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_line_that_damages_every_packet_is_given_up() {
+    let error = connect(|_| Say::Flood(b"$OK#00".to_vec())).unwrap_err();
+    assert!(matches!(error, TargetError::Protocol(_)), "{error}");
+}
+
+#[test]
+fn lists_without_end_are_refused() {
+    let error = connect(|request| match request {
+        b"qfThreadInfo" | b"qsThreadInfo" => "m1,2,3,4,5,6,7,8,9".into(),
+        _ => modest(request),
+    });
+    assert!(matches!(error, Err(TargetError::Protocol(_))), "{error:?}");
+    // A description is cut off instead: it is not needed.
+    connect(|request| match request {
+        _ if request.starts_with(b"qSupported") => {
+            "qXfer:features:read+;PacketSize=ffffffffffffffff".into()
+        }
+        _ if request.starts_with(b"qXfer") => {
+            Say::Packet(b"m<xi:include href=\"a\"/>".repeat(4000))
+        }
+        _ => modest(request),
+    })
+    .unwrap();
+}
+
+/// A target whose stub says this to every request for memory.
+fn read(reply: &'static str) -> Result<[u8; 4], TargetError> {
+    let (_stub, line) = Stub::play(move |request| match request.first() {
+        Some(b'm') => reply.into(),
+        _ => modest(request),
+    });
+    let mut target = RspTarget::over(line, PATIENCE).unwrap();
+    let mut bytes = [0; 4];
+    target.read(0x1000, &mut bytes).map(|()| bytes)
+}
+
+#[test]
+fn memory_is_what_was_asked_for_or_none() {
+    assert_eq!(read("01020304").unwrap(), [1, 2, 3, 4]);
+    for lie in ["0102030405", "0102030", "zzzzzzzz", "OK"] {
+        let error = read(lie).unwrap_err();
+        assert!(matches!(error, TargetError::Protocol(_)), "{lie}: {error}");
+    }
+    assert!(matches!(read("E14"), Err(TargetError::Unreadable(0x1000))));
+    assert!(matches!(read("0102"), Err(TargetError::Unreadable(0x1002))));
+    assert!(matches!(read(""), Err(TargetError::Unreadable(0x1000))));
+}
+
+#[test]
+fn registers_that_are_too_few_are_refused() {
+    let (_stub, line) = Stub::play(|request| match request {
+        b"g" => "0011".into(),
+        _ => modest(request),
+    });
+    let mut target = RspTarget::over(line, PATIENCE).unwrap();
+    let error = target.registers(Cpu(0)).unwrap_err();
+    assert!(matches!(error, TargetError::Protocol(_)), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn random_answers_end_in_a_target_or_an_error(
+        answers in proptest::collection::vec(
+            prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..40),
+                "[mlETSXWO][0-9a-f,;:.p]{0,20}".prop_map(String::into_bytes),
+            ],
+            1..20,
+        )
+    ) {
+        let mut next = answers.into_iter().cycle();
+        let (_stub, line) = Stub::play(move |_| next.next().map_or(Say::Silence, Say::Packet));
+        if let Ok(mut target) = RspTarget::over(line, SHORT) {
+            target.read(u64::MAX - 10, &mut [0; 64]).ok();
+            target.registers(Cpu(0)).ok();
+            target.set(0x1000, kdbridge::target::Trap::Software).ok();
+            target.resume().ok();
+            target.wait(SHORT).ok();
+        }
+    }
+}
