@@ -228,26 +228,29 @@ fn a_semaphore_counts() {
 #[test]
 fn each_post_ends_one_wait() {
     const THREADS: u32 = 4;
-    const EACH: u32 = 2000;
+    const EACH: u32 = 500;
     let bootstrap = private();
-    let x = name("group.a/x");
-    let made = Semaphore::create(&bootstrap, &x, 0).expect("make");
-    let open = || Semaphore::open(&bootstrap, &x).expect("open");
+    let open = |text| Semaphore::create(&bootstrap, &name(text), 0).expect("make");
     thread::scope(|scope| {
-        for (waits, posts) in (0..THREADS).map(|_| (open(), open())) {
+        for _ in 0..THREADS {
+            let (there, back) = (open("group.a/there"), open("group.a/back"));
             scope.spawn(move || {
                 for _ in 0..EACH {
-                    waits.wait(PATIENCE).expect("a post for each");
+                    there.wait(PATIENCE).expect("a post for each");
+                    back.post().expect("post");
                 }
             });
+            let (there, back) = (open("group.a/there"), open("group.a/back"));
             scope.spawn(move || {
                 for _ in 0..EACH {
-                    posts.post().expect("post");
+                    there.post().expect("post");
+                    back.wait(PATIENCE).expect("a post for each");
                 }
             });
         }
     });
-    assert_eq!(made.value(), 0);
+    assert_eq!(open("group.a/there").value(), 0);
+    assert_eq!(open("group.a/back").value(), 0);
 }
 
 /// The memory of a semaphore, as a member gets it that does not use this library.

@@ -224,6 +224,7 @@ fn a_job_is_explained_as_it_was_loaded() {
     assert_eq!(view["container"], container.to_str().expect("path"));
     assert_eq!(view["network"]["client"], false);
     assert_eq!(view["names"]["any"][2], "group.a.*");
+    assert_eq!(view["shared"][0], "group.a/*");
     let allowed = check(&world, &["test.job", "mach-register", "group.a.x"]);
     assert_eq!(allowed.code, Some(0), "{}", allowed.stderr);
     let now = text(world.run(["sandbox", "explain", path]));

@@ -62,6 +62,8 @@ struct View<'a> {
     container: &'a Path,
     groups: Vec<Group<'a>>,
     names: Names<'a>,
+    /// Memory and semaphores.
+    shared: Vec<String>,
     network: Network,
     files: Vec<File>,
     /// What exceptions name and do not grant.
@@ -143,6 +145,7 @@ impl<'a> View<'a> {
             container: &profile.container,
             groups: groups.map(group).collect(),
             names: Names::of(subject),
+            shared: names_of_shared(subject),
             network: Network {
                 client: profile.client,
                 server: profile.server,
@@ -171,6 +174,9 @@ impl<'a> View<'a> {
             row("group", &format!("{id}: {}", container.display()));
         }
         self.names.print();
+        if !self.shared.is_empty() {
+            row("shared", &self.shared.join(" "));
+        }
         row("network", self.network.words());
         self.print_files();
     }
@@ -235,6 +241,11 @@ impl Lack {
             error: std::io::Error::from(errno).to_string(),
         })
     }
+}
+
+fn names_of_shared(subject: &Subject) -> Vec<String> {
+    let groups = subject.entitlements.application_groups.iter();
+    groups.map(|group| format!("{group}/*")).collect()
 }
 
 impl<'a> Names<'a> {
