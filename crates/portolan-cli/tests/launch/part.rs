@@ -9,6 +9,8 @@ use std::sync::Barrier;
 use std::thread;
 
 use portolan::bootstrap::{Bootstrap, BootstrapError};
+use portolan::group_socket::{self, SocketError, SocketKind};
+use portolan::shm::SharedMemory;
 use portolan::{
     BootstrapCode, Message, ReceiveError, ReceiveRight, SendErrorKind, SendRight, Timeout,
 };
@@ -84,6 +86,7 @@ impl Part {
             "send" => send(number(1), number(2)),
             "send-at-gate" => self.send_at_gate(number(1), number(2)),
             "flood" => self.flood(),
+            "share" => self.share(),
             other => panic!("no part {other}"),
         }
     }
@@ -234,6 +237,26 @@ impl Part {
         self.note("ready", "");
         until("the gate is open", || self.has("gate"));
         send_notes(&right, from, to);
+        process::exit(0);
+    }
+
+    /// Says what becomes of its wishes for memory and for a socket of a group, and waits.
+    fn share(&self) {
+        let bootstrap = bootstrap();
+        let name = "group.a/memory".parse().expect("a name");
+        let memory = SharedMemory::create(&bootstrap, &name, 7);
+        let memory = memory.map(|memory| (memory.is_new(), memory.len()));
+        self.note("shared", &format!("{:?}", memory.expect("memory")));
+        let group = "group.a".parse().expect("a group");
+        let socket = group_socket::connect(&bootstrap, &group, "x", SocketKind::Stream);
+        match socket.expect_err("none is there") {
+            SocketError::Bootstrap(error) => {
+                let code = error.code().map(BootstrapCode::raw);
+                self.note("shared", &format!("refused {code:?}"));
+            }
+            other => self.note("shared", &other.to_string()),
+        }
+        until("the gate is open", || self.has("gate"));
         process::exit(0);
     }
 

@@ -1,5 +1,7 @@
 //! Shared memory and semaphores outlive the server that gave them their names.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -130,6 +132,36 @@ fn a_kill_in_the_middle_of_a_change_leaves_whole_objects() {
     assert!(semaphores.is_empty());
 }
 
+/// The groups of different users are different groups, and nobody is taken for root.
+#[test]
+fn a_job_of_another_user_shares_with_that_users_programs() {
+    let site = Site::new();
+    let program = site.path("sharer");
+    fs::copy(std::env::current_exe().expect("this program"), &program).expect("copy");
+    let is_root = rustix::process::geteuid().is_root();
+    let mut keys = "RunAtLoad = true\n".to_owned();
+    if is_root {
+        keys.push_str("UserName = 'nobody'\n");
+        fs::set_permissions(site.path(""), Permissions::from_mode(0o777)).expect("chmod");
+    }
+    let memory = name("group.a/memory");
+    SharedMemory::create(&site.bootstrap, &memory, 7).expect("make");
+    site.load(&site.file_of(&program, "org.example.sharer", "share", &keys));
+    until("it has asked", || site.lines("shared").len() == 2);
+    let unsupported = BootstrapCode::UNSUPPORTED.raw();
+    let expected = match is_root {
+        true => [
+            "(true, 7)".to_owned(),
+            format!("refused Some({unsupported})"),
+        ],
+        false => ["(false, 7)".to_owned(), "there is no socket".to_owned()],
+    };
+    assert_eq!(site.lines("shared"), expected);
+    assert_eq!(shm::list(&site.bootstrap).expect("list").len(), 1);
+    shm::unlink(&site.bootstrap, &memory).expect("unlink");
+    site.write("gate", "");
+}
+
 struct End<'a>(&'a AtomicBool);
 
 impl Drop for End<'_> {
@@ -140,11 +172,12 @@ impl Drop for End<'_> {
 
 #[test]
 fn names_end_with_the_server_that_is_told_to_end() {
-    let site = Site::new();
+    let mut site = Site::new();
     let memory = name("group.a/memory");
     let made = SharedMemory::create(&site.bootstrap, &memory, 1).expect("make");
     let made = made.map().expect("map");
     site.world().run(["shutdown"]).ok();
+    until("the server has ended", || site.has_ended());
     made.write(0, b"x");
     site.world().run(["list"]).ok();
     let bootstrap = Bootstrap::connect(&site.world().runtime()).expect("a new server");
