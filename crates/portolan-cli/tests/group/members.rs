@@ -14,7 +14,7 @@ fn ways(tier: Tier) -> &'static [&'static str] {
 fn meet(site: &Site, host: (Tier, &str), guest: (Tier, &str)) {
     let (host_part, guest_part) = (format!("host {}", host.1), format!("guest {}", guest.1));
     site.start(("org.example.host", &host_part), host.0, GROUP);
-    site.until_published(HOST);
+    site.until_published("org.example.host", HOST);
     for tier in site.tiers() {
         site.start(("org.example.stranger", "stranger"), tier, "group.b");
         site.expect_done("org.example.stranger");
@@ -46,7 +46,7 @@ fn w28_members_exchange_messages_memory_and_sockets_and_a_stranger_has_none_of_t
 fn w28_what_a_stranger_is_refused_is_logged_with_what_would_allow_it() {
     let site = Site::new();
     site.start(("org.example.host", "host lent"), Tier::T1, GROUP);
-    site.until_published(HOST);
+    site.until_published("org.example.host", HOST);
     site.start(("org.example.stranger", "stranger"), Tier::T1, "group.b");
     site.expect_done("org.example.stranger");
     let lines = [
@@ -82,7 +82,7 @@ fn w12_a_group_shares_memory_and_semaphores_where_the_machines_are_not_reached()
 fn w28_programs_of_portolan_run_are_members_too() {
     let site = Site::new();
     site.start(("org.example.host", "host lent"), Tier::T1, GROUP);
-    site.until_published(HOST);
+    site.until_published("org.example.host", HOST);
     let world = site.world();
     let file = world.write("entitlements.toml", crate::site::entitlements(GROUP));
     let actor = world.path("bin/actor");

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::part::{CONTAINER, GROUP, PART};
 use crate::world::World;
 
@@ -107,27 +109,44 @@ impl Site {
 
     /// Waits for the end of a job, which must be a good one.
     pub(crate) fn expect_done(&self, label: &str) {
-        let mut last = serde_json::Value::Null;
+        let mut last = Value::Null;
         until("the job has ended", || {
-            let jobs = self.world.run(["jobs", "--json"]).ok();
-            let jobs: serde_json::Value = serde_json::from_slice(&jobs).expect("JSON");
-            let mut jobs = jobs.as_array().expect("an array").iter();
-            let job = jobs.find(|job| job["label"] == label).expect("the job");
-            last = job["last_exit"].clone();
-            !last.is_null() && job["pid"].is_null()
+            last = self.last_exit(label);
+            !last.is_null()
         });
-        let said = self.world.run(["log", label]);
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        assert_eq!(last["status"], 0, "{label}: {last} {said}");
+        assert_eq!(last["status"], 0, "{label}: {last} {}", self.said(label));
         self.world.run(["unload", label]).ok();
         until("the job is gone", || {
             self.world.run(["print", label]).code == Some(3)
         });
     }
 
-    pub(crate) fn until_published(&self, name: &str) {
-        let is_there = || self.world.run(["status", name]).code == Some(0);
-        until(&format!("{name} is published"), is_there);
+    /// Waits until a job has published a name.
+    pub(crate) fn until_published(&self, label: &str, name: &str) {
+        until(&format!("{name} is published"), || {
+            let last = self.last_exit(label);
+            assert!(last.is_null(), "{label}: {last} {}", self.said(label));
+            self.world.run(["status", name]).code == Some(0)
+        });
+    }
+
+    /// How a job has ended; null if it runs, or has not run yet.
+    fn last_exit(&self, label: &str) -> Value {
+        let jobs = self.world.run(["jobs", "--json"]).ok();
+        let jobs: Value = serde_json::from_slice(&jobs).expect("JSON");
+        let mut jobs = jobs.as_array().expect("an array").iter();
+        let job = jobs.find(|job| job["label"] == label).expect("the job");
+        match &job["pid"] {
+            Value::Null => job["last_exit"].clone(),
+            _ => Value::Null,
+        }
+    }
+
+    fn said(&self, label: &str) -> String {
+        let said = self.world.run(["log", label]);
+        let printed = self.world.run(["print", label]);
+        let text = [said.stdout, printed.stdout].concat();
+        String::from_utf8_lossy(&text).into_owned()
     }
 }
 
