@@ -2,7 +2,11 @@
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// A way to one kernel.
 pub trait Link {
@@ -48,45 +52,55 @@ impl UdpLink {
         };
         let socket = UdpSocket::bind(any)?;
         socket.connect(address)?;
+        socket.set_nonblocking(true)?;
         let port = socket.local_addr()?.port();
         Ok(Self { socket, port })
     }
 }
 
-/// A kernel that does not listen, or whose machine starts again, refuses packets for a while.
-fn is_refusal(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset | ErrorKind::Interrupted
-    )
+/// Waits until something can be read; `false` if the deadline comes first. The time-outs of sockets are
+/// as coarse as the kernel's clock.
+pub(super) fn is_readable(fd: impl AsFd, deadline: Instant) -> io::Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        match poll(&mut fds, Some(&left)) {
+            Err(Errno::INTR) => {}
+            found => return Ok(found? > 0),
+        }
+    }
 }
 
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+/// A kernel that does not listen, or whose machine starts again, refuses packets for a while; and
+/// what can be read may turn out to be damaged.
+pub(super) fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::Interrupted
+            | ErrorKind::WouldBlock
+    )
 }
 
 impl Link for UdpLink {
     fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         match self.socket.send(packet) {
-            Err(error) if !is_refusal(&error) => Err(error),
+            Err(error) if !is_nothing(&error) => Err(error),
             _ => Ok(()),
         }
     }
 
     fn receive(&mut self, into: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
-        loop {
-            let left = deadline.saturating_duration_since(self.now());
-            // Zero would mean for ever; the shortest wait takes what is there already.
-            self.socket
-                .set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
+        while is_readable(&self.socket, deadline)? {
             match self.socket.recv(into) {
                 Ok(length) => return Ok(Some(length)),
-                Err(error) if is_timeout(&error) => return Ok(None),
-                Err(error) if is_refusal(&error) && !left.is_zero() => {}
-                Err(error) if is_refusal(&error) => return Ok(None),
+                Err(error) if is_nothing(&error) => {}
                 Err(error) => return Err(error),
             }
         }
+        Ok(None)
     }
 
     fn now(&self) -> Instant {

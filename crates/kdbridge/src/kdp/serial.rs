@@ -8,10 +8,8 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::PORT;
-use super::link::Link;
+use super::link::{Link, is_readable};
 
 const START: u8 = 0xFA;
 const END: u8 = 0xFB;
@@ -202,10 +200,7 @@ impl<S: Read + Write + AsFd> SerialLink<S> {
 
     /// Reads what there is; `false` if nothing came before the deadline.
     fn fill(&mut self, deadline: Instant) -> io::Result<bool> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
-        let mut fds = [PollFd::new(&self.line, PollFlags::IN)];
-        if poll(&mut fds, Some(&left))? == 0 {
+        if !is_readable(&self.line, deadline)? {
             return Ok(false);
         }
         self.read.resize(4096, 0);

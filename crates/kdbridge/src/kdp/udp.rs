@@ -1,12 +1,13 @@
 //! A [`Server`] on a UDP socket.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use super::link::{is_nothing, is_readable};
 use super::server::{Outgoing, Server};
 use crate::target::{Target, TargetError};
 
@@ -45,12 +46,17 @@ pub struct Front<T> {
 
 impl<T: Target> Front<T> {
     /// `server` on `socket`.
-    pub fn new(server: Server<T>, socket: UdpSocket) -> Self {
-        Self {
+    ///
+    /// # Errors
+    ///
+    /// What the socket has.
+    pub fn new(server: Server<T>, socket: UdpSocket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
             server,
             socket,
             debugger: None,
-        }
+        })
     }
 
     /// Serves debuggers until `end` says so.
@@ -127,9 +133,9 @@ impl<T: Target> Front<T> {
     }
 
     fn receive(&mut self, deadline: Instant) -> io::Result<Option<(SocketAddr, Vec<u8>)>> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.socket
-            .set_read_timeout(Some(left.max(Duration::from_micros(1))))?;
+        if !is_readable(&self.socket, deadline)? {
+            return Ok(None);
+        }
         let mut packet = vec![0; 2048];
         match self.socket.recv_from(&mut packet) {
             Ok((length, from)) => {
@@ -148,15 +154,4 @@ impl<T: Target> Front<T> {
             _ => Ok(()),
         }
     }
-}
-
-/// Nothing came in time, or a debugger that was sent to is gone.
-fn is_nothing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock
-            | ErrorKind::TimedOut
-            | ErrorKind::Interrupted
-            | ErrorKind::ConnectionRefused
-    )
 }

@@ -30,7 +30,7 @@ impl Kernel {
         let end = Arc::new(AtomicBool::new(false));
         let ended = Arc::clone(&end);
         let thread = thread::spawn(move || {
-            let mut front = Front::new(Server::new(machine, identity), socket);
+            let mut front = Front::new(Server::new(machine, identity), socket).expect("a socket");
             front.serve(&ended).expect("a machine");
         });
         Self {

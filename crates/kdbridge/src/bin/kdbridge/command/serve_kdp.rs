@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &ServeKdp) -> anyhow::Result<()> {
     let identity = Identity {
         banner: banner.into_bytes(),
     };
-    let mut front = Front::new(Server::new(target, identity), socket);
+    let mut front = Front::new(Server::new(target, identity), socket)?;
     let served = front.serve(&end);
     front.leave()?;
     Ok(served?)
