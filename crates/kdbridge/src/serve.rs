@@ -17,6 +17,7 @@ mod xml;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
@@ -39,12 +40,14 @@ const TICK: Timespec = Timespec {
 };
 
 /// Where a kernel is, as debuggers are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whereabouts {
     /// Where its text begins.
     pub text: u64,
     /// How far everything is from where it was linked to be.
     pub slide: u64,
+    /// Its file, for a gdb that was given none.
+    pub file: Option<PathBuf>,
 }
 
 /// Finds the kernel each time that the first debugger connects: the machine may have booted again.
@@ -56,6 +59,8 @@ pub struct Options {
     pub locate: Locate,
     /// A debugger that kills what it debugs ends the machine; else it only leaves it.
     pub allow_kill: bool,
+    /// Is told what no debugger can be told.
+    pub remark: Box<dyn FnMut(&str) + Send>,
 }
 
 impl std::fmt::Debug for Options {
@@ -180,7 +185,13 @@ impl<T: Target> Server<T> {
 
     fn welcome(&mut self, stream: Stream) -> Result<(), TargetError> {
         if self.clients.is_empty() {
-            self.machine.begin()?;
+            match self.machine.begin() {
+                Err(TargetError::CannotInterrupt(why)) => {
+                    (self.machine.options.remark)(&format!("a debugger was sent away: {why}"));
+                    return Ok(());
+                }
+                result => result?,
+            }
         }
         self.accepted += 1;
         self.clients.push(Client::new(Id(self.accepted), stream));
@@ -191,6 +202,10 @@ impl<T: Target> Server<T> {
     fn look_at_machine(&mut self) -> Result<(), TargetError> {
         if !self.machine.look()? {
             return Ok(());
+        }
+        if self.clients.is_empty() {
+            // A breakpoint of a debugger that left while nothing could stop the machine.
+            return self.machine.leave_alone();
         }
         for client in &mut self.clients {
             if std::mem::take(&mut client.talk.waits) {
@@ -224,7 +239,12 @@ impl<T: Target> Server<T> {
                 Item::Packet(request) => answer(&mut self.machine, client, &request)?,
                 Item::Damaged => client.acknowledge(false),
                 Item::Nack => client.again(),
-                Item::Interrupt => self.machine.interrupt(client.id)?,
+                Item::Interrupt => match self.machine.interrupt(client.id) {
+                    Err(error @ TargetError::CannotInterrupt(_)) => {
+                        client.print(&error.to_string())
+                    }
+                    result => result?,
+                },
                 Item::Ack => {}
             }
         }

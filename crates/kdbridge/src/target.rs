@@ -102,6 +102,11 @@ pub trait Target: Memory {
         Ok(None)
     }
 
+    /// Whether [`Target::interrupt`] stops a machine that runs.
+    fn can_interrupt(&self) -> bool {
+        true
+    }
+
     /// What is readable when [`Target::wait`] has something to tell; `None` if it has to be asked.
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         None

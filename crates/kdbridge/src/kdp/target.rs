@@ -318,6 +318,10 @@ impl<L: Link> Memory for KdpTarget<L> {
 }
 
 impl<L: Link> Target for KdpTarget<L> {
+    fn can_interrupt(&self) -> bool {
+        self.reentry.is_some()
+    }
+
     fn cpus(&mut self) -> Result<Vec<Cpu>, TargetError> {
         Ok(vec![CPU])
     }

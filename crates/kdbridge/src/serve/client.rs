@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::dialect::Dialect;
+use crate::rsp::hex;
 use crate::rsp::link::Stream;
 use crate::rsp::packet::{self, Decoder, Item};
 use crate::target::Cpu;
@@ -114,6 +115,14 @@ impl Client {
         self.last.clear();
         packet::encode(payload, &mut self.last);
         self.out.extend_from_slice(&self.last);
+    }
+
+    /// Has the debugger print a line, which it does only while it waits for a stop.
+    pub(super) fn print(&mut self, line: &str) {
+        if self.talk.waits {
+            let text = format!("kdbridge: {line}\n");
+            self.answer(format!("O{}", hex::encode(text.as_bytes())).as_bytes());
+        }
     }
 
     pub(super) fn has_output(&self) -> bool {

@@ -56,7 +56,10 @@ impl<T: Target> Machine<T> {
             running: false,
         };
         machine.look_around()?;
-        machine.resume()?;
+        // One that nothing can stop has to wait for its debugger.
+        if machine.target.can_interrupt() {
+            machine.resume()?;
+        }
         Ok(machine)
     }
 
@@ -172,11 +175,20 @@ impl<T: Target> Machine<T> {
             return Ok(());
         }
         let ran = self.running;
+        if ran && !self.target.can_interrupt() {
+            // They come off when it meets one of them.
+            return Ok(());
+        }
         self.halt()?;
+        self.clear_all()?;
+        if ran { self.resume() } else { Ok(()) }
+    }
+
+    fn clear_all(&mut self) -> Result<(), TargetError> {
         for (at, trap) in std::mem::take(&mut self.traps) {
             self.target.clear(at, trap)?;
         }
-        if ran { self.resume() } else { Ok(()) }
+        Ok(())
     }
 
     /// Lets the machine run on, as if nobody had been there.
@@ -184,6 +196,10 @@ impl<T: Target> Machine<T> {
         if let Some(id) = self.controller {
             self.release(id)?;
         }
-        if self.running { Ok(()) } else { self.resume() }
+        if self.running {
+            return Ok(());
+        }
+        self.clear_all()?;
+        self.resume()
     }
 }

@@ -1,5 +1,7 @@
 //! What a debugger asks, and what it is told.
 
+use std::os::unix::ffi::OsStrExt;
+
 use super::client::{Id, Talk};
 use super::dialect::Dialect;
 use super::machine::{Machine, NotYours};
@@ -285,6 +287,9 @@ impl<T: Target> Conversation<'_, T> {
         if let Some(file) = request.strip_prefix(b"qXfer:features:read:") {
             return self.description(request, file);
         }
+        if let Some(range) = request.strip_prefix(b"qXfer:exec-file:read:") {
+            return self.file(range);
+        }
         if let Some(thread) = request.strip_prefix(b"qThreadExtraInfo,") {
             return self.thread_name(thread);
         }
@@ -309,7 +314,7 @@ impl<T: Target> Conversation<'_, T> {
 
     fn features(&self) -> String {
         format!(
-            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;vContSupported+;swbreak+;hwbreak+;binary-upload+"
+            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;qXfer:exec-file:read+;vContSupported+;swbreak+;hwbreak+;binary-upload+"
         )
     }
 
@@ -324,7 +329,7 @@ impl<T: Target> Conversation<'_, T> {
 
     /// The answer that makes both debuggers move all symbols. They understand each other's not.
     fn offsets(&self) -> String {
-        let Some(kernel) = self.machine.whereabouts else {
+        let Some(kernel) = &self.machine.whereabouts else {
             return String::new();
         };
         match self.talk.dialect {
@@ -343,6 +348,15 @@ impl<T: Target> Conversation<'_, T> {
         }
         let range = parts.next().and_then(hex::pair).ok_or(Refusal::Malformed)?;
         Ok(piece(xml::description().as_bytes(), range))
+    }
+
+    /// The path of the kernel's file, for one process or for all.
+    fn file(&self, request: &[u8]) -> Result<Answer, Refusal> {
+        let range = request.split(|&byte| byte == b':').nth(1);
+        let range = range.and_then(hex::pair).ok_or(Refusal::Malformed)?;
+        let kernel = self.machine.whereabouts.as_ref();
+        let path = kernel.and_then(|kernel| kernel.file.as_ref());
+        Ok(path.map_or("".into(), |path| piece(path.as_os_str().as_bytes(), range)))
     }
 
     fn thread_name(&mut self, thread: &[u8]) -> Result<Answer, Refusal> {

@@ -82,9 +82,11 @@ fn k26_a_vmware_stub_is_driven_and_the_fifth_breakpoint_names_the_limit() {
             Some(Whereabouts {
                 text: TEXT,
                 slide: 0x1000,
+                file: None,
             })
         }),
         allow_kill: false,
+        remark: Box::new(|_| ()),
     };
     let mut server = Server::new(target, listener, options).unwrap();
     let (end, ended) = UnixStream::pair().unwrap();

@@ -92,7 +92,7 @@ impl Machine {
             base: STACK,
             bytes: vec![0; STACK_BYTES],
         });
-        machine.registers.general[RSP] = STACK + STACK_BYTES as u64 - 8;
+        machine.registers.general[RSP] = STACK + STACK_BYTES as u64 - 128;
         machine.add_lowglo(base, at("_version"));
         machine.add_kexts(built, base, at("_loaded_kext_summaries"));
         let stop = machine.wait(Duration::from_secs(10));

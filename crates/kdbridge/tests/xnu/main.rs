@@ -1,10 +1,12 @@
 //! An XNU kernel, from end to end: a synthetic one, run by an interpreter.
 
+mod bridge;
 mod build;
 mod front;
 mod machine;
 
 mod lab_convert;
+mod lab_debuggers;
 mod lab_discovery;
 mod lab_files;
 mod lab_kdp;

@@ -50,6 +50,7 @@ pub(crate) fn locate(image: Option<Image>) -> Locate {
         Ok(kernel) => Some(Whereabouts {
             text: kernel.text,
             slide: kernel.slide,
+            file: None,
         }),
         Err(error) => {
             remark(format_args!("debuggers get no addresses: {error}"));

@@ -15,6 +15,7 @@ use signal_hook::low_level::pipe;
 
 use crate::args::Debugger;
 use crate::attach;
+use crate::output;
 
 pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     let image = attach::image(&arguments.kernel)?;
@@ -26,6 +27,7 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     let options = Options {
         locate: attach::locate(image),
         allow_kill: false,
+        remark: Box::new(|text| output::remark(text)),
     };
     let listener = Listener::bind(&Address::Unix(socket))?;
     let mut server = Server::new(target, listener, options)?;

@@ -24,6 +24,7 @@ pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
     let options = Options {
         locate: attach::locate(image),
         allow_kill: arguments.allow_kill,
+        remark: Box::new(|text| output::remark(text)),
     };
     let mut server = Server::new(target, listener, options)?;
     output::line(format_args!(
