@@ -207,6 +207,82 @@ pub trait Target: Memory {
     fn detach(&mut self) -> Result<(), TargetError>;
 }
 
+impl<T: Memory + ?Sized> Memory for Box<T> {
+    fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+        (**self).read(at, into)
+    }
+}
+
+/// A method with a body in the trait has to be handed on here too.
+impl<T: Target + ?Sized> Target for Box<T> {
+    fn look_from(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        (**self).look_from(cpu)
+    }
+
+    fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
+        (**self).forward(cpu, request)
+    }
+
+    fn can_interrupt(&self) -> bool {
+        (**self).can_interrupt()
+    }
+
+    fn readiness(&self) -> Option<BorrowedFd<'_>> {
+        (**self).readiness()
+    }
+
+    fn cpus(&mut self) -> Result<Vec<Cpu>, TargetError> {
+        (**self).cpus()
+    }
+
+    fn registers(&mut self, cpu: Cpu) -> Result<Registers, TargetError> {
+        (**self).registers(cpu)
+    }
+
+    fn set_registers(&mut self, cpu: Cpu, registers: &Registers) -> Result<(), TargetError> {
+        (**self).set_registers(cpu, registers)
+    }
+
+    fn write(&mut self, at: u64, from: &[u8]) -> Result<(), TargetError> {
+        (**self).write(at, from)
+    }
+
+    fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+        (**self).read_physical(at, into)
+    }
+
+    fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
+        (**self).set(at, trap)
+    }
+
+    fn clear(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
+        (**self).clear(at, trap)
+    }
+
+    fn resume(&mut self) -> Result<(), TargetError> {
+        (**self).resume()
+    }
+
+    fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        (**self).step(cpu)
+    }
+
+    fn interrupt(&mut self) -> Result<(), TargetError> {
+        (**self).interrupt()
+    }
+
+    fn wait(&mut self, patience: Duration) -> Result<Option<Stop>, TargetError> {
+        (**self).wait(patience)
+    }
+
+    fn kill(&mut self) -> Result<(), TargetError> {
+        (**self).kill()
+    }
+
+    fn detach(&mut self) -> Result<(), TargetError> {
+        (**self).detach()
+    }
+}
 /// Why a target did not do what it was asked.
 #[derive(Debug, Error)]
 #[non_exhaustive]

@@ -54,6 +54,12 @@ impl Cache {
         Self { folder: None }
     }
 
+    /// Where it is, if anything is kept.
+    #[must_use]
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// What was stored as `what` for this build-id, if it is whole.
     #[must_use]
     pub fn load(&self, id: &BuildId, what: &str) -> Option<Vec<u8>> {

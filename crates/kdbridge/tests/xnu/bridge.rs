@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 
@@ -45,15 +45,8 @@ impl Bridge {
         self.folder.path().join("bridge")
     }
 
-    /// What gdb says to these commands after it has connected. It is given no file.
     pub(crate) fn gdb(&self, commands: &[&str]) -> String {
-        let connect = format!("target remote {}", self.socket().display());
-        let mut gdb = Command::new("gdb");
-        gdb.args(["-nx", "-batch", "-ex", &connect]);
-        for command in commands {
-            gdb.args(["-ex", command]);
-        }
-        said(gdb)
+        gdb(&self.socket(), commands)
     }
 
     /// What lldb says. On Linux it looks for extensions among the files that it knows.
@@ -79,6 +72,17 @@ impl Drop for Bridge {
         let ended = self.thread.take().map(JoinHandle::join);
         assert!(matches!(ended, Some(Ok(()))) || thread::panicking());
     }
+}
+
+/// What gdb says to these commands after it has connected. It is given no file.
+pub(crate) fn gdb(socket: &Path, commands: &[&str]) -> String {
+    let connect = format!("target remote {}", socket.display());
+    let mut gdb = Command::new("gdb");
+    gdb.args(["-nx", "-batch", "-ex", &connect]);
+    for command in commands {
+        gdb.args(["-ex", command]);
+    }
+    said(gdb)
 }
 
 fn said(mut command: Command) -> String {

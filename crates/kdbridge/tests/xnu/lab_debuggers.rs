@@ -1,8 +1,9 @@
 //! Real debuggers, in front of the kernel by both ways.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use kdbridge::kdp::{KdpTarget, UdpLink};
 use kdbridge::rsp::packet::{self, Decoder, Item};
 use kdbridge::serve::{Locate, Whereabouts};
 use kdbridge::xnu::{Places, Symbols};
+use tempfile::TempDir;
 
-use crate::bridge::Bridge;
+use crate::bridge::{self, Bridge};
 use crate::build::Built;
 use crate::front::Kernel;
 use crate::machine::Machine;
@@ -164,6 +166,84 @@ fn k11_one_debugger_after_the_other_over_kdp_where_the_kernel_looks_in() {
         assert_said(&bridge.gdb(&GDB_SESSION), &GDB_SAYS);
         assert_lldb(&built, &bridge.lldb(&built, &LLDB_SESSION));
     }
+}
+
+/// `kdbridge serve` in front of the kernel.
+struct Command {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Command {
+    fn serve(built: &Built, kernel: &Kernel, more: &[&str]) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_kdbridge"))
+            .args(["serve", &format!("kdp:{}", kernel.address), "--files"])
+            .arg(built.folder())
+            .arg("--listen")
+            .arg(folder.path().join("bridge"))
+            .args(more)
+            .env("XDG_CACHE_HOME", folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kdbridge");
+        Self { child, folder }
+    }
+
+    /// Waits until debuggers can connect.
+    fn is_ready(&mut self) -> bool {
+        let out = self.child.stdout.take().expect("a pipe");
+        let line = BufReader::new(out).lines().next();
+        line.is_some_and(|line| line.expect("text").starts_with("debuggers connect to"))
+    }
+
+    fn errors(&mut self) -> String {
+        let mut text = String::new();
+        let mut errors = self.child.stderr.take().expect("a pipe");
+        errors.read_to_string(&mut text).expect("text");
+        text
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
+    }
+}
+
+#[test]
+fn k11_the_command_serves_a_kernel_over_kdp_to_a_gdb_that_knows_nothing() {
+    let built = Built::new();
+    let kernel = Kernel::start(&built, SLIDE);
+    let mut command = Command::serve(&built, &kernel, &["--interrupt-every", "50"]);
+    assert!(command.is_ready());
+    let socket = command.folder.path().join("bridge");
+    for _ in 0..2 {
+        assert_said(&bridge::gdb(&socket, &GDB_SESSION), &GDB_SAYS);
+    }
+    drop(command);
+}
+
+#[test]
+fn k09_the_command_refuses_files_of_another_kernel() {
+    let built = Built::new();
+    let kernel = Kernel::start(&built, SLIDE);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kdbridge"));
+    let output = command
+        .args(["serve", &format!("kdp:{}", kernel.address), "--files"])
+        .arg(built.kext())
+        .args(["--listen", "127.0.0.1:0"])
+        .output()
+        .expect("kdbridge");
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).expect("text");
+    let uuid = |path| crate::machine::uuid(&fs::read(path).expect("an image"));
+    assert_said(&said, &[&uuid(built.kext()), &uuid(built.kernel())]);
+    // It was left, not forgotten: it runs, and answers nobody.
+    let mut command = Command::serve(&built, &kernel, &["--interrupt-every", "0"]);
+    assert_said(&command.errors(), &["--interrupt-every"]);
 }
 
 /// A debugger that says no more than is needed.

@@ -3,11 +3,14 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use kdbridge::boot_args;
 use kdbridge::rsp::link::Address;
+
+use crate::place::{self, Place};
 
 /// A bridge between any debugger and a kernel in a virtual machine.
 #[derive(Debug, Parser)]
@@ -23,9 +26,8 @@ pub(crate) struct Arguments {
 /// What starts a debugger.
 #[derive(Debug, Args)]
 pub(crate) struct Debugger {
-    /// The machine's stub: HOST:PORT, :PORT, or unix:PATH; QEMU's `-s` listens at :1234.
-    #[arg(long, value_name = "TARGET", default_value = ":1234")]
-    pub(crate) target: Address,
+    #[arg(long, value_name = "TARGET", default_value = ":1234", help = place::HELP)]
+    pub(crate) target: Place,
     #[command(flatten)]
     pub(crate) kernel: Kernel,
     /// A debugger and its arguments: gdb or lldb, which is started connected to the kernel.
@@ -39,6 +41,23 @@ pub(crate) struct Kernel {
     /// The file of the kernel, with its symbols; one that does not belong to the kernel is refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) vmlinux: Option<PathBuf>,
+    /// A file or folder with an XNU kernel, its dSYM bundle or its extensions, such as a kernel debug
+    /// kit; may be given several times.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Have an XNU kernel behind KDP look in every MS milliseconds, so that it can be interrupted.
+    ///
+    /// While it runs, it does not listen. It is told to enter its debugger by itself after a while, and
+    /// is let go on at once unless somebody wants it to stop. That costs a short pause each time, and a
+    /// line on its console.
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    pub(crate) interrupt_every: Option<Duration>,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, std::num::ParseIntError> {
+    Ok(Duration::from_millis(
+        text.parse::<std::num::NonZeroU32>()?.get().into(),
+    ))
 }
 
 #[derive(Debug, Subcommand)]
@@ -78,9 +97,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// The machine's stub: HOST:PORT, :PORT, or unix:PATH; QEMU's `-s` listens at :1234.
-    #[arg(value_name = "TARGET", default_value = ":1234")]
-    pub(crate) target: Address,
+    #[arg(value_name = "TARGET", default_value = ":1234", help = place::HELP)]
+    pub(crate) target: Place,
     #[command(flatten)]
     pub(crate) kernel: Kernel,
     /// Where debuggers connect: HOST:PORT, :PORT, or unix:PATH, which only you can connect to.

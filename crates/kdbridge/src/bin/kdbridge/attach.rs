@@ -1,6 +1,7 @@
 //! From what was typed to a machine and its kernel.
 
 use anyhow::{Context, bail};
+use kdbridge::discover;
 use kdbridge::discover::linux::{self, Image, NotFound};
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
@@ -8,13 +9,34 @@ use kdbridge::rsp::target::PATIENCE;
 use kdbridge::serve::{Locate, Whereabouts};
 use kdbridge::symbols::{ElfFile, SymbolTable};
 use kdbridge::target::Target;
+use kdbridge::xnu::FilesError;
 
 use crate::args::Kernel;
 use crate::output::remark;
+use crate::place::Place;
+use crate::xnu::{self, Xnu};
 
-/// Connects to a stub.
-pub(crate) fn connect(address: &Address) -> anyhow::Result<RspTarget> {
-    RspTarget::connect(address, PATIENCE).with_context(|| format!("{address}"))
+/// A machine, and what is known of its kernel.
+pub(crate) struct Attached {
+    pub(crate) target: Box<dyn Target + Send>,
+    pub(crate) xnu: Xnu,
+}
+
+/// Attaches to a machine, which stands still from then on.
+pub(crate) fn connect(place: &Place, kernel: &Kernel) -> anyhow::Result<Attached> {
+    let mut xnu = Xnu::new(kernel)?;
+    let every = kernel.interrupt_every;
+    let target = match place {
+        Place::Stub(address) => stub(address),
+        Place::Kdp(address) => xnu::attach_udp(address, &mut xnu, every),
+        Place::Serial(path) => xnu::attach_serial(path, &mut xnu, every),
+    };
+    let target = target.with_context(|| format!("{place}"))?;
+    Ok(Attached { target, xnu })
+}
+
+fn stub(address: &Address) -> anyhow::Result<Box<dyn Target + Send>> {
+    Ok(Box::new(RspTarget::connect(address, PATIENCE)?))
 }
 
 /// What the file of a kernel says, if one was named.
@@ -30,9 +52,17 @@ pub(crate) fn image(kernel: &Kernel) -> anyhow::Result<Option<Image>> {
 }
 
 /// Refuses a file that is another kernel's; a kernel that is not there yet is looked for again later.
-pub(crate) fn check(target: &mut RspTarget, image: Option<&Image>) -> anyhow::Result<()> {
-    match find(target, image) {
-        Ok(kernel) => remark(report(&kernel)),
+pub(crate) fn check(attached: &mut Attached, image: Option<&Image>) -> anyhow::Result<()> {
+    let Attached { target, xnu } = attached;
+    match find(target, image, xnu) {
+        Ok(Found::Linux(kernel)) => remark(report(&kernel)),
+        Ok(Found::Xnu(kernel)) => {
+            remark(xnu::report(&kernel));
+            if let Err(error @ FilesError::Search(_)) = xnu.symbols(&kernel) {
+                target.detach()?;
+                bail!(error);
+            }
+        }
         Err(error @ (NotFound::OtherKernel { .. } | NotFound::NoBuildId { .. })) => {
             target.detach()?;
             bail!(error);
@@ -45,13 +75,14 @@ pub(crate) fn check(target: &mut RspTarget, image: Option<&Image>) -> anyhow::Re
 }
 
 /// Looks for the kernel each time that it is asked, and says why if there is none.
-pub(crate) fn locate(image: Option<Image>) -> Locate {
-    Box::new(move |target| match find(target, image.as_ref()) {
-        Ok(kernel) => Some(Whereabouts {
+pub(crate) fn locate(image: Option<Image>, xnu: Xnu) -> Locate {
+    Box::new(move |target| match find(target, image.as_ref(), &xnu) {
+        Ok(Found::Linux(kernel)) => Some(Whereabouts {
             text: kernel.text,
             slide: kernel.slide,
             file: None,
         }),
+        Ok(Found::Xnu(_)) => xnu.whereabouts(target).ok(),
         Err(error) => {
             remark(format_args!("debuggers get no addresses: {error}"));
             None
@@ -59,7 +90,27 @@ pub(crate) fn locate(image: Option<Image>) -> Locate {
     })
 }
 
-fn find(target: &mut dyn Target, image: Option<&Image>) -> Result<linux::Kernel, NotFound> {
+enum Found {
+    Linux(linux::Kernel),
+    Xnu(discover::xnu::Kernel),
+}
+
+/// Looks for Linux first, unless KDP is spoken or files of XNU were named.
+fn find(target: &mut dyn Target, image: Option<&Image>, xnu: &Xnu) -> Result<Found, NotFound> {
+    if image.is_none()
+        && xnu.is_likely()
+        && let Ok(kernel) = xnu.find(target)
+    {
+        return Ok(Found::Xnu(kernel));
+    }
+    let linux = find_linux(target, image).map(Found::Linux);
+    if image.is_some() {
+        return linux;
+    }
+    linux.or_else(|error| xnu.find(target).map(Found::Xnu).map_err(|_| error))
+}
+
+fn find_linux(target: &mut dyn Target, image: Option<&Image>) -> Result<linux::Kernel, NotFound> {
     match image {
         Some(image) => linux::locate(target, image),
         None => linux::find(target),

@@ -4,6 +4,8 @@ mod args;
 mod attach;
 mod command;
 mod output;
+mod place;
+mod xnu;
 
 use std::process::ExitCode;
 

@@ -22,15 +22,15 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("kdbridge");
     let mut debugger = command(&arguments.debugger, &socket)?;
-    let mut target = attach::connect(&arguments.target)?;
-    attach::check(&mut target, image.as_ref())?;
+    let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
+    attach::check(&mut attached, image.as_ref())?;
     let options = Options {
-        locate: attach::locate(image),
+        locate: attach::locate(image, attached.xnu),
         allow_kill: false,
         remark: Box::new(|text| output::remark(text)),
     };
     let listener = Listener::bind(&Address::Unix(socket))?;
-    let mut server = Server::new(target, listener, options)?;
+    let mut server = Server::new(attached.target, listener, options)?;
     let (end, debugger_lives) = UnixStream::pair()?;
     // The debugger gets it too, and knows what it means.
     let (_ignored, signalled) = UnixStream::pair()?;

@@ -18,15 +18,15 @@ pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
     let image = attach::image(&arguments.kernel)?;
     let listener = Listener::bind(&arguments.listen);
     let listener = listener.with_context(|| format!("{}", arguments.listen))?;
-    let mut target = attach::connect(&arguments.target)?;
-    attach::check(&mut target, image.as_ref())?;
+    let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
+    attach::check(&mut attached, image.as_ref())?;
     warn_of_strangers(&arguments.listen);
     let options = Options {
-        locate: attach::locate(image),
+        locate: attach::locate(image, attached.xnu),
         allow_kill: arguments.allow_kill,
         remark: Box::new(|text| output::remark(text)),
     };
-    let mut server = Server::new(target, listener, options)?;
+    let mut server = Server::new(attached.target, listener, options)?;
     output::line(format_args!(
         "debuggers connect to {}",
         server.listener().address()
