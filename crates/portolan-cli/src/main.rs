@@ -13,6 +13,9 @@ use clap::Parser;
 use crate::args::Arguments;
 
 fn main() -> ExitCode {
+    if let Some(code) = portolan_sandbox::launch::instead() {
+        return code;
+    }
     let arguments = Arguments::parse();
     match command::run(arguments.command) {
         Ok(code) => code,

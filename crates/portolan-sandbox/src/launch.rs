@@ -1,4 +1,13 @@
-//! From being started to being another program.
+//! The launcher: from being started to being another program.
+//!
+//! It is started as `portolan-launch NUMBER NAME ARGUMENTS…`: the number of the descriptor with the
+//! sealed profile, the name that the program gets for its own, and its arguments. What it hands on
+//! is told by the environment: the bootstrap right by `PORTOLAN_BOOTSTRAP_FD`, sockets by
+//! `LISTEN_FDS`. As `portolan-launch --trace SOCKET NUMBER NAME ARGUMENTS…` it confines nothing, and the
+//! calls of the program are looked at through the socket. As `portolan-launch --probe` it tries the tiers
+//! and prints what it found.
+//!
+//! It has one thread, and never any input but the profile.
 
 mod containers;
 mod failure;
@@ -16,19 +25,32 @@ use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
+use std::sync::atomic::Ordering;
 
-use portolan_sandbox::filter::{Architecture, filter};
-use portolan_sandbox::places::{self, Access, Granted, Place};
-use portolan_sandbox::probe::{PROBE, Part};
-use portolan_sandbox::profile::{Profile, Tier};
-use portolan_sandbox::trace::{self, TRACE};
+use crate::filter::{Architecture, filter};
+use crate::places::{self, Access, Granted, Place};
+use crate::probe::{LAUNCHER, OWN_LAUNCHER, PROBE, Part};
+use crate::profile::{Profile, Tier};
+use crate::trace::{self, TRACE};
 use portolan_sys::{confine, inherit};
 use portolan_wire::container::GROUP_CONTAINERS;
 
 use failure::Failure;
 use inherited::Inherited;
 
-pub(crate) fn run(arguments: Vec<OsString>) -> ExitCode {
+/// Is the launcher, if this process was started by its name. A program that calls this before
+/// anything else needs no launcher beside it, see [`launcher`](crate::probe::launcher).
+pub fn instead() -> Option<ExitCode> {
+    OWN_LAUNCHER.store(true, Ordering::Relaxed);
+    let mut arguments = env::args_os();
+    let name = PathBuf::from(arguments.next()?);
+    let is_launcher = name.file_name().is_some_and(|name| name == LAUNCHER);
+    is_launcher.then(|| run(arguments.collect()))
+}
+
+/// Is the launcher, with the arguments after its name. Returns only if there is no program that it
+/// could become, and has said why then.
+pub fn run(arguments: Vec<OsString>) -> ExitCode {
     let result = match arguments.as_slice() {
         [only] if only.to_str() == Some(PROBE) => tiers::report(),
         [option, socket, number, name, arguments @ ..] if option.to_str() == Some(TRACE) => {

@@ -5,7 +5,7 @@
 //! a caller is has been established before. [`document`] reads the formats that files are in.
 //!
 //! What locks a program in is made of the same entitlements: a [`profile`], with the [`filter`] of
-//! its system calls, is handed to the program `portolan-launch`, which confines itself and becomes
+//! its system calls, is handed to the program `portolan-launch` ([`launch`]), which confines itself and becomes
 //! the program. [`probe`] tells how strong the walls are that this machine can build, and
 //! [`selftest`] tries them.
 
@@ -15,6 +15,7 @@ pub mod document;
 mod entitlements;
 pub mod filter;
 mod key;
+pub mod launch;
 pub mod places;
 pub mod probe;
 pub mod profile;

@@ -9,6 +9,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use portolan_sys::spawn::{Descriptor, Identity, Spawn, spawn};
 use rustix::fs::{Mode, OFlags};
@@ -21,12 +22,17 @@ use crate::profile::{Isolation, Tier};
 /// The file name of the program that confines itself and becomes another one.
 pub const LAUNCHER: &str = "portolan-launch";
 
-/// Where the launcher is: beside this program, or in the directory above, where the programs of a
-/// build are in relation to their tests, or in `../libexec/portolan`.
+/// Whether this program is the launcher if it is started by that name.
+pub(crate) static OWN_LAUNCHER: AtomicBool = AtomicBool::new(false);
+
+/// What is to be started, by the name [`LAUNCHER`], to confine a program: the launcher beside this
+/// program, or in the directory above, where the programs of a build are in relation to their tests,
+/// or in `../libexec/portolan`; else this program itself, if it calls
+/// [`launch::instead`](crate::launch::instead).
 ///
 /// # Errors
 ///
-/// `ENOENT` if it is in none of them.
+/// `ENOENT` if there is none.
 pub fn launcher() -> io::Result<PathBuf> {
     let program = env::current_exe()?;
     let beside = program.parent().unwrap_or(Path::new("/"));
@@ -37,7 +43,11 @@ pub fn launcher() -> io::Result<PathBuf> {
     ];
     let mut candidates = places.iter().map(|place| beside.join(place).join(LAUNCHER));
     let found = candidates.find(|path| path.is_file());
-    found.ok_or(io::ErrorKind::NotFound)?.canonicalize()
+    match found {
+        Some(found) => found.canonicalize(),
+        None if OWN_LAUNCHER.load(Ordering::Relaxed) => Ok(program),
+        None => Err(io::ErrorKind::NotFound.into()),
+    }
 }
 
 /// A part of a tier.
@@ -210,7 +220,7 @@ fn answer(launcher: &Path, identity: Option<&Identity>) -> io::Result<String> {
     let program = CString::new(launcher.as_os_str().as_bytes())?;
     let started = spawn(&Spawn {
         program: &program,
-        arguments: &[program.clone(), CString::new(PROBE)?],
+        arguments: &[CString::new(LAUNCHER)?, CString::new(PROBE)?],
         environment: &[],
         pid_variable: None,
         directory: Some(c"/"),

@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::Context as _;
 use portolan::bootstrap::Bootstrap;
 use portolan::{BootstrapCode, JobLabel};
-use portolan_sandbox::probe::{Tiers, launcher};
+use portolan_sandbox::probe::{LAUNCHER, Tiers, launcher};
 use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
 use portolan_sandbox::{Entitlements, Ineffective};
 use rustix::io::FdFlags;
@@ -108,7 +108,10 @@ impl Confined {
     fn command(&self, name: &OsString) -> anyhow::Result<Command> {
         rustix::io::fcntl_setfd(&self.profile, FdFlags::empty())?;
         let mut command = Command::new(&self.launcher);
-        command.arg(self.profile.as_raw_fd().to_string()).arg(name);
+        command
+            .arg0(LAUNCHER)
+            .arg(self.profile.as_raw_fd().to_string())
+            .arg(name);
         Ok(command)
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,7 +67,7 @@ fn start(
         rustix::io::fcntl_setfd(descriptor, FdFlags::empty())?;
     }
     let mut command = Command::new(launcher);
-    command.arg(TRACE);
+    command.arg0(probe::LAUNCHER).arg(TRACE);
     command.args([&socket, &sealed].map(|fd| fd.as_raw_fd().to_string()));
     command.args(&options.program);
     command.env(INHERITED_FD, right.as_raw_fd().to_string());

@@ -332,3 +332,14 @@ fn w23_the_right_of_a_confined_program_is_refused_to_another_process() {
 fn last_descendant(pid: u32) -> u32 {
     children(pid).last().copied().map_or(pid, last_descendant)
 }
+
+#[test]
+fn the_command_alone_confines_programs() {
+    let world = World::of_a_user();
+    std::fs::remove_file(world.path("bin/portolan-launch")).expect("the launcher's copy");
+    let ran = script(&world, GROUP, "echo $HOME; cat /etc/shadow");
+    assert!(ran.stderr.contains("locked in (T"), "{}", ran.stderr);
+    let home = String::from_utf8(ran.stdout).expect("text");
+    assert!(home.ends_with("/Containers/test.app/Data\n"), "{home}");
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+}

@@ -4,7 +4,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
-use portolan_sandbox::profile::Profile;
+use crate::profile::Profile;
 
 use super::Failure;
 

@@ -5,9 +5,9 @@ use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use portolan_sandbox::places::PlaceError;
-use portolan_sandbox::probe::Part;
-use portolan_sandbox::profile::{Tier, UnsealError};
+use crate::places::PlaceError;
+use crate::probe::Part;
+use crate::profile::{Tier, UnsealError};
 use thiserror::Error;
 
 /// A program was not started. Nothing of it has run.

@@ -9,8 +9,8 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 
-use portolan_sandbox::probe::Part;
-use portolan_sandbox::profile::Tier;
+use crate::probe::Part;
+use crate::profile::Tier;
 use portolan_sys::confine::{self, Fork};
 use portolan_sys::signals::Blocked;
 use rustix::fs::{Mode, OFlags};

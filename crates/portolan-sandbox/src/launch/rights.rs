@@ -7,14 +7,14 @@ use std::error::Error;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
+use crate::filter::Allowances;
+use crate::places::{Access, Place};
+use crate::probe::Part;
+use crate::profile::{Profile, Tier};
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath,
     PathFd, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
-use portolan_sandbox::filter::Allowances;
-use portolan_sandbox::places::{Access, Place};
-use portolan_sandbox::probe::Part;
-use portolan_sandbox::profile::{Profile, Tier};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 

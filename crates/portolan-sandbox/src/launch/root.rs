@@ -9,9 +9,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use portolan_sandbox::places::{self, Access, Granted, Link, Place};
-use portolan_sandbox::probe::Part;
-use portolan_sandbox::profile::Tier;
+use crate::places::{self, Access, Granted, Link, Place};
+use crate::probe::Part;
+use crate::profile::Tier;
 use portolan_sys::confine::restrict_mount;
 use rustix::fs::{CWD, FileType};
 use rustix::mount::{

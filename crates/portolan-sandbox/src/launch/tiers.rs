@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 
-use portolan_sandbox::filter::{Allowances, Architecture, filter};
-use portolan_sandbox::places::{self, Granted};
-use portolan_sandbox::probe::{Missing, Part, Tiers};
-use portolan_sandbox::profile::Tier;
+use crate::filter::{Allowances, Architecture, filter};
+use crate::places::{self, Granted};
+use crate::probe::{Missing, Part, Tiers};
+use crate::profile::Tier;
 use portolan_sys::confine::{self, Fork};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, getpid, test_kill_process, waitpid};
@@ -28,8 +28,10 @@ pub(crate) fn report() -> Result<(), Failure> {
             match inside {
                 Fork::Parent(child) => pass_on(child),
                 Fork::Child => {
-                    let mut granted = Granted::default();
-                    granted.places = places::everywhere(Tier::T2);
+                    let granted = Granted {
+                        places: places::everywhere(Tier::T2),
+                        ..Granted::default()
+                    };
                     root::build(&granted)?;
                     privileges::drop_all().map_err(Failure::Privileges)?;
                     let places = &granted.places;
