@@ -313,8 +313,16 @@ impl<T: Target> Conversation<'_, T> {
     }
 
     fn features(&self) -> String {
+        let kernel = self.machine.whereabouts.as_ref();
+        let has_file = kernel.is_some_and(|kernel| kernel.file.is_some());
+        // gdb takes it for a broken promise if there is none then.
+        let file = if has_file {
+            "qXfer:exec-file:read+;"
+        } else {
+            ""
+        };
         format!(
-            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;qXfer:exec-file:read+;vContSupported+;swbreak+;hwbreak+;binary-upload+"
+            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;{file}vContSupported+;swbreak+;hwbreak+;binary-upload+"
         )
     }
 

@@ -139,6 +139,16 @@ fn k10_lldb_and_gdb_know_the_kernel_behind_a_stub() {
 }
 
 #[test]
+fn gdb_is_promised_no_file_where_there_is_none() {
+    let built = Built::new();
+    let machine = Machine::new(&built, SLIDE, true);
+    let bridge = Bridge::start(machine, Box::new(|_| None));
+    let said = bridge.gdb(&["print $rip"]);
+    assert_said(&said, &["$1 = (void (*)()) 0xffffff800f80"]);
+    assert!(!said.contains("rror"), "{said}");
+}
+
+#[test]
 fn k11_gdb_attaches_to_the_kernel_over_kdp() {
     let built = Built::new();
     let kernel = Kernel::start(&built, SLIDE);
