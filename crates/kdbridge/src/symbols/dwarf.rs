@@ -10,7 +10,7 @@ use std::sync::Arc;
 use addr2line::Context;
 use gimli::constants::DW_AT_type;
 use gimli::{
-    AbbreviationsCache, AttributeValue, DebugAbbrev, DebugAddr, DebugLine, DebugLineStr, DebugStr,
+    AbbreviationsCache, AttributeValue, DebugAbbrev, DebugAddr, DebugLineStr, DebugStr,
     DebugStrOffsets, DwarfFileType, LocationLists, RangeLists, UnitOffset,
 };
 use thiserror::Error;
@@ -75,7 +75,6 @@ struct Unit {
 struct Tables {
     abbrev: DebugAbbrev<Piece>,
     addr: DebugAddr<Piece>,
-    line: DebugLine<Piece>,
     line_str: DebugLineStr<Piece>,
     str: DebugStr<Piece>,
     str_offsets: DebugStrOffsets<Piece>,
@@ -253,7 +252,7 @@ impl DebugInfo {
 impl Unit {
     fn load(sections: &Sections, tables: &Tables, place: u64) -> Result<Self, DwarfError> {
         let length = unit_length(&sections.info(place, 4)?)?;
-        let dwarf = tables.with(sections.info(place, length)?);
+        let dwarf = tables.with(sections, sections.info(place, length)?)?;
         let header = dwarf.units().next()?.ok_or(DwarfError::Layout)?;
         let unit = dwarf.unit(header)?;
         Ok(Self { place, dwarf, unit })
@@ -302,7 +301,6 @@ impl Tables {
         Ok(Self {
             abbrev: sections.whole(".debug_abbrev")?.into(),
             addr: sections.whole(".debug_addr")?.into(),
-            line: sections.whole(".debug_line")?.into(),
             line_str: sections.whole(".debug_line_str")?.into(),
             str: sections.whole(".debug_str")?.into(),
             str_offsets: sections.whole(".debug_str_offsets")?.into(),
@@ -310,15 +308,17 @@ impl Tables {
         })
     }
 
-    /// Debug information with this one unit in it.
-    fn with(&self, unit: Vec<u8>) -> gimli::Dwarf<Piece> {
+    /// Debug information with this one unit in it, and with its lines.
+    fn with(&self, sections: &Sections, unit: Vec<u8>) -> Result<gimli::Dwarf<Piece>, DwarfError> {
+        let mut unit: Arc<[u8]> = unit.into();
+        let lines = self.take_lines(sections, &mut unit)?;
         let none = piece(Arc::from([]));
-        gimli::Dwarf {
+        Ok(gimli::Dwarf {
             debug_abbrev: self.abbrev.clone(),
             debug_addr: self.addr.clone(),
             debug_aranges: none.clone().into(),
-            debug_info: piece(unit.into()).into(),
-            debug_line: self.line.clone(),
+            debug_info: piece(unit).into(),
+            debug_line: piece(lines.into()).into(),
             debug_line_str: self.line_str.clone(),
             debug_macinfo: none.clone().into(),
             debug_macro: none.clone().into(),
@@ -331,14 +331,46 @@ impl Tables {
             file_type: DwarfFileType::Main,
             sup: None,
             abbreviations_cache: AbbreviationsCache::new(),
+        })
+    }
+
+    /// The lines of a unit, which is made to say that they begin at 0.
+    fn take_lines(&self, sections: &Sections, unit: &mut Arc<[u8]>) -> Result<Vec<u8>, DwarfError> {
+        let Some((at, begin)) = self.line_place(piece(unit.clone()))? else {
+            return Ok(Vec::new());
+        };
+        let length = sections.part(".debug_line", begin, 4)?;
+        let length = unit_length(&length)?;
+        if let Some(place) = Arc::get_mut(unit).and_then(|it| it.get_mut(at..at + 4)) {
+            place.fill(0);
         }
+        Ok(sections.part(".debug_line", begin, length)?)
+    }
+
+    /// Where a unit says where its lines are, and what it says.
+    fn line_place(&self, unit: Piece) -> Result<Option<(usize, u64)>, DwarfError> {
+        let header = gimli::DebugInfo::from(unit).units().next()?;
+        let header = header.ok_or(DwarfError::Layout)?;
+        let abbreviations = header.abbreviations(&self.abbrev)?;
+        let mut entries = header.entries_raw(&abbreviations, None)?;
+        let Some(root) = entries.read_abbreviation()? else {
+            return Ok(None);
+        };
+        for &attribute in root.attributes() {
+            let at = entries.next_offset().0;
+            let attribute = entries.read_attribute(attribute)?;
+            if let AttributeValue::DebugLineRef(offset) = attribute.value() {
+                return Ok(Some((at, offset.0 as u64)));
+            }
+        }
+        Ok(None)
     }
 }
 
 fn parse(sections: &Sections, tables: &Tables, place: u64) -> Result<Context<Piece>, DwarfError> {
     let length = unit_length(&sections.info(place, 4)?)?;
     let unit = sections.info(place, length)?;
-    Ok(Context::from_dwarf(tables.with(unit))?)
+    Ok(Context::from_dwarf(tables.with(sections, unit)?)?)
 }
 
 fn frames(unit: &Context<Piece>, address: u64) -> Result<Vec<SourceFrame>, DwarfError> {

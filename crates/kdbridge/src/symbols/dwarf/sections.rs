@@ -15,9 +15,12 @@ pub(crate) type Piece = EndianArcSlice<LittleEndian>;
 pub(super) struct Sections {
     elf: ElfFile,
     placement: Option<Placement>,
-    /// `.debug_info` of a file that is not linked: it must be relocated as a whole.
-    info: Option<Arc<[u8]>>,
+    /// Of a file that is not linked, those that are read in parts: they must be relocated as a whole.
+    relocated: Vec<(&'static str, Vec<u8>)>,
 }
+
+/// The sections that are read in parts.
+const IN_PARTS: [&str; 2] = [".debug_info", ".debug_line"];
 
 impl Sections {
     /// What is in a linked file is where that says; its relocations were applied when it was linked,
@@ -26,7 +29,7 @@ impl Sections {
         Self {
             elf,
             placement: None,
-            info: None,
+            relocated: Vec::new(),
         }
     }
 
@@ -34,9 +37,12 @@ impl Sections {
         let mut sections = Self {
             elf,
             placement: Some(placement),
-            info: None,
+            relocated: Vec::new(),
         };
-        sections.info = Some(sections.bytes(".debug_info")?.into());
+        for name in IN_PARTS {
+            let bytes = sections.bytes(name)?;
+            sections.relocated.push((name, bytes));
+        }
         Ok(sections)
     }
 
@@ -50,17 +56,22 @@ impl Sections {
         self.elf.section(".debug_info").map_or(0, |it| it.size)
     }
 
-    /// A part of `.debug_info`.
-    pub(super) fn info(&self, begin: u64, length: u64) -> Result<Vec<u8>, ElfError> {
-        if let Some(info) = &self.info {
-            let end = begin.saturating_add(length).min(info.len() as u64);
-            let part = info.get(begin as usize..end as usize);
+    /// A part of a section that is read in parts, or less where that ends.
+    pub(super) fn part(&self, name: &str, begin: u64, length: u64) -> Result<Vec<u8>, ElfError> {
+        if let Some((_, whole)) = self.relocated.iter().find(|(it, _)| *it == name) {
+            let end = begin.saturating_add(length).min(whole.len() as u64);
+            let part = whole.get(begin as usize..end as usize);
             return Ok(part.unwrap_or_default().to_vec());
         }
-        match self.elf.section(".debug_info") {
+        match self.elf.section(name) {
             Some(section) => self.elf.piece(section, begin, length),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// A part of `.debug_info`.
+    pub(super) fn info(&self, begin: u64, length: u64) -> Result<Vec<u8>, ElfError> {
+        self.part(".debug_info", begin, length)
     }
 
     fn bytes(&self, name: &str) -> Result<Vec<u8>, ElfError> {
