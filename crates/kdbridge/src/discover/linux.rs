@@ -334,14 +334,17 @@ impl Counted<'_> {
     fn search_build_id(&mut self, start: u64) -> Result<Option<BuildId>, TargetError> {
         // The name's size, that of a SHA-1, and the kind, in front of the name.
         const HEAD: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
-        let Some(found) = self.search(start, HEAD, 4)? else {
-            return Ok(None);
-        };
-        let mut note = [0; 36];
-        Ok(match self.read(found, &mut note)? {
-            true => build_id_in(&note),
-            false => None,
-        })
+        let mut next = start;
+        while let Some(found) = self.search(next, HEAD, 4)? {
+            let (mut page, mut note) = ([0; 4], [0; 36]);
+            // The kernel has whole files in its memory, which it lends to programs; they begin at a page.
+            let is_of_file = self.read(found & !0xfff, &mut page)? && page == *b"\x7fELF";
+            if !is_of_file && self.read(found, &mut note)? {
+                return Ok(build_id_in(&note));
+            }
+            next = found + 4;
+        }
+        Ok(None)
     }
 
     /// The first place from `start` on, at a multiple of `step`, where `wanted` is.
@@ -472,6 +475,16 @@ mod tests {
         assert_eq!((kernel.slide, kernel.text), (SLIDE, FILE_BASE + SLIDE));
         assert_eq!(kernel.build_id, Some(id(7)));
         assert_eq!(kernel.version, "Linux version 6.1.0-x (a@b) #1");
+    }
+
+    #[test]
+    fn the_build_id_of_a_file_in_the_kernel_is_not_the_kernels() {
+        let mut pages = kernel();
+        let file = FILE_BASE + SLIDE + 0x41_2000;
+        pages.put(file, b"\x7fELF\x02\x01");
+        pages.put(file + 0x300, b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0");
+        pages.put(file + 0x310, &[9; 20]);
+        assert_eq!(find(&mut pages).unwrap().build_id, Some(id(7)));
     }
 
     #[test]
