@@ -70,6 +70,24 @@ pub fn evaluate(
     Evaluation { scope, memory }.value(&node)
 }
 
+/// The number that a value is; of a function, an array, or what has no known type, where it is.
+///
+/// # Errors
+///
+/// [`ProblemKind`] if it is no number, or cannot be read.
+pub fn number_of(
+    value: Value,
+    scope: &mut dyn Scope,
+    memory: &mut dyn Memory,
+) -> Result<u64, ProblemKind> {
+    let mut evaluation = Evaluation { scope, memory };
+    let value = evaluation.decayed(value);
+    match (evaluation.scope.types().bare(value.ty), value.place) {
+        (Type::Void, Place::Memory(address)) => Ok(address),
+        _ => evaluation.load(value),
+    }
+}
+
 struct Evaluation<'a> {
     scope: &'a mut dyn Scope,
     memory: &'a mut dyn Memory,
@@ -256,7 +274,24 @@ impl Evaluation<'_> {
         Ok(Value { ty, place })
     }
 
+    /// An array is as good as the address of its first element, and a function as its own.
+    fn decayed(&mut self, value: Value) -> Value {
+        let types = self.scope.types();
+        let target = match types.bare(value.ty) {
+            Type::Array { element, .. } => element,
+            Type::Function { .. } => value.ty,
+            _ => return value,
+        };
+        let Place::Memory(address) = value.place else {
+            return value;
+        };
+        let place = Place::Computed(address);
+        let ty = types.add(Type::Pointer(target));
+        Value { ty, place }
+    }
+
     fn sum(&mut self, left: Value, right: u64) -> Result<Value, ProblemKind> {
+        let left = self.decayed(left);
         let types = self.scope.types();
         let step = match types.bare(left.ty) {
             Type::Pointer(target) => types.size(target).unwrap_or(1).max(1),
@@ -563,6 +598,7 @@ mod tests {
         assert_eq!(number("&first"), Ok(AT as i64));
         assert_eq!(number("&first + 1"), Ok(AT as i64 + 24));
         assert_eq!(number("(&first)[1].value"), Ok(8));
+        assert_eq!(number("*(first.list + 1)"), Ok(11));
         assert_eq!(number("sizeof(struct node) + sizeof(first.value)"), Ok(28));
     }
 

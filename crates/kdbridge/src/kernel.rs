@@ -7,10 +7,11 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::discover::linux;
 use crate::modules::{self, Layout, Module, ModulesError};
 use crate::symbols::{
-    BuildId, Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind,
-    SourceFrame, Symbol, SymbolTable, kallsyms, may_be_kernel,
+    Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind, SourceFrame,
+    Symbol, SymbolTable, kallsyms, may_be_kernel,
 };
 use crate::target::{Memory, Registers, TargetError};
 use crate::types::{BtfError, Tag, Type, TypeId, Types};
@@ -21,19 +22,6 @@ const KERNEL: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 const MOST_BTF: u64 = 64 << 20;
 const SYMBOLS_CACHE: &str = "kallsyms-1";
 const BTF_CACHE: &str = "btf-1";
-
-/// What was found out about a kernel before any of its names is known.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// How far it is from where it was linked to be.
-    pub slide: u64,
-    /// Which kernel it is; `None` if it does not say.
-    pub build_id: Option<BuildId>,
-    /// Where its version stands as text, in front of its table of names.
-    pub banner_at: u64,
-    /// That text: `Linux version 6.1.0 …`.
-    pub banner: String,
-}
 
 /// A step that may take a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +58,7 @@ impl std::fmt::Debug for Sources<'_> {
 /// A kernel that stands still, with what is known about it.
 #[derive(Debug)]
 pub struct Kernel {
-    found: Found,
+    found: linux::Kernel,
     index: Index,
     file: Option<ElfFile>,
     /// At the addresses where the kernel was linked to be.
@@ -123,7 +111,7 @@ impl Kernel {
     /// [`KernelError`] if neither has any names.
     pub fn open(
         memory: &mut dyn Memory,
-        found: Found,
+        found: linux::Kernel,
         sources: Sources<'_>,
     ) -> Result<Self, KernelError> {
         let Sources {
@@ -167,7 +155,7 @@ impl Kernel {
 
     fn from_memory(
         memory: &mut dyn Memory,
-        found: Found,
+        found: linux::Kernel,
         index: Index,
         cache: &Cache,
     ) -> Result<Self, KernelError> {
@@ -212,7 +200,7 @@ impl Kernel {
 
     /// What was found out about it before.
     #[must_use]
-    pub fn found(&self) -> &Found {
+    pub fn found(&self) -> &linux::Kernel {
         &self.found
     }
 
@@ -371,7 +359,9 @@ impl Kernel {
         found.ok().flatten()
     }
 
-    fn module_at(&self, address: u64) -> Option<&Loaded> {
+    /// The module that an address belongs to.
+    #[must_use]
+    pub fn module_at(&self, address: u64) -> Option<&Loaded> {
         let mut all = self.modules.iter();
         all.find(|it| it.module.contains(address))
     }
@@ -386,7 +376,7 @@ impl Kernel {
     }
 
     /// Where a symbol of the kernel is. Per-CPU variables that are linked at 0 do not move with it.
-    fn placed(&self, symbol: &Symbol<'_>) -> u64 {
+    pub(crate) fn placed(&self, symbol: &Symbol<'_>) -> u64 {
         let is_of_cpu = symbol.kind == Kind::PerCpu && symbol.address < KERNEL.start;
         let slide = if is_of_cpu { 0 } else { self.found.slide };
         symbol.address.wrapping_add(slide)
@@ -470,7 +460,7 @@ impl Kernel {
         match known {
             Some((2, end)) => Format::TwoBits { end },
             Some(_) => Format::ThreeBits,
-            None if is_before_6_4(&self.found.banner) => Format::TwoBits { end: 2 },
+            None if is_before_6_4(self.found.release()) => Format::TwoBits { end: 2 },
             None => Format::ThreeBits,
         }
     }
@@ -497,7 +487,7 @@ impl Loaded {
 /// The kernel's own table of names; kept under its build-id, for it is long.
 fn live_symbols(
     memory: &mut dyn Memory,
-    found: &Found,
+    found: &linux::Kernel,
     cache: &Cache,
 ) -> Result<SymbolTable, KernelError> {
     let id = found.build_id.as_ref();
@@ -505,7 +495,7 @@ fn live_symbols(
     if let Some(table) = known.and_then(|it| SymbolTable::from_bytes(&it)) {
         return Ok(table);
     }
-    let table = kallsyms(memory, found.banner_at)?.moved(found.slide.wrapping_neg());
+    let table = kallsyms(memory, found.banner)?.moved(found.slide.wrapping_neg());
     if let Some(id) = id {
         cache.store(id, SYMBOLS_CACHE, &table.to_bytes());
     }
@@ -515,7 +505,7 @@ fn live_symbols(
 /// The kernel's own types.
 fn live_types(
     memory: &mut dyn Memory,
-    found: &Found,
+    found: &linux::Kernel,
     symbols: &SymbolTable,
     cache: &Cache,
 ) -> Result<Types, KernelError> {
@@ -536,10 +526,9 @@ fn live_types(
     Ok(Types::of_btf(bytes)?)
 }
 
-/// Whether the version in a banner is one of before 6.4.
-fn is_before_6_4(banner: &str) -> bool {
-    let version = banner.strip_prefix("Linux version ").unwrap_or(banner);
-    let mut numbers = version.split(|it: char| !it.is_ascii_digit());
+/// Whether a release like `6.1.0` is one of before 6.4.
+fn is_before_6_4(release: &str) -> bool {
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit());
     let mut next = || numbers.next().and_then(|it| it.parse::<u32>().ok());
     (next(), next()) < (Some(6), Some(4))
 }

@@ -5,12 +5,14 @@
 //! through [`target::Target`]; the modules that speak a protocol implement them.
 
 pub mod boot_args;
+pub mod commands;
 pub mod discover;
 pub mod expression;
 pub mod kdp;
 pub mod kernel;
 pub mod macho;
 pub mod modules;
+pub mod pages;
 pub mod paging;
 pub mod rsp;
 pub mod serve;

@@ -1,7 +1,7 @@
 //! Names in expressions are those of a kernel.
 
 use super::{Kernel, KernelError, Kind, Tag, Type, TypeId, Types};
-use crate::expression::{Place, Problem, ProblemKind, Scope, Value, bytes_of, evaluate};
+use crate::expression::{Place, Problem, ProblemKind, Scope, Value, bytes_of, evaluate, number_of};
 use crate::target::Memory;
 use crate::types::Show;
 
@@ -26,6 +26,24 @@ impl Kernel {
     ) -> Result<Value, Problem> {
         let mut scope = OfCpu { kernel: self, cpu };
         evaluate(text, &mut scope, memory)
+    }
+
+    /// Works out an expression that is an address: a number, or a function, an array or a symbol
+    /// without a known type, which stand for where they are.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem`] says what is wrong with it, and where.
+    pub fn address(
+        &mut self,
+        memory: &mut dyn Memory,
+        text: &str,
+        cpu: u32,
+    ) -> Result<u64, Problem> {
+        let mut scope = OfCpu { kernel: self, cpu };
+        let value = evaluate(text, &mut scope, memory)?;
+        let address = number_of(value, &mut scope, memory);
+        address.map_err(|kind| Problem { at: 0, kind })
     }
 
     /// A value as text, as GDB writes it.

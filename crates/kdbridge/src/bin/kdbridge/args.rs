@@ -1,6 +1,8 @@
 //! What can be typed. Help, completions and the man pages are made from this.
 
 use std::ffi::OsString;
+pub(crate) mod look;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     /// left, in whatever way. The first that changes something controls the machine; others read.
     #[command(visible_alias = "connect")]
     Serve(Serve),
+    #[command(flatten)]
+    Look(look::Look),
     /// Translate the boot-arg `debug` of an XNU kernel between names and a number.
     ///
     /// `kdbridge boot-args halt,nmi,arp` prints `debug=0x45`, and `kdbridge boot-args 0x45` prints

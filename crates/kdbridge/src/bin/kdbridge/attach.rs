@@ -1,5 +1,7 @@
 //! From what was typed to a machine and its kernel.
 
+use std::path::Path;
+
 use anyhow::{Context, bail};
 use kdbridge::discover;
 use kdbridge::discover::linux::{self, Image, NotFound};
@@ -8,7 +10,7 @@ use kdbridge::rsp::link::Address;
 use kdbridge::rsp::target::PATIENCE;
 use kdbridge::serve::{Locate, Whereabouts};
 use kdbridge::symbols::{ElfFile, SymbolTable};
-use kdbridge::target::Target;
+use kdbridge::target::{Memory, Target};
 use kdbridge::xnu::FilesError;
 
 use crate::args::Kernel;
@@ -35,13 +37,14 @@ pub(crate) fn connect(place: &Place, kernel: &Kernel) -> anyhow::Result<Attached
     Ok(Attached { target, xnu })
 }
 
-fn stub(address: &Address) -> anyhow::Result<Box<dyn Target + Send>> {
+/// Connects to a stub.
+pub(crate) fn stub(address: &Address) -> anyhow::Result<Box<dyn Target + Send>> {
     Ok(Box::new(RspTarget::connect(address, PATIENCE)?))
 }
 
 /// What the file of a kernel says, if one was named.
-pub(crate) fn image(kernel: &Kernel) -> anyhow::Result<Option<Image>> {
-    let Some(path) = &kernel.vmlinux else {
+pub(crate) fn image(vmlinux: Option<&Path>) -> anyhow::Result<Option<Image>> {
+    let Some(path) = vmlinux else {
         return Ok(None);
     };
     let read = || -> anyhow::Result<Image> {
@@ -110,7 +113,11 @@ fn find(target: &mut dyn Target, image: Option<&Image>, xnu: &Xnu) -> Result<Fou
     linux.or_else(|error| xnu.find(target).map(Found::Xnu).map_err(|_| error))
 }
 
-fn find_linux(target: &mut dyn Target, image: Option<&Image>) -> Result<linux::Kernel, NotFound> {
+/// Finds Linux, or the one that a file belongs to.
+pub(crate) fn find_linux(
+    target: &mut dyn Memory,
+    image: Option<&Image>,
+) -> Result<linux::Kernel, NotFound> {
     match image {
         Some(image) => linux::locate(target, image),
         None => linux::find(target),

@@ -2,6 +2,7 @@
 
 mod boot_args;
 mod debug;
+mod look;
 mod serve;
 mod serve_kdp;
 
@@ -22,6 +23,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     match command {
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Look(command) => look::run(command),
         Command::BootArgs(arguments) => boot_args::run(&arguments),
         Command::ServeKdp(arguments) => serve_kdp::run(&arguments),
         Command::Completions { shell } => {

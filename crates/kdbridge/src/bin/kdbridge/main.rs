@@ -5,6 +5,7 @@ mod attach;
 mod command;
 mod output;
 mod place;
+mod session;
 mod xnu;
 
 use std::process::ExitCode;

@@ -18,7 +18,7 @@ use crate::attach;
 use crate::output;
 
 pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
-    let image = attach::image(&arguments.kernel)?;
+    let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("kdbridge");
     let mut debugger = command(&arguments.debugger, &socket)?;

@@ -15,7 +15,7 @@ use crate::attach;
 use crate::output;
 
 pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
-    let image = attach::image(&arguments.kernel)?;
+    let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
     let listener = Listener::bind(&arguments.listen);
     let listener = listener.with_context(|| format!("{}", arguments.listen))?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;

@@ -1,0 +1,55 @@
+//! What is answered without a debugger.
+
+mod bt;
+mod mem;
+mod print;
+mod symbols;
+mod trap;
+
+use std::fmt::Display;
+
+use anyhow::anyhow;
+use kdbridge::commands::{info, log, modules, regs};
+use kdbridge::expression::Problem;
+use kdbridge::kernel::Kernel;
+use kdbridge::target::Target;
+use serde::Serialize;
+
+use crate::args::look::{Look, Options};
+use crate::{output, session};
+
+pub(super) fn run(command: Look) -> anyhow::Result<()> {
+    match command {
+        Look::Info(args) => show(&args.options, |target, kernel| {
+            Ok(info::info(target, kernel)?)
+        }),
+        Look::Bt(args) => bt::run(&args),
+        Look::Break(args) => trap::wait(&args),
+        Look::Mem(args) => mem::run(&args),
+        Look::Regs(args) => show(&args.options, |target, kernel| {
+            let cpu = session::cpu(target, args.cpu)?;
+            Ok(regs::regs(target, kernel, cpu)?)
+        }),
+        Look::Print(args) => print::run(&args),
+        Look::Modules(args) => show(&args.options, |_, kernel| Ok(modules::modules(kernel))),
+        Look::Symbols(args) => symbols::run(&args),
+        Look::Watch(args) => trap::watch(&args),
+        Look::Log(args) => show(&args.options, |target, kernel| {
+            Ok(log::log(target, kernel)?)
+        }),
+    }
+}
+
+/// Looks at a kernel and prints a report.
+fn show<R: Display + Serialize>(
+    options: &Options,
+    look: impl FnOnce(&mut dyn Target, &mut Kernel) -> anyhow::Result<R>,
+) -> anyhow::Result<()> {
+    let report = session::with(options, look)?;
+    output::report(&report, options.json)
+}
+
+/// Shows what is wrong with an expression below it.
+fn with_mark<T>(text: &str, result: Result<T, Problem>) -> anyhow::Result<T> {
+    result.map_err(|problem| anyhow!("\n{}", problem.shown_in(text)))
+}
