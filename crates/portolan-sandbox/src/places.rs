@@ -68,7 +68,8 @@ pub enum Access {
     Device,
     /// The processes of this namespace, to read.
     Processes,
-    /// Everything, but for devices and sockets.
+    /// Everything, but for devices and sockets. A program in T1 that has groups moves nothing from one
+    /// directory to another there.
     Write,
     /// Everything, but for devices.
     Own,

@@ -95,7 +95,7 @@ calls! {
     /// `sched_getscheduler(process)`
     SCHED_GETSCHEDULER = libc::SYS_sched_getscheduler, [Number];
     /// `fcntl(descriptor, F_SETOWN, process)`
-    FCNTL_SETOWN = libc::SYS_fcntl, [Number, OneOf(&[8]), Number];
+    FCNTL_NUMBER = libc::SYS_fcntl, [Number, OneOf(&[4, 8, 10]), Number];
     /// `shmget(key, size, flags)`
     SHMGET = libc::SYS_shmget, [Number, Number, Number];
     /// `shmat(segment, 0, 0)`

@@ -140,12 +140,6 @@ fn check(conditions: &[Condition]) -> Vec<Instruction> {
             program.push(missed);
             program
         }
-        Condition::NoneOf(argument, mask, values) => {
-            let mut program = load(argument, mask);
-            program.extend(jumps_behind(values));
-            program.extend([step(JUMP, 1), missed]);
-            program
-        }
         Condition::Null(argument) => vec![
             step(LOAD, offset(argument)),
             skip(JUMP_EQUAL, 0, 0, 2),

@@ -71,18 +71,16 @@ impl Needs {
 }
 
 /// A condition on an argument. The kernel takes an `int` from the lower 32 bits, whatever is above
-/// them, and so do the first two.
+/// them, and so does the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Condition {
     /// The masked argument is one of these.
     OneOf(u8, u32, &'static [u32]),
-    /// The masked argument is none of these.
-    NoneOf(u8, u32, &'static [u32]),
     /// The pointer is null, all of its 64 bits.
     Null(u8),
 }
 
-use Condition::{NoneOf, Null, OneOf};
+use Condition::{Null, OneOf};
 
 pub(super) const EPERM: u16 = 1;
 pub(super) const ENOSYS: u16 = 38;
@@ -108,9 +106,32 @@ const KINDS: &[u32] = &[0, 0o100_000, 0o010_000];
 const NODES_MODE1: Rule = cases(&[when(&[OneOf(1, KIND, KINDS)])]);
 const NODES_MODE2: Rule = cases(&[when(&[OneOf(2, KIND, KINDS)])]);
 
-/// Not `F_SETOWN`, `F_SETOWN_EX`, `F_SETLEASE` and `F_NOTIFY`: signals to others, and files that
-/// nobody else can open.
-const FCNTL: Rule = cases(&[when(&[NoneOf(1, ALL, &[8, 15, 1024, 1026])])]);
+/// Not `F_SETOWN`, `F_SETOWN_EX`, `F_SETSIG` and `F_NOTIFY`, which are about signals to others, nor
+/// `F_SETLEASE`, which makes files that nobody else can open.
+const COMMANDS: &[u32] = &[
+    // F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_GETLK, F_SETLK, F_SETLKW, F_GETOWN, F_GETSIG, F_GETOWN_EX.
+    0, 1, 2, 3, 5, 6, 7, 9, 11, 16, // F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW.
+    36, 37, 38, // F_GETLEASE, F_DUPFD_QUERY, F_CREATED_QUERY, F_DUPFD_CLOEXEC.
+    1025, 1027, 1028, 1030, // F_SETPIPE_SZ, F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS.
+    1031, 1032, 1033, 1034,
+    // F_GET_RW_HINT, F_SET_RW_HINT, F_GET_FILE_RW_HINT, F_SET_FILE_RW_HINT.
+    1035, 1036, 1037, 1038,
+];
+/// A terminal signals the processes in its foreground whenever it can be read, if its open file has
+/// `O_ASYNC`, and nobody has to own it.
+const O_ASYNC: u32 = 0o20_000;
+/// `F_SETFL` is 4.
+const FCNTL: Rule = cases(&[
+    when(&[OneOf(1, ALL, COMMANDS)]),
+    when(&[OneOf(1, ALL, &[4]), OneOf(2, O_ASYNC, &[0])]),
+]);
+
+/// Without a tree of its own a program can reach files to read that are its user's. They do not get
+/// another user's or group's rights.
+const MODES: Rule = cases(&[
+    needing(Needs::OwnTree, &[]),
+    when(&[OneOf(1, 0o6000, &[0])]),
+]);
 
 /// What terminals, pipes and files of a disk are asked. `TIOCSTI`, `TIOCLINUX` and the others that
 /// type for somebody else or belong to devices are not in it.
@@ -145,10 +166,9 @@ const REQUESTS: &[u32] = &[
     0x402c_542b,
     0x402c_542c,
     0x402c_542d,
-    // FIONCLEX, FIOCLEX, FIOASYNC.
+    // FIONCLEX, FIOCLEX.
     0x5450,
     0x5451,
-    0x5452,
     // FICLONE, FICLONERANGE, FS_IOC_GETFLAGS, FS_IOC_FIEMAP.
     0x4004_9409,
     0x4020_940d,
@@ -383,7 +403,7 @@ pub(super) const CALLS: &[Call] = &[
     ("unlinkat", both(263, 35), ALLOWED),
     ("symlink", x86_64(88), ALLOWED),
     ("symlinkat", both(266, 36), ALLOWED),
-    ("fchmod", both(91, 52), ALLOWED),
+    ("fchmod", both(91, 52), MODES),
     ("fchown", both(93, 55), ALLOWED),
     ("umask", both(95, 166), ALLOWED),
     ("fsetxattr", both(190, 7), ALLOWED),
@@ -405,7 +425,7 @@ pub(super) const CALLS: &[Call] = &[
     ("faccessat2", both(439, 439), ALLOWED),
     ("readlink", x86_64(89), ALLOWED),
     ("readlinkat", both(267, 78), ALLOWED),
-    ("statfs", both(137, 43), ALLOWED),
+    ("statfs", both(137, 43), WITH_OWN_TREE),
     // Changes to files by their paths, which Landlock does not see.
     ("chmod", x86_64(90), WITH_OWN_TREE),
     ("fchmodat", both(268, 53), WITH_OWN_TREE),

@@ -76,9 +76,6 @@ fn expected(
         Condition::OneOf(index, mask, values) => {
             values.contains(&(arguments[usize::from(index)] as u32 & mask))
         }
-        Condition::NoneOf(index, mask, values) => {
-            !values.contains(&(arguments[usize::from(index)] as u32 & mask))
-        }
         Condition::Null(index) => arguments[usize::from(index)] == 0,
     };
     let allows = |case: &Case| case.needs.are_met(allowances) && case.conditions.iter().all(holds);
@@ -106,11 +103,20 @@ fn interesting() -> Vec<u64> {
         .flat_map(|(_, _, rule)| rule.cases)
         .flat_map(|case| case.conditions);
     let values = conditions.flat_map(|condition| match condition {
-        Condition::OneOf(_, _, values) | Condition::NoneOf(_, _, values) => *values,
+        Condition::OneOf(_, _, values) => *values,
         Condition::Null(_) => &[],
     });
     let mut all: Vec<u64> = values.map(|value| u64::from(*value)).collect();
-    all.extend([0x5412, 0x541c, 0x1000_0000, 0x0002_0000, 262, u64::MAX]);
+    all.extend([
+        0x5412,
+        0x541c,
+        0x1000_0000,
+        0x0002_0000,
+        262,
+        0x2000,
+        0o6755,
+        u64::MAX,
+    ]);
     all.sort_unstable();
     all.dedup();
     let high = all.clone().into_iter().map(|value| value | 1 << 32);

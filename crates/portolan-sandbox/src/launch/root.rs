@@ -3,7 +3,11 @@
 //! The places are cloned first, while they can still be reached by their paths, and put into a new
 //! and empty tree afterwards. They keep their paths, so a program finds the same files in both
 //! tiers.
+//!
+//! Other programs may change what is in a place meanwhile. So the new tree is the root before
+//! anything is put into it, and no link is followed in it: nothing is made or opened anywhere else.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +17,8 @@ use crate::places::{self, Access, Granted, Link, Place};
 use crate::probe::Part;
 use crate::profile::Tier;
 use portolan_sys::confine::restrict_mount;
-use rustix::fs::{CWD, FileType};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, move_mount, open_tree, unmount,
@@ -45,8 +50,15 @@ pub(crate) fn build(granted: &Granted) -> Result<(), Failure> {
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", SITE, "tmpfs", flags, OPTIONS).map_err(missing(Part::Mounts))?;
+    add_processes()?;
+    let unmounted = |source| Failure::Missing {
+        tier: Tier::T2,
+        part: Part::Mounts,
+        source,
+    };
+    enter().map_err(unmounted)?;
     for (place, source) in parts {
-        let put = source.put(&in_site(&place.path));
+        let put = source.put(&place.path);
         put.map_err(|source| failure(place, source))?;
     }
     for link in links {
@@ -55,15 +67,12 @@ pub(crate) fn build(granted: &Granted) -> Result<(), Failure> {
             source,
         })?;
     }
-    add_processes(&in_site(Path::new("/proc")))?;
-    enter().map_err(|source| Failure::Missing {
-        tier: Tier::T2,
-        part: Part::Mounts,
-        source,
-    })
+    let root = open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLOEXEC);
+    let root = root.map_err(|errno| unmounted(errno.into()))?;
+    restrict_mount(&root, true, true, false).map_err(unmounted)
 }
 
-fn missing(part: Part) -> impl Fn(rustix::io::Errno) -> Failure {
+fn missing(part: Part) -> impl Fn(Errno) -> Failure {
     move |errno| Failure::Missing {
         tier: Tier::T2,
         part,
@@ -78,10 +87,6 @@ fn failure(place: &Place, source: io::Error) -> Failure {
     }
 }
 
-fn in_site(path: &Path) -> PathBuf {
-    Path::new(SITE).join(path.strip_prefix("/").unwrap_or(path))
-}
-
 /// A link in a place is there already.
 fn put_link(link: &Link, places: &[Place]) -> io::Result<()> {
     let is_there =
@@ -89,13 +94,58 @@ fn put_link(link: &Link, places: &[Place]) -> io::Result<()> {
     if places.iter().any(is_there) {
         return Ok(());
     }
-    let at = in_site(&link.path);
-    if let Some(parent) = at.parent() {
-        fs::create_dir_all(parent)?;
+    match put_symlink(&link.target, &link.path) {
+        Err(Errno::EXIST) => Ok(()),
+        other => Ok(other?),
     }
-    match std::os::unix::fs::symlink(&link.target, at) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+}
+
+fn put_symlink(target: &Path, path: &Path) -> Result<(), Errno> {
+    let above = site(path.parent().unwrap_or(Path::new("/")), true)?;
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    rustix::fs::symlinkat(target, above, name)
+}
+
+/// What is at a path in the new tree, made if it is not there: a directory, or an empty file. A link
+/// on the way or there is an error.
+fn site(path: &Path, is_directory: bool) -> Result<OwnedFd, Errno> {
+    let names: Vec<_> = path.iter().skip(1).collect();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open("/", flags, Mode::empty())?;
+    for (depth, name) in names.iter().enumerate() {
+        let is_last = depth + 1 == names.len();
+        at = step(&at, name, is_directory || !is_last)?;
+    }
+    Ok(at)
+}
+
+fn step(above: &OwnedFd, name: &OsStr, is_directory: bool) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(above, name, flags, Mode::empty());
+    let found = match open() {
+        Err(Errno::NOENT) => {
+            make(above, name, is_directory)?;
+            open()?
+        }
+        other => other?,
+    };
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    match (kind, is_directory) {
+        (FileType::Symlink, _) => Err(Errno::LOOP),
+        (FileType::Directory, false) => Err(Errno::ISDIR),
+        (FileType::Directory, true) => Ok(found),
+        (_, true) => Err(Errno::NOTDIR),
+        (_, false) => Ok(found),
+    }
+}
+
+fn make(above: &OwnedFd, name: &OsStr, is_directory: bool) -> Result<(), Errno> {
+    match is_directory {
+        true => rustix::fs::mkdirat(above, name, Mode::from(0o755)),
+        false => {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            rustix::fs::openat(above, name, flags, Mode::from(0o644)).map(drop)
+        }
     }
 }
 
@@ -133,12 +183,12 @@ impl Source {
         };
         let tree = match opened {
             Ok(tree) => tree,
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
-            Err(rustix::io::Errno::PERM | rustix::io::Errno::NOSYS) => {
-                return Err(missing(Part::Mounts)(rustix::io::Errno::PERM));
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+            Err(Errno::PERM | Errno::NOSYS) => {
+                return Err(missing(Part::Mounts)(Errno::PERM));
             }
             // What this user cannot reach is not there for the program either.
-            Err(rustix::io::Errno::ACCESS) => return Ok(None),
+            Err(Errno::ACCESS) => return Ok(None),
             Err(error) => return Err(failure(place, error.into())),
         };
         let read_only = place.access == Access::Read;
@@ -151,31 +201,26 @@ impl Source {
     }
 
     /// A place below another one is there already, with the same name.
-    fn put(self, at: &Path) -> io::Result<()> {
-        if let Some(parent) = at.parent() {
-            fs::create_dir_all(parent)?;
-        }
+    fn put(self, path: &Path) -> io::Result<()> {
         let (tree, is_directory) = match self {
-            Self::Directory => return fs::create_dir_all(at),
-            Self::Link(target) => return std::os::unix::fs::symlink(target, at),
+            Self::Directory => return Ok(site(path, true).map(drop)?),
+            Self::Link(target) => return Ok(put_symlink(&target, path)?),
             Self::Tree { tree, is_directory } => (tree, is_directory),
         };
-        if !at.exists() {
-            match is_directory {
-                true => fs::create_dir(at)?,
-                false => drop(fs::File::create(at)?),
-            }
-        }
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        Ok(move_mount(&tree, "", CWD, at, flags)?)
+        let at = site(path, is_directory)?;
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        Ok(move_mount(&tree, "", &at, "", flags)?)
     }
 }
 
 /// Without anything but processes in it (`subset=pid`): what else is in `/proc` is about the
-/// machine, or can be used to change it.
-fn add_processes(at: &Path) -> Result<(), Failure> {
-    fs::create_dir_all(at).map_err(|source| Failure::Place {
-        path: at.to_owned(),
+/// machine, or can be used to change it. The kernel makes it only for who sees one already, and so
+/// before the old tree is gone.
+fn add_processes() -> Result<(), Failure> {
+    let at = Path::new(SITE).join("proc");
+    fs::create_dir(&at).map_err(|source| Failure::Place {
+        path: at.clone(),
         source,
     })?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -188,7 +233,5 @@ fn enter() -> io::Result<()> {
     std::env::set_current_dir(SITE)?;
     rustix::process::pivot_root(".", ".")?;
     unmount(".", UnmountFlags::DETACH)?;
-    std::env::set_current_dir("/")?;
-    let root = open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
-    restrict_mount(&root, true, true, false)
+    std::env::set_current_dir("/")
 }

@@ -18,7 +18,7 @@ pub(crate) fn report() -> Result<(), Failure> {
         t1: attempt(Tier::T1, |parent| {
             privileges::drop_all().map_err(Failure::Privileges)?;
             let places = places::everywhere(Tier::T1);
-            rights::restrict_to(Tier::T1, Allowances::default(), &places)?;
+            rights::restrict_to(Tier::T1, Allowances::default(), &places, true)?;
             try_filter(Tier::T1)?;
             try_signal(parent)
         }),
@@ -35,7 +35,7 @@ pub(crate) fn report() -> Result<(), Failure> {
                     root::build(&granted)?;
                     privileges::drop_all().map_err(Failure::Privileges)?;
                     let places = &granted.places;
-                    rights::restrict_to(Tier::T2, Allowances::default(), places)?;
+                    rights::restrict_to(Tier::T2, Allowances::default(), places, true)?;
                     try_filter(Tier::T2)
                 }
             }

@@ -136,19 +136,16 @@ fn directory() -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// What only root can make for another user: files of somebody else, and, if these programs are out
-/// of that user's reach, copies of them.
+/// Copies of these programs, if the user that is meant cannot reach them or they have other names; and
+/// what only root can make for another user: files of somebody else.
 fn prepare(directory: &Path, programs: &Programs, user: Option<&Identity>) -> io::Result<Programs> {
     for name in ["other", "programs"] {
         fs::create_dir(directory.join(name))?;
     }
-    let Some(Identity { uid, gid, .. }) = user else {
-        return Ok(programs.clone());
-    };
-    fs::write(directory.join("other/readable"), "secret")?;
-    copy(&programs.prober, &directory.join(SET_USER_ID), 0o4755)?;
     let reached = |program: &PathBuf, name| {
-        if is_everybodys(program) {
+        // A launcher that has another name is one by this name only.
+        let is_named = program.file_name().is_some_and(|own| own == name);
+        if is_named && (user.is_none() || is_everybodys(program)) {
             return Ok(program.clone());
         }
         let copied = directory.join("programs").join(name);
@@ -159,6 +156,11 @@ fn prepare(directory: &Path, programs: &Programs, user: Option<&Identity>) -> io
         launcher: reached(&programs.launcher, "portolan-launch")?,
         prober: reached(&programs.prober, "portolan-probe")?,
     };
+    let Some(Identity { uid, gid, .. }) = user else {
+        return Ok(reached);
+    };
+    fs::write(directory.join("other/readable"), "secret")?;
+    copy(&programs.prober, &directory.join(SET_USER_ID), 0o4755)?;
     for name in ["", "other", "programs"] {
         chown(directory.join(name), Some(*uid), Some(*gid))?;
     }

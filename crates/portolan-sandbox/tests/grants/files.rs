@@ -3,6 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use crate::site::{Site, errors, output, tiers};
 
@@ -224,5 +227,68 @@ fn folders_are_where_the_user_has_them() {
             "song\n",
             "{tier}"
         );
+    }
+}
+
+/// How often a program is started while its places are exchanged for links.
+const STARTS: u32 = 60;
+
+/// What somebody else does who may write to a place: `x` is a file, a directory and links by turns.
+fn exchange(place: &Path, links: &[PathBuf], go_on: &AtomicBool) {
+    let x = place.join("x");
+    let put = place.join("put");
+    while go_on.load(Ordering::Relaxed) {
+        fs::write(&put, "").expect("write");
+        fs::rename(&put, &x).expect("rename");
+        for link in links {
+            symlink(link, &put).expect("a link");
+            fs::rename(&put, &x).expect("rename");
+        }
+    }
+}
+
+#[test]
+fn w02_a_place_that_is_exchanged_for_a_link_leads_nowhere() {
+    for tier in tiers() {
+        let site = Site::new();
+        let victim = site.file("home/victim", "kept\n");
+        let made = site.path("home/made");
+        let place = site.directory("home/place");
+        site.file("home/place/x", "");
+        let granted = excepted("home-relative-path.read-only", &["/place/"])
+            + &excepted("home-relative-path.read-write", &["/place/x"]);
+        let go_on = AtomicBool::new(true);
+        let links = [victim.clone(), made.clone()];
+        thread::scope(|scope| {
+            let attacker = scope.spawn(|| exchange(&place, &links, &go_on));
+            for _ in 0..STARTS {
+                // Whether it is started is chance.
+                site.shell(tier, &granted, "exit");
+            }
+            go_on.store(false, Ordering::Relaxed);
+            attacker.join().expect("the other program");
+        });
+        assert_eq!(fs::read_to_string(&victim).expect("it is there"), "kept\n");
+        assert!(!made.exists(), "{tier}");
+    }
+}
+
+#[test]
+fn w05_nobodys_socket_is_moved_into_a_groups_container() {
+    for tier in tiers() {
+        let site = Site::new();
+        let place = site.directory("home/place");
+        let _socket = UnixListener::bind(place.join("socket")).expect("bind");
+        site.give(&place.join("socket"));
+        let granted = excepted("home-relative-path.read-write", &["/place/"])
+            + "\"com.apple.security.application-groups\" = [\"group.a\"]\n";
+        let script = format!(
+            "cd {place:?}; to=\"$PORTOLAN_GROUP_CONTAINERS/group.a\"
+             ln socket \"$to/linked\" && echo linked
+             echo > file; mv file renamed && echo renamed; cp renamed \"$to/copied\" && echo copied
+             python3 -c 'import os, sys; os.rename(\"socket\", sys.argv[1])' \"$to/moved\" && echo moved"
+        );
+        let ran = site.shell(tier, &granted, &script);
+        assert_eq!(output(&ran), "renamed\ncopied\n", "{tier} {}", errors(&ran));
     }
 }

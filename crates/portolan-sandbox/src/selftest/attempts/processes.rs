@@ -52,6 +52,18 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     Attempt::new(
         10,
+        "choose_signal",
+        "choose the signal of an open file (F_SETSIG)",
+        choose_signal,
+    ),
+    Attempt::new(
+        10,
+        "signal_when_readable",
+        "have an open file signal whom it likes (O_ASYNC)",
+        signal_when_readable,
+    ),
+    Attempt::new(
+        10,
         "limit_victim",
         "prlimit victim (RLIMIT_CPU -> kill)",
         limit_victim,
@@ -178,7 +190,22 @@ fn own_by_signal(outside: &Outside) -> Attempted {
     use std::os::fd::AsRawFd as _;
     let (reader, _writer) = rustix::pipe::pipe()?;
     let descriptor = reader.as_raw_fd().into();
-    numbers(Call::FCNTL_SETOWN, [descriptor, 8, outside.number()])
+    numbers(Call::FCNTL_NUMBER, [descriptor, 8, outside.number()])
+}
+
+fn choose_signal(_: &Outside) -> Attempted {
+    use std::os::fd::AsRawFd as _;
+    let (reader, _writer) = rustix::pipe::pipe()?;
+    let descriptor = reader.as_raw_fd().into();
+    numbers(Call::FCNTL_NUMBER, [descriptor, 10, 9])
+}
+
+/// A terminal has those who are in its foreground signalled, and nobody has to own it for that.
+fn signal_when_readable(_: &Outside) -> Attempted {
+    use std::os::fd::AsRawFd as _;
+    let (reader, _writer) = rustix::pipe::pipe()?;
+    let descriptor = reader.as_raw_fd().into();
+    numbers(Call::FCNTL_NUMBER, [descriptor, 4, 0o20_000])
 }
 
 /// A limit that is seen and never reached.
