@@ -1,5 +1,6 @@
 //! The modules of a running Linux kernel: what is loaded, and where its sections are.
 
+mod libraries;
 mod library;
 mod materialise;
 
@@ -11,6 +12,7 @@ use crate::target::{Memory, TargetError};
 use crate::types::{Type, TypeId, Types};
 use crate::unwind::Arrays;
 
+pub use libraries::Libraries;
 pub use library::{library_addresses, library_list};
 pub use materialise::{MaterialiseError, Materialised, materialise};
 

@@ -53,10 +53,26 @@ pub struct Whereabouts {
 /// Finds the kernel each time that the first debugger connects: the machine may have booted again.
 pub type Locate = Box<dyn FnMut(&mut dyn Target) -> Option<Whereabouts> + Send>;
 
+/// A module in forms that debuggers understand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Library {
+    /// Its file, for GDB.
+    pub file: PathBuf,
+    /// Where each section of that is which takes memory, in the order of the file.
+    pub sections: Vec<u64>,
+    /// A copy that is linked to where it is, for LLDB, and the lowest address in it.
+    pub copy: Option<(PathBuf, u64)>,
+}
+
+/// Lists the modules that have files, each time that a debugger asks.
+pub type Modules = Box<dyn FnMut(&mut dyn Target) -> Vec<Library> + Send>;
+
 /// What a server does beside answering.
 pub struct Options {
     /// Finds the kernel.
     pub locate: Locate,
+    /// Lists the modules.
+    pub modules: Modules,
     /// A debugger that kills what it debugs ends the machine; else it only leaves it.
     pub allow_kill: bool,
     /// Is told what no debugger can be told.
@@ -286,6 +302,8 @@ fn answer<T: Target>(
     request: &[u8],
 ) -> Result<(), TargetError> {
     client.acknowledge(true);
+    // A debugger that waits for that asks again, and some answers take a while.
+    client.flush().ok();
     match requests::answer(machine, client.id, &mut client.talk, request)? {
         Answer::Packet(payload) => client.answer(&payload),
         Answer::WithoutAcks => {

@@ -220,7 +220,7 @@ proptest! {
         let machine = Machine::new();
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("bridge"));
-        let options = Options { locate: Box::new(|_| None), allow_kill: false, remark: Box::new(|_| ()) };
+        let options = Options { locate: Box::new(|_| None), modules: Box::new(|_| Vec::new()), allow_kill: false, remark: Box::new(|_| ()) };
         let listener = Listener::bind(&address).unwrap();
         let mut server = Server::new(machine.clone(), listener, options).unwrap();
         let (end, ended) = UnixStream::pair().unwrap();

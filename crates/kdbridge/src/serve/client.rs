@@ -48,6 +48,10 @@ pub(super) struct Talk {
     pub(super) error_texts: bool,
     /// Memory that is asked for is physical.
     pub(super) physical: bool,
+    /// It has asked for the modules.
+    pub(super) knows_libraries: bool,
+    /// The list of modules that it reads in pieces.
+    pub(super) libraries: String,
     /// It waits to be told of a stop.
     pub(super) waits: bool,
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::cache::Cache;
 use super::client::Id;
+use super::dialect::Dialect;
 use super::{Options, Whereabouts};
+use crate::modules::library_list;
 use crate::target::{Cpu, Stop, Target, TargetError, Trap};
 
 /// How long a machine may take to stop. A virtual machine takes less than a millisecond, on a busy
@@ -117,6 +119,19 @@ impl<T: Target> Machine<T> {
         self.running = false;
         self.stop = Some(stop);
         Ok(true)
+    }
+
+    /// The modules, as a debugger of this dialect reads them.
+    pub(super) fn libraries(&mut self, dialect: Dialect) -> String {
+        let libraries = (self.options.modules)(&mut self.target);
+        let listed = libraries.iter().filter_map(|library| match dialect {
+            Dialect::Gdb => Some((library.file.to_str()?, library.sections.as_slice())),
+            Dialect::Lldb => {
+                let (path, base) = library.copy.as_ref()?;
+                Some((path.to_str()?, std::slice::from_ref(base)))
+            }
+        });
+        library_list(listed)
     }
 
     /// Asks for control, which whoever asks first has until it leaves.

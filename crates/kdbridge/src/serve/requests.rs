@@ -290,6 +290,9 @@ impl<T: Target> Conversation<'_, T> {
         if let Some(range) = request.strip_prefix(b"qXfer:exec-file:read:") {
             return self.file(range);
         }
+        if let Some(range) = request.strip_prefix(b"qXfer:libraries:read::") {
+            return self.libraries(range);
+        }
         if let Some(thread) = request.strip_prefix(b"qThreadExtraInfo,") {
             return self.thread_name(thread);
         }
@@ -322,7 +325,7 @@ impl<T: Target> Conversation<'_, T> {
             ""
         };
         format!(
-            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;{file}vContSupported+;swbreak+;hwbreak+;binary-upload+"
+            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;qXfer:libraries:read+;{file}vContSupported+;swbreak+;hwbreak+;binary-upload+"
         )
     }
 
@@ -365,6 +368,16 @@ impl<T: Target> Conversation<'_, T> {
         let kernel = self.machine.whereabouts.as_ref();
         let path = kernel.and_then(|kernel| kernel.file.as_ref());
         Ok(path.map_or("".into(), |path| piece(path.as_os_str().as_bytes(), range)))
+    }
+
+    fn libraries(&mut self, range: &[u8]) -> Result<Answer, Refusal> {
+        let range = hex::pair(range).ok_or(Refusal::Malformed)?;
+        self.standing()?;
+        if range.0 == 0 {
+            self.talk.knows_libraries = true;
+            self.talk.libraries = self.machine.libraries(self.talk.dialect);
+        }
+        Ok(piece(self.talk.libraries.as_bytes(), range))
     }
 
     fn thread_name(&mut self, thread: &[u8]) -> Result<Answer, Refusal> {

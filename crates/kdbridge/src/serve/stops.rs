@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::client::Talk;
+use super::dialect::Dialect;
 use super::machine::Machine;
 use crate::target::{Stop, Target, TargetError, Trap};
 
@@ -32,6 +33,10 @@ impl<T: Target> Machine<T> {
                 }
             }
             _ => {}
+        }
+        if talk.dialect == Dialect::Lldb && !talk.knows_libraries {
+            // It asks for the modules only when it is told that there are others.
+            reply += "library:1;";
         }
         if talk.list_threads && !self.is_running() {
             self.push_threads(&mut reply)?;

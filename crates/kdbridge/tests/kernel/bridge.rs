@@ -8,8 +8,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::Machine;
 
-/// How many seconds a debugger may take for a script; reading `vmlinux` is most of it.
-const PATIENCE: &str = "90";
+/// How many seconds a debugger may take for a script; reading `vmlinux` is most of it, and takes
+/// LLDB twenty on a processor of its own.
+const PATIENCE: &str = "200";
 
 /// A running `kdbridge serve`; it ends when this is dropped, and if the test is killed.
 pub(crate) struct Bridge {

@@ -2,8 +2,10 @@
 
 use std::process::Stdio;
 
+use kdbridge::symbols::{ElfFile, SymbolTable};
+
 use crate::bridge::{Bridge, read_until};
-use crate::machine::{Machine, release, vmlinux};
+use crate::machine::{Machine, release, root, vmlinux};
 
 /// What is called again and again once [`keep_busy`] has been.
 const BUSY: &str = "do_sys_openat2";
@@ -140,4 +142,54 @@ fn k05_a_debugger_may_kill_the_machine_if_that_is_allowed() {
     let bridge = Bridge::serve(&machine, &["--allow-kill"]);
     bridge.gdb(None, &["kill"]);
     machine.ends();
+}
+
+/// Where the machine says that a function of its module `dummy` is.
+fn address_in_dummy(machine: &mut Machine, name: &str) -> String {
+    let file = format!(
+        "usr/lib/debug/lib/modules/{}/kernel/drivers/net/dummy.ko",
+        release()
+    );
+    let elf = ElfFile::open(&root().join(file)).unwrap();
+    let offset = SymbolTable::of_file(&elf)
+        .unwrap()
+        .by_name(name)
+        .unwrap()
+        .address;
+    let text = machine.run("cat /sys/module/dummy/sections/.text");
+    let text = u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).unwrap();
+    format!("{:x}", text + offset)
+}
+
+#[test]
+fn k06_a_module_that_is_loaded_is_where_the_machine_says() {
+    let mut machine = Machine::boot();
+    machine.run("insmod /modules/dummy.ko numdummies=0");
+    let address = address_in_dummy(&mut machine, "dummy_setup");
+    machine.run("{ while :; do ip link add name d type dummy; ip link del dev d; done; } & :");
+    let symbols = root().join("usr/lib/debug");
+    let bridge = Bridge::serve(&machine, &["--files", symbols.to_str().unwrap()]);
+
+    let commands = [
+        "info line dummy_setup",
+        "break dummy_setup",
+        "continue",
+        "bt 2",
+    ];
+    let gdb = bridge.gdb(Some(&vmlinux()), &commands);
+    assert!(gdb.contains(&format!("0x{address} <dummy_setup>")), "{gdb}");
+    assert!(gdb.contains("Breakpoint 1, dummy_setup (dev="), "{gdb}");
+    assert!(gdb.contains("drivers/net/dummy.c:"), "{gdb}");
+
+    let commands = [
+        "image lookup -s dummy_setup",
+        "b dummy_setup",
+        "continue",
+        "bt 2",
+    ];
+    let lldb = bridge.lldb(Some(&vmlinux()), &commands);
+    assert!(lldb.contains(&format!("dummy.ko[0x{address}]")), "{lldb}");
+    assert!(lldb.contains("stop reason = breakpoint 1.1"), "{lldb}");
+    assert!(lldb.contains("dummy.ko`dummy_setup"), "{lldb}");
+    machine.run("true");
 }

@@ -85,6 +85,7 @@ fn k26_a_vmware_stub_is_driven_and_the_fifth_breakpoint_names_the_limit() {
                 file: None,
             })
         }),
+        modules: Box::new(|_| Vec::new()),
         allow_kill: false,
         remark: Box::new(|_| ()),
     };

@@ -43,8 +43,8 @@ pub(crate) struct Kernel {
     /// The file of the kernel, with its symbols; one that does not belong to the kernel is refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) vmlinux: Option<PathBuf>,
-    /// A file or folder with an XNU kernel, its dSYM bundle or its extensions, such as a kernel debug
-    /// kit; may be given several times.
+    /// A file or folder with the files of modules, beside /usr/lib/debug, or with an XNU kernel, its dSYM
+    /// bundle or its extensions, such as a kernel debug kit; may be given several times.
     #[arg(long, value_name = "PATH")]
     pub(crate) files: Vec<PathBuf>,
     /// Have an XNU kernel behind KDP look in every MS milliseconds, so that it can be interrupted.

@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use kdbridge::discover;
 use kdbridge::discover::linux::{self, Image, NotFound};
+use kdbridge::modules::Libraries;
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
 use kdbridge::rsp::target::PATIENCE;
-use kdbridge::serve::{Locate, Whereabouts};
-use kdbridge::symbols::{ElfFile, SymbolTable};
+use kdbridge::serve::{Locate, Modules, Whereabouts};
+use kdbridge::symbols::{ElfFile, Index, SymbolTable};
 use kdbridge::target::{Memory, Target};
 use kdbridge::xnu::FilesError;
 
@@ -91,6 +92,21 @@ pub(crate) fn locate(image: Option<Image>, xnu: Xnu) -> Locate {
             None
         }
     })
+}
+
+/// Lists the modules of a Linux kernel; LLDB finds XNU's extensions by itself.
+pub(crate) fn modules(image: Option<Image>, kernel: &Kernel) -> anyhow::Result<Modules> {
+    let places = kernel.vmlinux.iter().chain(&kernel.files);
+    let libraries = Libraries::new(Index::new(places.cloned().collect()))?;
+    Ok(Box::new(move |target| {
+        let Ok(found) = find_linux(target, image.as_ref()) else {
+            return Vec::new();
+        };
+        libraries.list(target, found).unwrap_or_else(|error| {
+            remark(format_args!("debuggers get no modules: {error}"));
+            Vec::new()
+        })
+    }))
 }
 
 enum Found {

@@ -24,7 +24,9 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     let mut debugger = command(&arguments.debugger, &socket)?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
     attach::check(&mut attached, image.as_ref())?;
+    let modules = attach::modules(image.clone(), &arguments.kernel)?;
     let options = Options {
+        modules,
         locate: attach::locate(image, attached.xnu),
         allow_kill: false,
         remark: Box::new(|text| output::remark(text)),

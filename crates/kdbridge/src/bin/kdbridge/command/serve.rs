@@ -21,7 +21,9 @@ pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
     attach::check(&mut attached, image.as_ref())?;
     warn_of_strangers(&arguments.listen);
+    let modules = attach::modules(image.clone(), &arguments.kernel)?;
     let options = Options {
+        modules,
         locate: attach::locate(image, attached.xnu),
         allow_kill: arguments.allow_kill,
         remark: Box::new(|text| output::remark(text)),
