@@ -129,7 +129,14 @@ impl Lab {
     }
 
     fn fetch_kernel(&self) -> anyhow::Result<()> {
-        let release = newest_release()?;
+        let release = match newest_release() {
+            Ok(release) => release,
+            // A machine may have everything but the lists of packages.
+            Err(_) => {
+                command::run(Command::new("apt-get").args(["update", "-q"]))?;
+                newest_release()?
+            }
+        };
         let image = format!("{PREFIX}{release}-unsigned");
         let debug = format!("{PREFIX}{release}-dbg");
         for package in [&image, &debug] {
