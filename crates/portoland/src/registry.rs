@@ -11,6 +11,7 @@
 //! *declared* names: the driver holds the receive right of one until the job checks it in.
 
 mod entry;
+mod limit;
 
 use std::collections::{BTreeSet, HashMap, hash_map};
 
@@ -21,8 +22,13 @@ use portolan_wire::name::ServiceName;
 
 use entry::{Entry, Holder, Key, Left, Names, Service, Subset};
 
-/// The most names that one process or job can have.
+pub use limit::Limit;
+
+/// The most names that one process or job can have, or all processes of a confined program.
 pub const MAX_NAMES_PER_CLIENT: usize = 4096;
+
+/// The most processes of a confined program that can have names.
+pub const MAX_CLIENTS_PER_PROGRAM: usize = 256;
 
 /// The most names that there can be.
 pub const MAX_NAMES: usize = 1 << 17;
@@ -36,6 +42,10 @@ pub const MAX_DEPTH: usize = 100;
 /// A process that has spoken to the server. The numbers are given out by the driver, each once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientKey(pub u64);
+
+/// A confined program that is no job. The numbers are given out by the driver, each once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProgramKey(pub u64);
 
 /// A loaded job. The numbers are given out by the supervisor, each once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,6 +134,7 @@ impl Sandbox {
 #[derive(Debug, Default)]
 pub struct Registry {
     holders: HashMap<Owner, Holder>,
+    programs: HashMap<ProgramKey, BTreeSet<ClientKey>>,
     names: HashMap<Key, Entry>,
     ports: HashMap<PortKey, Names>,
     subsets: HashMap<Namespace, Subset>,
@@ -137,10 +148,22 @@ impl Registry {
         self.holders.insert(client.into(), holder);
     }
 
+    /// Counts a process and its names to a confined program: what one process cannot have, it cannot
+    /// have by means of children. It stays with the first that it is counted to.
+    pub fn client_joined(&mut self, client: ClientKey, program: ProgramKey) {
+        if let Some(holder) = self.holders.get_mut(&client.into())
+            && holder.program.is_none()
+        {
+            holder.program = Some(program);
+            self.programs.entry(program).or_default().insert(client);
+        }
+    }
+
     /// The process has exited: its names are free, whoever has the ports now.
     ///
     /// Returns the ports that have no name any more.
     pub fn client_exited(&mut self, client: ClientKey) -> Vec<PortKey> {
+        self.leave_program(client);
         self.remove(client.into())
     }
 
@@ -492,11 +515,11 @@ impl Registry {
         port: PortKey,
         service: Service,
     ) -> Result<(), BootstrapCode> {
-        let holder = self.holders.get_mut(&owner);
-        let holder = holder.ok_or(BootstrapCode::NO_MEMORY)?;
-        if self.names.len() >= MAX_NAMES || holder.names.len() >= MAX_NAMES_PER_CLIENT {
+        if self.limit_of(owner).is_some() {
             return Err(BootstrapCode::NO_MEMORY);
         }
+        let holder = self.holders.get_mut(&owner);
+        let holder = holder.ok_or(BootstrapCode::NO_MEMORY)?;
         holder.names.insert(key.clone());
         if let Scope::Subset(namespace) = key.0
             && let Some(subset) = self.subsets.get_mut(&namespace)

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use portolan_wire::code::BootstrapCode;
 use portolan_wire::name::ServiceName;
-use portoland::registry::{ClientKey, Offer, PortKey, Registry, Sandbox, Scope};
+use portoland::registry::{
+    ClientKey, Limit, MAX_CLIENTS_PER_PROGRAM, MAX_NAMES_PER_CLIENT, Offer, PortKey, ProgramKey,
+    Registry, Sandbox, Scope,
+};
 use proptest::prelude::*;
 
 fn name(text: &str) -> ServiceName {
@@ -22,6 +25,7 @@ fn registry() -> Registry {
 
 const A: ClientKey = ClientKey(1);
 const B: ClientKey = ClientKey(2);
+const PROGRAM: ProgramKey = ProgramKey(1);
 const ALLOWS: Sandbox = Sandbox::Allows;
 const DENIES: Sandbox = Sandbox::Denies;
 
@@ -105,8 +109,7 @@ fn a_client_that_is_not_known_gets_1105() {
 #[test]
 fn the_names_of_a_client_are_limited() {
     let mut registry = registry();
-    let limit = portoland::registry::MAX_NAMES_PER_CLIENT;
-    for k in 0..limit {
+    for k in 0..MAX_NAMES_PER_CLIENT {
         register(&mut registry, A, &format!("name.{k}"), 1).expect("below the limit");
     }
     assert_eq!(
@@ -114,6 +117,50 @@ fn the_names_of_a_client_are_limited() {
         Err(BootstrapCode::NO_MEMORY)
     );
     register(&mut registry, B, "more", 2).expect("others are not affected");
+}
+
+#[test]
+fn the_processes_of_a_program_have_the_names_of_one() {
+    let mut registry = registry();
+    for client in [A, B] {
+        registry.client_joined(client, PROGRAM);
+    }
+    for k in 0..MAX_NAMES_PER_CLIENT {
+        let client = [A, B][k % 2];
+        register(&mut registry, client, &format!("name.{k}"), 1).expect("below the limit");
+    }
+    for client in [A, B] {
+        let more = register(&mut registry, client, "more", 1);
+        assert_eq!(more, Err(BootstrapCode::NO_MEMORY));
+        assert_eq!(registry.limit_of(client.into()), Some(Limit::NamesOfOne));
+    }
+    let other = ClientKey(3);
+    registry.client_appeared(other, "label".parse().expect("label"), 300);
+    registry.client_joined(other, ProgramKey(2));
+    register(&mut registry, other, "other", 2).expect("another program is not affected");
+    registry.client_exited(A);
+    register(&mut registry, B, "more", 1).expect("what has exited does not count");
+}
+
+#[test]
+fn the_processes_of_a_program_are_limited() {
+    let mut registry = registry();
+    let limit = u64::try_from(MAX_CLIENTS_PER_PROGRAM).expect("small");
+    for number in 10..10 + limit {
+        let client = ClientKey(number);
+        assert_eq!(registry.limit_of_program(PROGRAM, None), None);
+        registry.client_appeared(client, "label".parse().expect("label"), 1);
+        registry.client_joined(client, PROGRAM);
+    }
+    for unknown in [None, Some(A)] {
+        let reached = registry.limit_of_program(PROGRAM, unknown);
+        assert_eq!(reached, Some(Limit::Clients));
+    }
+    let own = registry.limit_of_program(PROGRAM, Some(ClientKey(10)));
+    assert_eq!(own, None, "it is counted already");
+    assert_eq!(registry.limit_of_program(ProgramKey(2), None), None);
+    registry.client_exited(ClientKey(10));
+    assert_eq!(registry.limit_of_program(PROGRAM, None), None);
 }
 
 #[derive(Clone, Debug)]

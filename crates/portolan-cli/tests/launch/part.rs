@@ -71,6 +71,7 @@ impl Part {
             "fragile" => self.crash_unread(number(1)),
             "accept" => accept(number(1)),
             "ask-and-exit" => senders::ask_and_exit(),
+            "register-many" => senders::register_many(&self.words[1], number(2)),
             "register" => senders::register(&self.words[1]),
             "reuse-numbers" => {
                 let again = senders::reuse_numbers();

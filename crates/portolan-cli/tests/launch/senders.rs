@@ -1,12 +1,12 @@
 //! Senders that are not what they say, or are no more.
 
-use std::io::{IoSlice, Read as _};
+use std::io::{BufRead as _, BufReader, IoSlice, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
 use portolan::bootstrap::Bootstrap;
-use portolan::{JobLabel, Message, SendRight};
+use portolan::{BootstrapCode, JobLabel, Message, SendRight};
 use portolan_wire::bootstrap::{Flags, Request};
 use portolan_wire::packet::{Header, Kind};
 use rustix::io::Errno;
@@ -211,6 +211,72 @@ pub(crate) fn reuse_numbers() -> u32 {
         );
     }
     again
+}
+
+/// Processes of a program, and what each wants: more names than one program has.
+const CHILDREN: u32 = 5;
+const NAMES_OF_EACH: u32 = 820;
+
+#[test]
+fn children_do_not_give_a_confined_program_more_names() {
+    let site = Site::new();
+    let bootstrap = Bootstrap::from_right(confine(&site.bootstrap, "test.app", "group.a"));
+    let mut children = Vec::new();
+    for child in 0..CHILDREN {
+        let right = bootstrap.copy().expect("a right").into_right();
+        let right = right.into_socket().expect("it is not in use");
+        let words = format!("register-many group.a.{child} {NAMES_OF_EACH}");
+        children.push(part(&words, right));
+    }
+    let words: Vec<String> = children.iter_mut().map(last_words).collect();
+    let services = site.bootstrap.list().expect("the services");
+    for child in &mut children {
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+    }
+    assert_eq!(services.len(), 4096, "{words:?}");
+    let refused: Vec<_> = words
+        .iter()
+        .filter(|words| words.contains("1105"))
+        .collect();
+    assert!(!refused.is_empty(), "{words:?}");
+    for words in refused {
+        assert!(
+            words.contains("confined program has 4096 names at the most"),
+            "{words}"
+        );
+    }
+}
+
+/// What a process says before a `!`.
+fn last_words(child: &mut Child) -> String {
+    let mut words = Vec::new();
+    let mut reader = BufReader::new(child.stdout.take().expect("its output"));
+    reader.read_until(b'!', &mut words).expect("its words");
+    String::from_utf8(words).expect("text")
+}
+
+/// Registers names until one is refused, says why, and stays.
+pub(crate) fn register_many(prefix: &str, count: u32) {
+    let bootstrap = Bootstrap::from_env().expect("a right");
+    let port = portolan::ReceiveRight::new().expect("a port");
+    let refused = (0..count).find_map(|number| {
+        let name = format!("{prefix}.{number}").parse().expect("a name");
+        let right = port.make_send().expect("a right");
+        bootstrap.register(&name, right).err()
+    });
+    let words = refused.map_or_else(String::new, |error| {
+        let code = error.code().map(BootstrapCode::raw);
+        format!("{code:?} {error}")
+    });
+    rustix::io::write(
+        rustix::stdio::stdout().as_fd(),
+        format!("{words}!").as_bytes(),
+    )
+    .expect("its output");
+    loop {
+        std::thread::park();
+    }
 }
 
 /// Registers a name and stays.

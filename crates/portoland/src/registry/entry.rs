@@ -6,7 +6,7 @@ use portolan_wire::bootstrap::ServiceStatus;
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 
-use super::{Namespace, Owner, PortKey, Scope, Visibility};
+use super::{Namespace, Owner, PortKey, ProgramKey, Scope, Visibility};
 
 pub(super) type Key = (Scope, ServiceName);
 
@@ -16,13 +16,19 @@ pub(super) struct Holder {
     pub(super) label: JobLabel,
     /// 0 while no instance of a job runs.
     pub(super) pid: u32,
+    /// The confined program to which it counts.
+    pub(super) program: Option<ProgramKey>,
     pub(super) names: BTreeSet<Key>,
 }
 
 impl Holder {
     pub(super) fn new(label: JobLabel, pid: u32) -> Self {
-        let names = BTreeSet::new();
-        Self { label, pid, names }
+        Self {
+            label,
+            pid,
+            program: None,
+            names: BTreeSet::new(),
+        }
     }
 }
 

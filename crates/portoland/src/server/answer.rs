@@ -1,6 +1,6 @@
 //! Who asks, and the form of the answer.
 
-use portolan_port::{Message, Right};
+use portolan_port::{Message, Right, Sender};
 use portolan_sandbox::{Filter, Identity, Operation as Access, Verdict, sandbox_check};
 use portolan_wire::bootstrap::{Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
@@ -8,15 +8,14 @@ use portolan_wire::failure::{self, StartFailure};
 use portolan_wire::label::JobLabel;
 use portolan_wire::name::ServiceName;
 use rustix::event::epoll::{self, EventFlags};
-use std::os::fd::BorrowedFd;
 
-use super::door::Whose;
+use super::door::{DoorKey, Whose};
 use super::names::filter;
-use super::process::{self, Unknown};
+use super::process::{self, ClientEntry, Unknown};
 use super::store::Kind;
 use super::violations::Refusal;
 use super::{Server, Source};
-use crate::registry::{ClientKey, JobKey, Owner, Sandbox, Scope};
+use crate::registry::{ClientKey, JobKey, Owner, ProgramKey, Sandbox, Scope};
 
 /// What a request comes to.
 pub(super) enum Answer {
@@ -81,10 +80,10 @@ impl From<Refused> for super::ServerError {
 
 /// Who asks.
 pub(super) struct Caller {
-    pub(super) owner: Owner,
     pub(super) pid: u32,
     pub(super) whose: Whose,
-    uid: u32,
+    door: DoorKey,
+    sender: Sender,
     /// It runs as the server's user or as root, and came by a door that is not for guests.
     is_at_home: bool,
 }
@@ -106,7 +105,7 @@ impl Caller {
     pub(super) fn user(&self) -> u32 {
         match self.is_at_home {
             true => rustix::process::getuid().as_raw(),
-            false => self.uid,
+            false => self.sender.uid(),
         }
     }
 
@@ -141,6 +140,14 @@ impl Caller {
             None => "this is another user's server; names are registered with one's own",
         };
         Err(Refused::because(BootstrapCode::NOT_PRIVILEGED, why))
+    }
+
+    /// The confined program that it is of, if that is no job.
+    fn program(&self) -> Option<ProgramKey> {
+        match self.whose.identity {
+            Identity::Sandboxed { .. } if self.whose.job.is_none() => Some(ProgramKey(self.door.0)),
+            _ => None,
+        }
     }
 
     /// Where its names are.
@@ -222,10 +229,11 @@ impl Server {
 
     /// Who asks: the process that the kernel names, and what the bootstrap port that it used is
     /// known for. 1105 for a process that cannot be told, as launchd says it.
-    fn caller(&mut self, message: &Message) -> Result<Caller, Refused> {
+    fn caller(&self, message: &Message) -> Result<Caller, Refused> {
         let sender = message.sender().ok_or(BootstrapCode::NO_MEMORY)?;
         let door = message.port().and_then(|port| self.doors.get(port));
-        let whose = door.ok_or(BootstrapCode::NO_MEMORY)?.whose.clone();
+        let door = door.ok_or(BootstrapCode::NO_MEMORY)?;
+        let whose = door.whose.clone();
         let own = rustix::process::getuid().as_raw();
         let is_ours = sender.uid() == own || sender.uid() == 0;
         // The door of a job is for it alone, whatever user that runs as.
@@ -233,42 +241,63 @@ impl Server {
             return Err(BootstrapCode::NOT_PRIVILEGED.into());
         }
         let pid = sender.pid().ok_or(BootstrapCode::NO_MEMORY)?;
-        let owner = match whose.job {
-            Some(job) => Owner::Job(job),
-            None => {
-                let label = whose.label.clone();
-                Owner::Client(self.client(pid, sender.pidfd(), label)?)
-            }
-        };
         let is_at_home = is_ours && whose.guest.is_none();
         Ok(Caller {
-            owner,
             pid,
             whose,
-            uid: sender.uid(),
+            door: door.key,
+            sender: sender.clone(),
             is_at_home,
         })
     }
 
-    fn client(
-        &mut self,
-        pid: u32,
-        pidfd: Option<BorrowedFd<'_>>,
-        label: Option<JobLabel>,
-    ) -> Result<ClientKey, BootstrapCode> {
+    /// Whose the names are that it publishes. A process is known, and its end waited for, from now on
+    /// only: there may be any number that look names up.
+    pub(super) fn owner(&mut self, caller: &Caller) -> Result<Owner, Refused> {
+        if let Some(job) = caller.whose.job {
+            return Ok(Owner::Job(job));
+        }
+        let known = self.known_client(caller.pid);
+        let program = caller.program();
+        let limit = program.and_then(|program| self.registry.limit_of_program(program, known));
+        if let Some(limit) = limit {
+            let why = limit.to_string();
+            return Err(Refused::because(BootstrapCode::NO_MEMORY, why));
+        }
+        let client = match known {
+            Some(client) => client,
+            None => self.new_client(caller)?,
+        };
+        if let Some(program) = program {
+            self.registry.client_joined(client, program);
+        }
+        Ok(Owner::Client(client))
+    }
+
+    fn known_client(&mut self, pid: u32) -> Option<ClientKey> {
         match self.processes.find(pid) {
-            Ok(client) => return Ok(client),
+            Ok(client) => return Some(client),
             Err(Unknown::New) => {}
             Err(Unknown::Replaced(gone)) => self.process_exited(gone),
         }
+        None
+    }
+
+    fn new_client(&mut self, caller: &Caller) -> Result<ClientKey, BootstrapCode> {
+        let (pid, pidfd) = (caller.pid, caller.sender.pidfd());
         let client = self.processes.watch(pid, pidfd, |fd, client| {
             let data = Source::Process(client).data();
             epoll::add(&self.deaths, fd, data, EventFlags::IN)
         });
         let client = client.map_err(|_| BootstrapCode::NO_MEMORY)?;
+        let label = caller.whose.label.clone();
         let label = label.unwrap_or_else(|| process::anonymous_label(pid));
         let fds: Vec<_> = self.processes.descriptor(client).into_iter().collect();
-        let entry = process::ClientEntry::new(pid, &label);
+        let entry = ClientEntry {
+            pid,
+            label: label.to_string(),
+            program: caller.program().map(|program| program.0),
+        };
         self.store.put(Kind::Client, client.0, &entry, &fds);
         self.registry.client_appeared(client, label, pid);
         Ok(client)

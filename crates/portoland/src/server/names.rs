@@ -38,23 +38,34 @@ impl Server {
             Offered::Right(_) => Offer::Port(key),
         };
         let named = (scope, name.clone());
+        let owner = self.owner(caller)?;
         let freed = self
             .registry
-            .register(caller.owner, named, offer, sandbox)
-            .map_err(|code| self.refuse_name(caller, &name, code))?;
+            .register(owner, named, offer, sandbox)
+            .map_err(|code| self.refuse_name(caller, owner, &name, code))?;
         if let Some(freed) = freed {
             self.undeclared(freed, &name);
         }
         if let Offered::Right(right) = offered {
             let mut service = Service::elsewhere(right);
-            service.names = vec![note(caller.owner, scope, &name)];
+            service.names = vec![note(owner, scope, &name)];
             self.keep(key, service)?;
         }
         Ok(done(&Reply::Done))
     }
 
-    /// Says whose the name is, to whoever may know.
-    fn refuse_name(&self, caller: &Caller, name: &ServiceName, code: BootstrapCode) -> Refused {
+    /// Says whose the name is, to whoever may know, or which limit is reached.
+    fn refuse_name(
+        &self,
+        caller: &Caller,
+        owner: Owner,
+        name: &ServiceName,
+        code: BootstrapCode,
+    ) -> Refused {
+        let limit = self.registry.limit_of(owner);
+        if let (BootstrapCode::NO_MEMORY, Some(limit)) = (code, limit) {
+            return Refused::because(code, limit.to_string());
+        }
         match self.jobs.supervisor.owner(name) {
             Some(job) if caller.must_not_be_confined().is_ok() => {
                 let label = self.label(job);
@@ -88,10 +99,11 @@ impl Server {
         let strict = flags.contains(Flags::STRICT_CHECKIN);
         let fresh = self.next_port();
         let named = (scope, name.clone());
+        let owner = self.owner(caller)?;
         let key = self
             .registry
-            .check_in(caller.owner, named, strict, fresh, sandbox)
-            .map_err(|code| self.refuse_name(caller, &name, code))?;
+            .check_in(owner, named, strict, fresh, sandbox)
+            .map_err(|code| self.refuse_name(caller, owner, &name, code))?;
         if key != fresh {
             self.make_declared(key, &name)
                 .inspect_err(|_| self.registry.returned(key))?;
@@ -105,7 +117,7 @@ impl Server {
             return Err(BootstrapCode::NO_MEMORY.into());
         };
         let mut service = Service::elsewhere(right);
-        service.names = vec![note(caller.owner, scope, &name)];
+        service.names = vec![note(owner, scope, &name)];
         self.keep(key, service)?;
         Ok(done(&Reply::Done).with_right(port))
     }

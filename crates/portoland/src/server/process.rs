@@ -26,13 +26,8 @@ pub(super) struct Processes {
 pub(super) struct ClientEntry {
     pub(super) pid: u32,
     pub(super) label: String,
-}
-
-impl ClientEntry {
-    pub(super) fn new(pid: u32, label: &JobLabel) -> Self {
-        let label = label.to_string();
-        Self { pid, label }
-    }
+    /// The confined program to which it counts.
+    pub(super) program: Option<u64>,
 }
 
 /// Why a process id does not name a process that is known.

@@ -25,7 +25,7 @@ use crate::holder::Recovered;
 use crate::job::{Job, Reading};
 use crate::journal::{Journal, Key};
 use crate::log::JobLog;
-use crate::registry::{ClientKey, JobKey, Namespace, Offer, Owner, PortKey, Sandbox};
+use crate::registry::{ClientKey, JobKey, Namespace, Offer, Owner, PortKey, ProgramKey, Sandbox};
 use crate::sockets::Listeners;
 use crate::supervisor::{Exit, Past};
 
@@ -270,6 +270,9 @@ impl Server {
             rustix::event::epoll::add(&self.deaths, &process, data, flags).ok();
             self.processes.restore(client, entry.pid, process);
             self.registry.client_appeared(client, label, entry.pid);
+            if let Some(program) = entry.program {
+                self.registry.client_joined(client, ProgramKey(program));
+            }
         }
     }
 
