@@ -1,5 +1,8 @@
 //! `portolan run`: programs that are known by their entitlements.
 
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt as _;
+
 use portolan::bootstrap::Bootstrap;
 use portolan::{BootstrapCode, SendRight, Timeout};
 use portolan_testkit::usage::children;
@@ -308,17 +311,8 @@ fn w23_the_right_of_a_confined_program_is_refused_to_another_process() {
     command.args(["sh", "-c", "echo ready >&2; exec sleep 1000"]);
     let mut program = Running::start(&mut command);
     wait_for_line(&mut program.child, "ready");
-    let pid = last_descendant(program.pid());
-    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("/proc");
-    let mut variables = environment
-        .split('\0')
-        .filter_map(|one| one.split_once('='));
-    let number = variables.find(|(name, _)| *name == "PORTOLAN_BOOTSTRAP_FD");
-    let number = number.expect("a right").1.parse().expect("a number");
-    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
-    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
-    let right = rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty());
-    let right = SendRight::from_socket(right.expect("its right")).expect("its right");
+    let right = right_of(last_descendant(program.pid()));
+    let right = SendRight::from_socket(right).expect("its right");
     let bootstrap = Bootstrap::from_right(right.copy(Timeout::NEVER).expect("a copy"));
     let name = "group.a.x".parse().expect("a name");
     let refused = bootstrap.look_up(&name).expect_err("it is another's");
@@ -326,6 +320,74 @@ fn w23_the_right_of_a_confined_program_is_refused_to_another_process() {
     let log = world.log();
     let line = "uses the bootstrap right of test.app: refused";
     assert!(log.contains(line), "{log}");
+}
+
+/// The bootstrap right of a process.
+fn right_of(pid: u32) -> OwnedFd {
+    // A process has no environment in the middle of an exec.
+    let number = loop {
+        match number_of_right(pid) {
+            Some(number) => break number,
+            None => std::thread::yield_now(),
+        }
+    };
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).expect("a process");
+    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("it runs");
+    let right = rustix::process::pidfd_getfd(process, number, PidfdGetfdFlags::empty());
+    right.expect("its right")
+}
+
+fn number_of_right(pid: u32) -> Option<i32> {
+    let environment = std::fs::read_to_string(format!("/proc/{pid}/environ")).expect("/proc");
+    let mut variables = environment
+        .split('\0')
+        .filter_map(|one| one.split_once('='));
+    let number = variables.find(|(name, _)| *name == "PORTOLAN_BOOTSTRAP_FD")?;
+    number.1.parse().ok()
+}
+
+#[test]
+fn w23_the_group_of_a_confined_program_is_not_the_program() {
+    let world = World::of_a_user();
+    let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
+    let file = file.to_str().expect("path");
+    let mut command = world.command(["run", "--entitlements", file, "--label", "test.app", "--"]);
+    command.args(["sh", "-c", "echo ready >&2; exec sleep 1000"]);
+    let mut program = Running::start(command.process_group(0));
+    wait_for_line(&mut program.child, "ready");
+    let group = program.pid().cast_signed();
+    let mut neighbour = world.command(["list"]);
+    neighbour
+        .process_group(group)
+        .stdin(right_of(last_descendant(program.pid())));
+    let neighbour = neighbour.env("PORTOLAN_BOOTSTRAP_FD", "0");
+    ran(neighbour.output().expect("run")).fails(4, "another program's");
+}
+
+/// A daemon has left its parents, its session and its group, and is known by what it was given.
+#[test]
+fn w23_the_daemons_of_a_confined_program_use_its_right() {
+    let world = World::of_a_user();
+    let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
+    let daemon = "while kill -0 $0 2> /dev/null; do :; done; $portolan list; echo code $? >&2";
+    let script = "sh -c 'setsid sh -c \"$daemon\" $$ &'";
+    let file = file.to_str().expect("path");
+    let words = [
+        "run",
+        "--isolation",
+        "T1",
+        "--entitlements",
+        file,
+        "--label",
+        "test.app",
+    ];
+    let mut command = world.command(words);
+    command.args(["--", "sh", "-c", script]);
+    command
+        .env("portolan", world.program())
+        .env("daemon", daemon);
+    let mut program = Running::start(&mut command);
+    wait_for_line(&mut program.child, "code 0");
 }
 
 /// The process that has been started last of all that come of this one.

@@ -9,7 +9,8 @@ use portolan_wire::label::JobLabel;
 use super::processes::{self, Family};
 
 /// The process that asked to be confined or to have something confined, which stands for the
-/// program, with all that come of it.
+/// program, with all that come of it. The session and the group that it is in are its caller's, who
+/// may have others in them: the next program of a pipe.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Leader {
     pid: i32,
@@ -36,6 +37,11 @@ impl Leader {
         let first = Pid::from_raw(self.pid);
         let first = first.filter(|first| processes::start_of(*first) == Some(self.start));
         let mark = instance::mark(label, self.instance);
-        processes::is_of(pid, &Family { first, mark: &mark })
+        let family = Family {
+            first,
+            session: None,
+            mark: &mark,
+        };
+        processes::is_of(pid, &family)
     }
 }

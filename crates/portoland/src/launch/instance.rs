@@ -170,8 +170,10 @@ impl Instance {
     }
 
     fn family(&self) -> io::Result<Family<'_>> {
+        let first = self.keeps_its_number()?.then_some(self.pid);
         Ok(Family {
-            first: self.keeps_its_number()?.then_some(self.pid),
+            first,
+            session: first,
             mark: &self.mark,
         })
     }

@@ -69,8 +69,19 @@ fn children() -> io::Result<Vec<Pid>> {
 pub(super) struct Family<'a> {
     /// The first process, as long as nobody else can have its id.
     pub(super) first: Option<Pid>,
+    /// The session or group that is the family's alone, as long as nobody else can have its id.
+    pub(super) session: Option<Pid>,
     /// The value of [`MARK`].
     pub(super) mark: &'a str,
+}
+
+impl Family<'_> {
+    /// Whether a process is the first, or in the session or group.
+    fn includes(&self, pid: Pid, process: &Process) -> bool {
+        let session = self.session.map(Pid::as_raw_pid);
+        let is_within = |session| [process.group, process.session].contains(&session);
+        self.first == Some(pid) || session.is_some_and(is_within)
+    }
 }
 
 /// Kills a family, again and again, because members may be made while it is looked at. Whether
@@ -134,7 +145,6 @@ pub(super) fn alive(family: &Family<'_>) -> io::Result<Vec<OwnedFd>> {
 ///
 /// What it asked for before its end says nothing for it then: its number may be anybody's.
 pub(super) fn is_of(pid: Pid, family: &Family<'_>) -> Option<bool> {
-    let first = family.first.map(Pid::as_raw_pid);
     let mut next = Some(pid);
     for _ in 0..MAX_GENERATIONS {
         let Some(current) = next else { break };
@@ -146,8 +156,7 @@ pub(super) fn is_of(pid: Pid, family: &Family<'_>) -> Option<bool> {
             }
             continue;
         };
-        let related = [current.as_raw_pid(), process.group, process.session];
-        if first.is_some_and(|first| related.contains(&first)) || has_mark(current, family.mark) {
+        if family.includes(current, &process) || has_mark(current, family.mark) {
             return Some(true);
         }
         next = Pid::from_raw(process.parent).filter(|_| current != getpid());
@@ -214,20 +223,18 @@ fn list() -> io::Result<HashMap<Pid, Process>> {
     Ok(processes)
 }
 
-/// The first process, those in its session or group, those with the mark, and the descendants of
+/// The first process, those in the session or group, those with the mark, and the descendants of
 /// all of these.
 fn members(
     processes: &HashMap<Pid, Process>,
     family: &Family<'_>,
     has_mark: impl Fn(Pid) -> bool,
 ) -> HashSet<Pid> {
-    let first = family.first.map(Pid::as_raw_pid);
     let mut children: HashMap<i32, Vec<Pid>> = HashMap::new();
     let mut next = Vec::new();
     for (pid, process) in processes {
         children.entry(process.parent).or_default().push(*pid);
-        let related = [pid.as_raw_pid(), process.group, process.session];
-        if first.is_some_and(|first| related.contains(&first)) || has_mark(*pid) {
+        if family.includes(*pid, process) || has_mark(*pid) {
             next.push(*pid);
         }
     }
@@ -317,6 +324,7 @@ mod tests {
         ]);
         let family = Family {
             first: Some(pid(10)),
+            session: Some(pid(10)),
             mark: "",
         };
         let found = |family: &Family<'_>| {
@@ -328,9 +336,27 @@ mod tests {
         assert_eq!(found(&family), [10, 11, 12, 20, 21]);
         let ended = Family {
             first: None,
+            session: None,
             ..family
         };
         assert_eq!(found(&ended), [20, 21]);
+    }
+
+    #[test]
+    fn a_session_that_others_share_makes_nobody_a_member() {
+        let neighbour = process(1, 10, 10);
+        let family = Family {
+            first: Some(pid(10)),
+            session: None,
+            mark: "",
+        };
+        assert!(!family.includes(pid(13), &neighbour));
+        assert!(family.includes(pid(10), &process(1, 10, 10)));
+        let alone = Family {
+            session: Some(pid(10)),
+            ..family
+        };
+        assert!(alone.includes(pid(13), &neighbour));
     }
 
     #[test]
@@ -358,6 +384,7 @@ mod tests {
         };
         let family = Family {
             first: Some(first),
+            session: None,
             mark: "a/1",
         };
         for (member, expected) in [
