@@ -12,9 +12,10 @@ pub(crate) enum Sandbox {
     ///
     /// The operations are `mach-register` and `mach-lookup` on a name; `ipc-posix-shm` and
     /// `ipc-posix-sem` on memory and semaphores of a group; `file-read`, `file-write` and
-    /// `process-exec` on a path; and `network-outbound` and `network-inbound` on nothing. Nothing is
-    /// tried: what the owner and the mode of a file forbid is not looked at. The exit code is 0 if the
-    /// program may, and 1 if not.
+    /// `process-exec` on a path; `network-outbound` and `network-inbound` on nothing; and
+    /// `network-outbound` and `network-bind` on a socket in a group's container, which is named
+    /// `<group>/<path>`. Nothing is tried: what the owner and the mode of a file forbid is not looked
+    /// at. The exit code is 0 if the program may, and 1 if not.
     Check(Check),
     /// Tell what a confined program has: its containers, groups, names, files and network, how it is
     /// locked in on this machine, and what is missing for a stronger wall.

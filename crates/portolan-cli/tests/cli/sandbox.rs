@@ -70,6 +70,14 @@ fn a_check_tells_the_rule_and_what_would_allow_it() {
         (["mach-register", "group.a.x"], "application group group.a"),
         (["mach-lookup", "org.example.app.x"], "a name of its own"),
         (["ipc-posix-shm", "group.a/x"], "application group group.a"),
+        (
+            ["network-outbound", "group.a/s"],
+            "application group group.a",
+        ),
+        (
+            ["network-bind", "group.a/run/s"],
+            "application group group.a",
+        ),
         (["file-read", "/usr/lib"], "every program has /usr"),
         (["process-exec", "/bin/sh"], "every program has"),
     ] {
@@ -119,6 +127,21 @@ fn a_check_tells_the_rule_and_what_would_allow_it() {
             ["file-write", "/usr"],
             "absolute-path.read-write",
             "/usr/".into(),
+        ),
+        (
+            ["network-outbound", "group.b/s"],
+            "application-groups",
+            "group.b".into(),
+        ),
+        (
+            ["network-bind", "group.b/s"],
+            "application-groups",
+            "group.b".into(),
+        ),
+        (
+            ["network-outbound", "/run/s"],
+            "network.client",
+            Value::Null,
         ),
         (["network-outbound", "a:80"], "network.client", Value::Null),
         (["network-server", ""], "network.server", Value::Null),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::anyhow;
+use portolan::GroupId;
 use portolan_sandbox::decision::{Decision, Remedy, Subject as Bound, Wish, decide};
 use portolan_sandbox::profile::Tier;
 use portolan_sandbox::{Filter, Operation};
@@ -108,6 +109,11 @@ impl Question {
             (_, Some(path)) => absolute(path)?,
             (_, None) => return Err(exit::usage(anyhow!("{operation} on what?"))),
         };
+        let (operation, kind) = match (kind, names_group_socket(&name)) {
+            (Kind::Connect, true) => socket_of_group(Operation::NetworkOutbound),
+            (Kind::Listen, true) => socket_of_group(Operation::NetworkBind),
+            _ => (operation, kind),
+        };
         Ok(Self {
             operation,
             kind,
@@ -126,6 +132,21 @@ impl Question {
             Kind::Listen => Wish::Listen,
         }
     }
+}
+
+/// Whether a name is `<group>/<path>`.
+fn names_group_socket(name: &str) -> bool {
+    let parts = name.split_once('/');
+    parts.is_some_and(|(group, path)| group.parse::<GroupId>().is_ok() && !path.is_empty())
+}
+
+/// The server makes these sockets, also where the network is closed.
+fn socket_of_group(operation: Operation) -> (&'static str, Kind) {
+    let word = match operation {
+        Operation::NetworkBind => "network-bind",
+        _ => "network-outbound",
+    };
+    (word, Kind::Name(operation, Filter::Path))
 }
 
 fn absolute(path: &str) -> anyhow::Result<String> {
