@@ -290,11 +290,23 @@ impl Drop for Echo {
     }
 }
 
+/// As every job is, and every program in T2: the kernel shares processors out among sessions
+/// (`sched_autogroup_enabled`), and one that gives way does so to those of its own.
+fn in_own_session(command: &Command) -> Command {
+    let mut around = as_user(Command::new("setsid"));
+    around.arg(command.get_program()).args(command.get_args());
+    let set = |(name, value): (_, Option<_>)| Some((name, value?));
+    around.envs(command.get_envs().filter_map(set));
+    around
+}
+
 fn round_trips(plan: &Plan, place: &Place) -> anyhow::Result<Vec<Row>> {
     let program = std::env::current_exe()?;
-    let mut echoes = vec![Echo::start("outside", as_user(Command::new(&program)))?];
+    let outside = in_own_session(&Command::new(&program));
+    let mut echoes = vec![Echo::start("outside", outside)?];
     for tier in place.tiers() {
         let (command, profile) = place.confined(&program, tier)?;
+        let command = in_own_session(&command);
         echoes.push(Echo::start(&format!("in {tier}"), command)?);
         drop(profile);
     }
