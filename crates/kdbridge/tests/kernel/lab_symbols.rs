@@ -200,8 +200,13 @@ fn k19_stacks_have_the_functions_that_gdb_shows() {
         for stack in &ours {
             let theirs = &theirs[&stack.processor.cpu];
             for (number, name) in names(stack).into_iter().enumerate() {
+                let found = theirs.get(number);
+                // GDB finds no way from the handler of an interrupt to the code that called it.
+                if found.is_none() && name.starts_with("asm_") {
+                    break;
+                }
                 all += 1;
-                match theirs.get(number) {
+                match found {
                     Some(other) if *other == name => equal += 1,
                     other => different.push(format!("{name}, not {other:?}")),
                 }
