@@ -382,6 +382,11 @@ mod tests {
             }
             std::thread::yield_now();
         };
+        // The kernel shows the environment of a new program a moment after it is the program.
+        let environ = format!("/proc/{marked}/environ");
+        while fs::read(&environ).expect("/proc").is_empty() {
+            std::thread::yield_now();
+        }
         let family = Family {
             first: Some(first),
             session: None,
