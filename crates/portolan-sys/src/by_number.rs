@@ -9,8 +9,8 @@
 //! where, and by closing or replacing descriptors. [`Call`] has none that does the second or third
 //! to anything that is there already: `shmat` and `io_uring_setup` make something new. For the first
 //! there is a table of what the kernel does with each argument: it writes only where the table has
-//! [`Takes::Write`], and there [`call`] wants a buffer of at least the size that the kernel writes. An
-//! operation that decides what else is written is fixed by [`Takes::OneOf`]. A child that is made
+//! `Takes::Write`, and there [`call`] wants a buffer of at least the size that the kernel writes. An
+//! operation that decides what else is written is fixed by `Takes::OneOf`. A child that is made
 //! here ends without having touched any memory.
 #![allow(
     unsafe_code,
