@@ -157,7 +157,10 @@ fn places(memory: &mut dyn Memory, hints: Hints<'_>, banner: &Banner) -> Vec<(Me
     places.extend(words.map(|at| (Method::LowGlobals, at)));
     places.push((Method::Unslid, FILE_BASE));
     if let Some(pc) = hints.pc {
-        let back = |step: u64| (0..=FARTHEST / step).map(move |n| (pc & !(step - 1)) - n * step);
+        // A program's code may be less far from address 0.
+        let back = |step: u64| {
+            (0..=FARTHEST / step).map_while(move |n| (pc & !(step - 1)).checked_sub(n * step))
+        };
         let near = back(SLIDE_STEP).chain(back(SMALL_STEP));
         places.extend(near.map(|at| (Method::NearPc, at)));
     }
@@ -332,4 +335,32 @@ pub fn segments(memory: &mut dyn Memory, kext: &Kext) -> Result<Vec<Segment>, Re
     Ok(segments
         .filter(|segment| segment.name != "__LINKEDIT")
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Memory for Nothing {
+        fn read(&mut self, at: u64, _: &mut [u8]) -> Result<(), TargetError> {
+            Err(TargetError::Unreadable(at))
+        }
+    }
+
+    #[test]
+    fn no_place_is_below_address_0() {
+        for pc in [0, 0x1000, 0x40_1000, u64::MAX] {
+            let hints = Hints {
+                pc: Some(pc),
+                ..Hints::default()
+            };
+            let places = places(&mut Nothing, hints, &Banner::default());
+            let near = places
+                .iter()
+                .filter(|(method, _)| matches!(method, Method::NearPc));
+            assert!(near.map(|(_, at)| *at).all(|at| at <= pc), "{pc:#x}");
+        }
+    }
 }
