@@ -327,11 +327,7 @@ impl Evaluation<'_> {
             Place::Computed(number) => (number, size as u32 * 8),
             Place::Memory(_) => (whole(&bytes_of(value, size, self.memory)?), size as u32 * 8),
             Place::Bits(address, offset, bits) => {
-                let mut bytes = [0; 8];
-                let size = (offset % 8 + u64::from(bits)).div_ceil(8).min(8) as usize;
-                self.memory
-                    .read(address.wrapping_add(offset / 8), &mut bytes[..size])?;
-                (u64::from_le_bytes(bytes) >> (offset % 8), bits)
+                (bits_at(self.memory, address, offset, bits)?, bits)
             }
         };
         let unused = 64 - bits.clamp(1, 64);
@@ -383,6 +379,20 @@ pub fn bytes_of(value: Value, size: u64, memory: &mut dyn Memory) -> Result<Vec<
         Place::Bits(..) => return Err(ProblemKind::NoAddress),
     }
     Ok(bytes)
+}
+
+/// So many bits, of which the first is `offset` bits behind the address.
+pub(crate) fn bits_at(
+    memory: &mut dyn Memory,
+    address: u64,
+    offset: u64,
+    bits: u32,
+) -> Result<u64, TargetError> {
+    let mut bytes = [0; 8];
+    let size = (offset % 8 + u64::from(bits)).div_ceil(8).min(8) as usize;
+    memory.read(address.wrapping_add(offset / 8), &mut bytes[..size])?;
+    let mask = u64::MAX >> (64 - bits.clamp(1, 64));
+    Ok(u64::from_le_bytes(bytes) >> (offset % 8) & mask)
 }
 
 fn whole(bytes: &[u8]) -> u64 {

@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use crate::discover::linux;
 use crate::modules::{self, Layout, Module, ModulesError};
+use crate::symbols::bytes::text_at;
 use crate::symbols::{
     Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind, SourceFrame,
     Symbol, SymbolTable, kallsyms, may_be_kernel,
@@ -318,9 +319,7 @@ impl Kernel {
         if cpu >= count {
             return Err(KernelError::NoCpu(cpu));
         }
-        let mut base = [0; 8];
-        memory.read(table + u64::from(cpu) * 8, &mut base)?;
-        Ok(u64::from_le_bytes(base))
+        Ok(memory.word(table.wrapping_add(u64::from(cpu) * 8))?)
     }
 
     /// The program that a processor executes for: its name and number.
@@ -339,13 +338,12 @@ impl Kernel {
             }
         };
         let base = self.per_cpu_base(memory, cpu).ok()?;
-        let task = word(memory, base.wrapping_add(at)).ok()?;
+        let task = memory.word(base.wrapping_add(at)).ok()?;
         let mut comm = [0; 16];
         memory.read(task.wrapping_add(name), &mut comm).ok()?;
         let mut number = [0; 4];
         memory.read(task.wrapping_add(pid), &mut number).ok()?;
-        let end = comm.iter().position(|&byte| byte == 0).unwrap_or(16);
-        let name = String::from_utf8_lossy(&comm[..end]).into_owned();
+        let name = text_at(&comm, 0).into_owned();
         Some((name, u32::from_le_bytes(number)))
     }
 
@@ -531,12 +529,6 @@ fn is_before_6_4(release: &str) -> bool {
     let mut numbers = release.split(|it: char| !it.is_ascii_digit());
     let mut next = || numbers.next().and_then(|it| it.parse::<u32>().ok());
     (next(), next()) < (Some(6), Some(4))
-}
-
-fn word(memory: &mut dyn Memory, at: u64) -> Result<u64, TargetError> {
-    let mut bytes = [0; 8];
-    memory.read(at, &mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Why nothing can be said about a kernel.

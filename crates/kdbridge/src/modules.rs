@@ -210,13 +210,13 @@ pub fn list(
     head: u64,
 ) -> Result<Vec<Module>, ModulesError> {
     let mut modules = Vec::new();
-    let mut next = word(memory, head)?;
+    let mut next = memory.word(head)?;
     while next != head {
         if modules.len() == MOST_MODULES || next == 0 {
             return Err(ModulesError::Endless);
         }
         modules.push(module(memory, layout, next.wrapping_sub(layout.list))?);
-        next = word(memory, next)?;
+        next = memory.word(next)?;
     }
     Ok(modules)
 }
@@ -233,7 +233,7 @@ fn module(memory: &mut dyn Memory, layout: &Layout, at: u64) -> Result<Module, T
     Ok(Module {
         name: text(memory, at.wrapping_add(layout.name))?,
         at,
-        base: word(memory, at.wrapping_add(layout.base))?,
+        base: memory.word(at.wrapping_add(layout.base))?,
         size: u64::from_le_bytes(size),
         live,
         sections,
@@ -250,23 +250,23 @@ fn sections(
     let Some(layout) = layout.sections else {
         return Ok(Vec::new());
     };
-    let all = word(memory, at.wrapping_add(layout.pointer))?;
+    let all = memory.word(at.wrapping_add(layout.pointer))?;
     if all == 0 {
         return Ok(Vec::new());
     }
     let count = match layout.count {
-        Some(count) => word(memory, all.wrapping_add(count))? & 0xffff_ffff,
+        Some(count) => memory.word(all.wrapping_add(count))? & 0xffff_ffff,
         None => MOST_SECTIONS,
     };
     let mut sections = Vec::new();
     for number in 0..count.min(MOST_SECTIONS) {
         let entry = all.wrapping_add(layout.first + number * layout.step);
-        let name = word(memory, entry.wrapping_add(layout.name))?;
+        let name = memory.word(entry.wrapping_add(layout.name))?;
         if name == 0 {
             break;
         }
         let name = text(memory, name)?;
-        let address = word(memory, entry.wrapping_add(layout.address))?;
+        let address = memory.word(entry.wrapping_add(layout.address))?;
         if !(live && name.starts_with(".init")) {
             sections.push((name, address));
         }
@@ -283,9 +283,9 @@ fn arrays(
         return Ok(None);
     };
     Ok(Some(Arrays {
-        ips: word(memory, at.wrapping_add(ips))?,
-        entries: word(memory, at.wrapping_add(entries))?,
-        count: word(memory, at.wrapping_add(count))? & 0xffff_ffff,
+        ips: memory.word(at.wrapping_add(ips))?,
+        entries: memory.word(at.wrapping_add(entries))?,
+        count: memory.word(at.wrapping_add(count))? & 0xffff_ffff,
     }))
 }
 
@@ -303,10 +303,10 @@ pub fn symbol_table(
     let Some([pointer, symbols, count, names]) = layout.symbols else {
         return Ok(table);
     };
-    let all = word(memory, module.at.wrapping_add(pointer))?;
-    let symbols = word(memory, all.wrapping_add(symbols))?;
-    let count = word(memory, all.wrapping_add(count))? & 0xffff_ffff;
-    let names = word(memory, all.wrapping_add(names))?;
+    let all = memory.word(module.at.wrapping_add(pointer))?;
+    let symbols = memory.word(all.wrapping_add(symbols))?;
+    let count = memory.word(all.wrapping_add(count))? & 0xffff_ffff;
+    let names = memory.word(all.wrapping_add(names))?;
     let mut raw = vec![0; (count.min(MOST_SYMBOLS) * SYMBOL_BYTES) as usize];
     memory.read(symbols, &mut raw)?;
     for raw in raw.chunks_exact(SYMBOL_BYTES as usize) {
@@ -334,12 +334,6 @@ fn kind(info: u8) -> Kind {
         _ if matches!(info, b't' | b'T' | b'w' | b'W') => Kind::Function,
         _ => Kind::Data,
     }
-}
-
-fn word(memory: &mut dyn Memory, at: u64) -> Result<u64, TargetError> {
-    let mut bytes = [0; 8];
-    memory.read(at, &mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 fn text(memory: &mut dyn Memory, at: u64) -> Result<String, TargetError> {

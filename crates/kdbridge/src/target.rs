@@ -15,6 +15,17 @@ pub trait Memory {
     /// [`TargetError::Unreadable`] with the first address that cannot be read, and what went wrong
     /// on the way there.
     fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError>;
+
+    /// The number of eight bytes, the lowest one first, at the virtual address `at`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`read`](Self::read).
+    fn word(&mut self, at: u64) -> Result<u64, TargetError> {
+        let mut bytes = [0; 8];
+        self.read(at, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
 }
 
 /// One processor of the machine; the first is 0.

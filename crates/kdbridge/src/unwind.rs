@@ -150,16 +150,16 @@ impl State {
             Base::Di => register(DI),
             Base::Dx => register(DX),
             Base::SpIndirect => {
-                return Ok(Some(word(memory, self.sp)?.wrapping_add_signed(offset)));
+                return Ok(Some(memory.word(self.sp)?.wrapping_add_signed(offset)));
             }
-            Base::BpIndirect => return word(memory, self.bp.wrapping_add_signed(offset)).map(Some),
+            Base::BpIndirect => return memory.word(self.bp.wrapping_add_signed(offset)).map(Some),
             Base::Undefined | Base::PreviousSp | Base::Unknown => None,
         };
         Ok(plain.map(|it| it.wrapping_add_signed(offset)))
     }
 
     fn leave_call(&mut self, memory: &mut dyn Memory, sp: u64) -> Result<(), TargetError> {
-        self.ip = word(memory, sp.wrapping_sub(8))?;
+        self.ip = memory.word(sp.wrapping_sub(8))?;
         self.sp = sp;
         self.exact = false;
         self.general = None;
@@ -169,9 +169,9 @@ impl State {
     /// `at` is where the processor saved the address of the next instruction, and behind it the code
     /// segment, the flags and the stack pointer.
     fn leave_interrupt(&mut self, memory: &mut dyn Memory, at: u64) -> Result<(), TargetError> {
-        self.ip = word(memory, at)?;
-        self.user = word(memory, at.wrapping_add(8))? & 3 != 0;
-        self.sp = word(memory, at.wrapping_add(24))?;
+        self.ip = memory.word(at)?;
+        self.user = memory.word(at.wrapping_add(8))? & 3 != 0;
+        self.sp = memory.word(at.wrapping_add(24))?;
         self.exact = true;
         self.general = None;
         Ok(())
@@ -180,7 +180,7 @@ impl State {
     fn load_all(&mut self, memory: &mut dyn Memory, at: u64) -> Result<(), TargetError> {
         let mut general = [0; 16];
         for (register, offset) in general.iter_mut().zip(PT_REGS) {
-            *register = word(memory, at.wrapping_add(offset))?;
+            *register = memory.word(at.wrapping_add(offset))?;
         }
         self.bp = general[BP];
         self.general = Some(general);
@@ -198,15 +198,9 @@ impl State {
             Base::Bp => self.bp,
             _ => return Ok(()),
         };
-        self.bp = word(memory, from.wrapping_add_signed(offset.into()))?;
+        self.bp = memory.word(from.wrapping_add_signed(offset.into()))?;
         Ok(())
     }
-}
-
-fn word(memory: &mut dyn Memory, at: u64) -> Result<u64, TargetError> {
-    let mut bytes = [0; 8];
-    memory.read(at, &mut bytes)?;
-    Ok(u64::from_le_bytes(bytes))
 }
 
 #[cfg(test)]

@@ -153,7 +153,7 @@ pub fn find(memory: &mut dyn Memory, hints: Hints<'_>) -> Result<Kernel, NotFoun
 fn places(memory: &mut dyn Memory, hints: Hints<'_>, banner: &Banner) -> Vec<(Method, u64)> {
     let mut places: Vec<(Method, u64)> = Vec::new();
     places.extend(banner.text.map(|at| (Method::Banner, at)));
-    let words = LOW_GLOBALS.iter().filter_map(|&at| word(memory, at));
+    let words = LOW_GLOBALS.iter().filter_map(|&at| pointer(memory, at));
     places.extend(words.map(|at| (Method::LowGlobals, at)));
     places.push((Method::Unslid, FILE_BASE));
     if let Some(pc) = hints.pc {
@@ -229,16 +229,15 @@ pub fn image_at(memory: &mut dyn Memory, at: u64) -> Result<Image, ReadError> {
     Ok(Image::parse(&commands)?)
 }
 
-fn word(memory: &mut dyn Memory, at: u64) -> Option<u64> {
-    let mut bytes = [0; 8];
-    memory.read(at, &mut bytes).ok()?;
-    Some(u64::from_le_bytes(bytes)).filter(|&word| word != 0)
+/// Where a pointer leads, if it can be read and leads anywhere.
+fn pointer(memory: &mut dyn Memory, at: u64) -> Option<u64> {
+    memory.word(at).ok().filter(|&word| word != 0)
 }
 
 /// What the kernel calls itself, by the low globals of x86-64.
 fn version(memory: &mut dyn Memory) -> Option<String> {
     let [globals, ..] = LOW_GLOBALS;
-    let at = word(memory, globals + TO_VERSION)?;
+    let at = pointer(memory, globals + TO_VERSION)?;
     let mut text = [0; MOST_VERSION_BYTES];
     // It may stand at the end of what can be read.
     let length = match memory.read(at, &mut text) {
@@ -293,9 +292,7 @@ const LEAST_ENTRY_BYTES: u32 = 64 + 16 + 8 + 8 + 8 + 4;
 ///
 /// [`KextError`].
 pub fn kexts(memory: &mut dyn Memory, pointer: u64) -> Result<Vec<Kext>, KextError> {
-    let mut list = [0; 8];
-    memory.read(pointer, &mut list)?;
-    let list = match u64::from_le_bytes(list) {
+    let list = match memory.word(pointer)? {
         0 => return Err(KextError::Updating),
         list => list,
     };

@@ -1,7 +1,9 @@
 //! Names in expressions are those of a kernel.
 
 use super::{Kernel, KernelError, Kind, Tag, Type, TypeId, Types};
-use crate::expression::{Place, Problem, ProblemKind, Scope, Value, bytes_of, evaluate, number_of};
+use crate::expression::{
+    Place, Problem, ProblemKind, Scope, Value, bits_at, bytes_of, evaluate, number_of,
+};
 use crate::target::Memory;
 use crate::types::Show;
 
@@ -65,13 +67,8 @@ impl Kernel {
         };
         match value.place {
             Place::Bits(address, offset, bits) => {
-                let mut bytes = [0; 8];
-                let size = (offset % 8 + u64::from(bits)).div_ceil(8).min(8) as usize;
-                let at = address.wrapping_add(offset / 8);
-                show.memory.read(at, &mut bytes[..size])?;
-                let number = u64::from_le_bytes(bytes) >> (offset % 8);
-                let mask = u64::MAX >> (64 - bits.clamp(1, 64));
-                Ok(show.number(value.ty, number & mask, bits))
+                let number = bits_at(show.memory, address, offset, bits)?;
+                Ok(show.number(value.ty, number, bits))
             }
             Place::Memory(address) => {
                 let size = types.size(value.ty).unwrap_or_default();

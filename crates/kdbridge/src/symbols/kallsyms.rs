@@ -249,9 +249,7 @@ fn addresses(
         (after, (after + length as u64).next_multiple_of(8)),
     ];
     for (offsets, base) in layouts {
-        let mut bytes = [0; 8];
-        memory.read(base, &mut bytes)?;
-        let base = u64::from_le_bytes(bytes);
+        let base = memory.word(base)?;
         if base < LOWEST_ADDRESS {
             continue;
         }
