@@ -7,6 +7,7 @@
 pub mod boot_args;
 pub mod commands;
 pub mod discover;
+mod elf;
 pub mod expression;
 pub mod kdp;
 pub mod kernel;

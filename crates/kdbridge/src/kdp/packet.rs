@@ -12,12 +12,26 @@ pub const MAX_DATA_BYTES: usize = 1024;
 
 const IS_REPLY: u8 = 0x80;
 
-/// Which request, or whose answer, a packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[expect(missing_docs, reason = "the names are the protocol's own")]
-pub enum Code {
-    Connect = 0x00,
+/// The requests, in the order of their numbers, which begin at 0.
+macro_rules! codes {
+    ($($name:ident,)*) => {
+        /// Which request, or whose answer, a packet is.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        #[expect(missing_docs, reason = "the names are the protocol's own")]
+        pub enum Code {
+            $($name,)*
+        }
+
+        impl Code {
+            /// All of them; each stands at the index that is its number.
+            pub const ALL: [Self; 32] = [$(Self::$name,)*];
+        }
+    };
+}
+
+codes! {
+    Connect,
     Disconnect,
     HostInfo,
     Version,
@@ -49,47 +63,6 @@ pub enum Code {
     ReadMsr64,
     WriteMsr64,
     DumpInfo,
-}
-
-impl Code {
-    /// All of them; each stands at the index that is its number.
-    pub const ALL: [Self; 32] = {
-        use Code::*;
-        [
-            Connect,
-            Disconnect,
-            HostInfo,
-            Version,
-            MaxBytes,
-            ReadMem,
-            WriteMem,
-            ReadRegs,
-            WriteRegs,
-            Load,
-            ImagePath,
-            Suspend,
-            ResumeCpus,
-            Exception,
-            Termination,
-            BreakpointSet,
-            BreakpointRemove,
-            Regions,
-            Reattach,
-            HostReboot,
-            ReadMem64,
-            WriteMem64,
-            Breakpoint64Set,
-            Breakpoint64Remove,
-            KernelVersion,
-            ReadPhysMem64,
-            WritePhysMem64,
-            ReadIoPort,
-            WriteIoPort,
-            ReadMsr64,
-            WriteMsr64,
-            DumpInfo,
-        ]
-    };
 }
 
 /// What a request did, as the kernel says it.

@@ -7,22 +7,14 @@ use std::io::{self, Read, Write};
 
 use thiserror::Error;
 
+use crate::elf::{
+    ET_EXEC, FILE_HEADER_BYTES, FileHeader, PROGRAM_HEADER_BYTES, ProgramHeader, RESERVED_SECTION,
+    SECTION_HEADER_BYTES, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_NOBITS, SHT_NOTE, SHT_PROGBITS,
+    SHT_STRTAB, SHT_SYMTAB, SYMBOL_BYTES, SectionHeader,
+};
+
 use super::file::{FileError, MachFile, Symbol};
 use super::image::{Section, Segment};
-
-const HEADER_BYTES: u64 = 64;
-const PROGRAM_BYTES: u64 = 56;
-const SECTION_BYTES: u64 = 64;
-
-const SHT_PROGBITS: u32 = 1;
-const SHT_SYMTAB: u32 = 2;
-const SHT_STRTAB: u32 = 3;
-const SHT_NOTE: u32 = 7;
-const SHT_NOBITS: u32 = 8;
-
-const SHF_WRITE: u64 = 1;
-const SHF_ALLOC: u64 = 2;
-const SHF_EXECINSTR: u64 = 4;
 
 const PROTECTION_WRITE: u32 = 2;
 const PROTECTION_EXECUTE: u32 = 4;
@@ -31,9 +23,6 @@ const PAGE: u64 = 4096;
 
 /// Sections that are farther apart are not in one segment.
 const MOST_GAP: u64 = 1 << 20;
-
-/// Index of the first section with a number that means something else.
-const RESERVED: usize = 0xff00;
 
 /// Why a file was not written.
 #[derive(Debug, Error)]
@@ -80,7 +69,7 @@ pub fn to_elf(image: &MachFile, dwarf: &MachFile, to: &mut impl Write) -> Result
         elf.add(build_id(&uuid.0));
     }
     elf.add_symbols(&symbols, image);
-    if elf.sections.len() + 2 >= RESERVED {
+    if elf.sections.len() + 2 >= usize::from(RESERVED_SECTION) {
         return Err(ConvertError::Sections);
     }
     elf.write(&programs, to)
@@ -207,7 +196,7 @@ impl Elf {
         let mut sorted: Vec<&Symbol> = symbols.iter().collect();
         // The format wants those first that only their own file sees.
         sorted.sort_by_key(|symbol| (symbol.is_global, symbol.address));
-        let (mut table, mut strings) = (vec![0; 24], vec![0]);
+        let (mut table, mut strings) = (vec![0; SYMBOL_BYTES], vec![0]);
         for symbol in &sorted {
             let place = places.get(symbol.section).copied().flatten();
             table.extend(self.symbol(symbol, place, strings.len() as u32));
@@ -219,7 +208,7 @@ impl Elf {
         let mut part = Part::new(".symtab".to_owned(), SHT_SYMTAB, table);
         part.link = self.sections.len() as u32 + 2;
         part.info = locals as u32 + 1;
-        (part.alignment, part.entry_bytes) = (8, 24);
+        (part.alignment, part.entry_bytes) = (8, SYMBOL_BYTES as u64);
         self.add(part);
         self.add(Part::new(".strtab".to_owned(), SHT_STRTAB, strings));
     }
@@ -260,7 +249,7 @@ impl Elf {
     ) -> Result<(), ConvertError> {
         let (names, starts) = self.names();
         self.add(Part::new(".shstrtab".to_owned(), SHT_STRTAB, names));
-        let head = HEADER_BYTES + PROGRAM_BYTES * programs.len() as u64;
+        let head = FILE_HEADER_BYTES + PROGRAM_HEADER_BYTES * programs.len() as u64;
         let (offsets, end) = self.layout(head);
         to.write_all(&self.header(programs.len() as u16, end))?;
         for (segment, range) in programs {
@@ -274,7 +263,7 @@ impl Elf {
             at = offset + part.bytes.len() as u64;
         }
         pad(end - at, to)?;
-        to.write_all(&[0; SECTION_BYTES as usize])?;
+        to.write_all(&[0; SECTION_HEADER_BYTES as usize])?;
         for ((part, offset), name) in self.sections.iter().zip(offsets).zip(starts) {
             to.write_all(&section_header(part, offset, name))?;
         }
@@ -344,28 +333,15 @@ impl Elf {
             .sections
             .iter()
             .find(|part| part.flags & SHF_EXECINSTR != 0);
-        let entry = code.map_or(0, |part| part.address);
-        let mut header = b"\x7fELF\x02\x01\x01".to_vec();
-        header.resize(16, 0);
-        // ET_EXEC, for EM_X86_64.
-        header.extend([2u16, 62].map(u16::to_le_bytes).concat());
-        header.extend(1u32.to_le_bytes());
-        header.extend(
-            [entry, HEADER_BYTES, sections_at]
-                .map(u64::to_le_bytes)
-                .concat(),
-        );
-        header.extend(0u32.to_le_bytes());
-        let sizes = [
-            HEADER_BYTES as u16,
-            PROGRAM_BYTES as u16,
+        let header = FileHeader {
+            kind: ET_EXEC,
+            entry: code.map_or(0, |part| part.address),
+            sections_at,
             programs,
-            SECTION_BYTES as u16,
             sections,
-            sections - 1,
-        ];
-        header.extend(sizes.map(u16::to_le_bytes).concat());
-        header
+            names: sections - 1,
+        };
+        header.bytes()
     }
 }
 
@@ -377,19 +353,29 @@ fn program(segment: &Segment, offset: u64, file_bytes: u64) -> Vec<u8> {
     let protection = segment.protection;
     // The bits have the opposite order there.
     let flags = (protection & 1) << 2 | (protection & 2) | (protection & 4) >> 2;
-    let mut header = [1, flags].map(u32::to_le_bytes).concat();
-    let (at, size) = (segment.address, segment.size.max(file_bytes));
-    let words = [offset, at, at, file_bytes, size, PAGE];
-    header.extend(words.map(u64::to_le_bytes).concat());
-    header
+    let header = ProgramHeader {
+        flags,
+        offset,
+        address: segment.address,
+        file_bytes,
+        memory_bytes: segment.size.max(file_bytes),
+        alignment: PAGE,
+    };
+    header.bytes()
 }
 
 fn section_header(part: &Part, offset: u64, name: u32) -> Vec<u8> {
-    let mut header = [name, part.kind].map(u32::to_le_bytes).concat();
-    let words = [part.flags, part.address, offset, part.size];
-    header.extend(words.map(u64::to_le_bytes).concat());
-    header.extend([part.link, part.info].map(u32::to_le_bytes).concat());
-    let words = [part.alignment, part.entry_bytes];
-    header.extend(words.map(u64::to_le_bytes).concat());
-    header
+    let header = SectionHeader {
+        name,
+        kind: part.kind,
+        flags: part.flags,
+        address: part.address,
+        offset,
+        size: part.size,
+        link: part.link,
+        info: part.info,
+        alignment: part.alignment,
+        entry_bytes: part.entry_bytes,
+    };
+    header.bytes()
 }

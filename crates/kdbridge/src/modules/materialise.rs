@@ -8,22 +8,17 @@
 use thiserror::Error;
 
 use super::Module;
+use crate::elf::{
+    ET_DYN, FILE_HEADER_BYTES, FileHeader, PF_EXECUTE, PF_READ, PF_WRITE, PROGRAM_HEADER_BYTES,
+    ProgramHeader, RESERVED_SECTION, SHF_EXECINSTR, SHF_WRITE, SHT_NULL, SHT_PROGBITS,
+    SYMBOL_BYTES, SectionHeader,
+};
 use crate::symbols::bytes::Bytes;
 use crate::symbols::{ElfError, ElfFile, Placement, Section, relocate};
 use crate::target::Memory;
 
-const HEADER: usize = 64;
-const SEGMENT: usize = 56;
-const SECTION: usize = 64;
-const SYMBOL: usize = 24;
-
-const ET_DYN: u16 = 3;
-const EM_X86_64: u16 = 62;
-const PT_LOAD: u32 = 1;
-const SHT_NULL: u32 = 0;
-const SHT_PROGBITS: u32 = 1;
-const SHF_WRITE: u64 = 1;
-const SHF_EXECUTE: u64 = 4;
+const HEADER: usize = FILE_HEADER_BYTES as usize;
+const SEGMENT: usize = PROGRAM_HEADER_BYTES as usize;
 
 /// No section of a module is longer than this; the kernel has 1 GiB for all modules.
 const MOST_LIVE: u64 = 1 << 28;
@@ -113,10 +108,9 @@ fn copy(
 
 /// Symbols of sections that are there get their address; those of others become undefined.
 fn place_symbols(symbols: &mut [u8], placement: &Placement) {
-    const RESERVED: u16 = 0xff00;
-    for symbol in symbols.chunks_exact_mut(SYMBOL) {
+    for symbol in symbols.chunks_exact_mut(SYMBOL_BYTES) {
         let section = symbol.u16(6).unwrap_or_default();
-        if section == 0 || section >= RESERVED {
+        if section == 0 || section >= RESERVED_SECTION {
             continue;
         }
         let base = placement.of(section.into());
@@ -140,10 +134,17 @@ fn write(copies: &mut [Copy], names: u16) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(16), 0);
     let table = bytes.len() as u64;
     for copy in copies.iter() {
-        bytes.extend(section_header(copy));
+        bytes.extend(section_header(&copy.section));
     }
-    let header = header(table, segments as u16, copies.len() as u16, names);
-    bytes[..HEADER].copy_from_slice(&header);
+    let header = FileHeader {
+        kind: ET_DYN,
+        entry: 0,
+        sections_at: table,
+        programs: segments as u16,
+        sections: copies.len() as u16,
+        names,
+    };
+    bytes[..HEADER].copy_from_slice(&header.bytes());
     let mut loaded: Vec<&Copy> = copies.iter().filter(is_segment).collect();
     loaded.sort_by_key(|copy| copy.section.address);
     for (number, copy) in loaded.iter().enumerate() {
@@ -153,53 +154,34 @@ fn write(copies: &mut [Copy], names: u16) -> Vec<u8> {
     bytes
 }
 
-fn header(table: u64, segments: u16, sections: u16, names: u16) -> Vec<u8> {
-    let mut header = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    header.extend(ET_DYN.to_le_bytes());
-    header.extend(EM_X86_64.to_le_bytes());
-    header.extend(1u32.to_le_bytes());
-    for word in [0, HEADER as u64, table] {
-        header.extend(word.to_le_bytes());
-    }
-    header.extend(0u32.to_le_bytes());
-    let sizes = [HEADER as u16, SEGMENT as u16, segments];
-    for half in sizes.into_iter().chain([SECTION as u16, sections, names]) {
-        header.extend(half.to_le_bytes());
-    }
-    header
-}
-
 fn segment(copy: &Copy) -> Vec<u8> {
     let section = &copy.section;
-    let write = if section.flags & SHF_WRITE != 0 { 2 } else { 0 };
-    let execute = u32::from(section.flags & SHF_EXECUTE != 0);
-    let mut segment = PT_LOAD.to_le_bytes().to_vec();
-    segment.extend((4 | write | execute).to_le_bytes());
-    for word in [
-        section.offset,
-        section.address,
-        section.address,
-        copy.bytes.len() as u64,
-        section.size,
-        1,
-    ] {
-        segment.extend(word.to_le_bytes());
-    }
-    segment
+    let allowed = |flag, bit| if section.flags & flag != 0 { bit } else { 0 };
+    let header = ProgramHeader {
+        flags: PF_READ | allowed(SHF_WRITE, PF_WRITE) | allowed(SHF_EXECINSTR, PF_EXECUTE),
+        offset: section.offset,
+        address: section.address,
+        file_bytes: copy.bytes.len() as u64,
+        memory_bytes: section.size,
+        alignment: 1,
+    };
+    header.bytes()
 }
 
-fn section_header(copy: &Copy) -> Vec<u8> {
-    let section = &copy.section;
-    let mut header = section.name_at.to_le_bytes().to_vec();
-    header.extend(section.kind.to_le_bytes());
-    for word in [section.flags, section.address, section.offset, section.size] {
-        header.extend(word.to_le_bytes());
-    }
-    header.extend(section.link.to_le_bytes());
-    header.extend(section.info.to_le_bytes());
-    header.extend(section.alignment.to_le_bytes());
-    header.extend(section.entry_size.to_le_bytes());
-    header
+fn section_header(section: &Section) -> Vec<u8> {
+    let header = SectionHeader {
+        name: section.name_at,
+        kind: section.kind,
+        flags: section.flags,
+        address: section.address,
+        offset: section.offset,
+        size: section.size,
+        link: section.link,
+        info: section.info,
+        alignment: section.alignment,
+        entry_bytes: section.entry_size,
+    };
+    header.bytes()
 }
 
 /// Why no copy could be made.

@@ -8,17 +8,12 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::elf::{ET_REL, SHF_ALLOC, SHF_COMPRESSED, SHT_NOBITS, SHT_NOTE, SHT_RELA, SHT_SYMTAB};
+
 use super::build_id::BuildId;
 use super::bytes::{Bytes, text_at};
 
-const SHT_SYMTAB: u32 = 2;
-const SHT_RELA: u32 = 4;
-const SHT_NOTE: u32 = 7;
-const SHT_NOBITS: u32 = 8;
-const SHF_ALLOC: u64 = 2;
-const SHF_COMPRESSED: u64 = 1 << 11;
 const NT_GNU_BUILD_ID: u32 = 3;
-const ET_REL: u16 = 1;
 
 /// A file with more sections than this is no kernel; a module with `-ffunction-sections` has a few
 /// thousand.

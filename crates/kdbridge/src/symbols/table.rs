@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::elf::SHF_EXECINSTR;
+
 use super::bytes::{Bytes, text_at};
 use super::elf::{ElfError, ElfFile, Section};
 
@@ -287,7 +289,6 @@ fn raw_entry(raw: &[u8], sections: &[Section], base: &impl Fn(usize) -> u64) -> 
 }
 
 fn is_code(section: &Section) -> bool {
-    const SHF_EXECINSTR: u64 = 4;
     section.flags & SHF_EXECINSTR != 0
 }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use tempfile::NamedTempFile;
 
+use crate::elf::{FileHeader, SectionHeader};
 use crate::target::{Memory, TargetError};
 
 /// Sections that become a file.
@@ -94,16 +95,16 @@ impl Elf {
         bytes
     }
 
-    fn header(&self, table: usize, count: usize) -> [u8; 64] {
-        let mut header = [0; 64];
-        header[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
-        header[16..18].copy_from_slice(&self.kind.to_le_bytes());
-        header[18..20].copy_from_slice(&62u16.to_le_bytes());
-        header[40..48].copy_from_slice(&(table as u64).to_le_bytes());
-        header[58..60].copy_from_slice(&64u16.to_le_bytes());
-        header[60..62].copy_from_slice(&(count as u16).to_le_bytes());
-        header[62..64].copy_from_slice(&(count as u16 - 1).to_le_bytes());
-        header
+    fn header(&self, table: usize, count: usize) -> Vec<u8> {
+        let header = FileHeader {
+            kind: self.kind,
+            entry: 0,
+            sections_at: table as u64,
+            programs: 0,
+            sections: count as u16,
+            names: count as u16 - 1,
+        };
+        header.bytes()
     }
 
     fn last(&mut self) -> &mut Given {
@@ -125,17 +126,19 @@ impl Given {
     }
 
     fn header(&self, name: usize, at: usize) -> Vec<u8> {
-        let mut header = Vec::new();
-        header.extend((name as u32).to_le_bytes());
-        header.extend(self.kind.to_le_bytes());
-        for word in [self.flags, self.address, at as u64, self.bytes.len() as u64] {
-            header.extend(word.to_le_bytes());
-        }
-        header.extend(self.link.to_le_bytes());
-        header.extend(self.info.to_le_bytes());
-        header.extend(8u64.to_le_bytes());
-        header.extend(0u64.to_le_bytes());
-        header
+        let header = SectionHeader {
+            name: name as u32,
+            kind: self.kind,
+            flags: self.flags,
+            address: self.address,
+            offset: at as u64,
+            size: self.bytes.len() as u64,
+            link: self.link,
+            info: self.info,
+            alignment: 8,
+            entry_bytes: 0,
+        };
+        header.bytes()
     }
 }
 
