@@ -9,7 +9,7 @@ use kdbridge::rsp::link::Address;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Look {
     /// Tell which kernel it is, where it lies, and what its processors do.
-    Info(Info),
+    Info(Options),
     /// Show the functions on the stack of a processor, with those that were inlined.
     ///
     /// Without a file of the kernel, the names come from its own memory, and there are neither source
@@ -28,13 +28,13 @@ pub(crate) enum Look {
     /// variable that each processor has for itself is that of `--cpu`.
     Print(Print),
     /// List the modules that are loaded.
-    Modules(Modules),
+    Modules(Options),
     /// Find symbols by a part of their name, or the one that an address belongs to.
     Symbols(Symbols),
     /// Wait until a variable is written to, and show who does it.
     Watch(Watch),
     /// Show what the kernel has printed, out of its memory.
-    Log(Log),
+    Log(Options),
 }
 
 /// Where the kernel is, and where to look for its file.
@@ -59,12 +59,6 @@ pub(crate) struct Options {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Info {
-    #[command(flatten)]
-    pub(crate) options: Options,
 }
 
 #[derive(Debug, Args)]
@@ -148,24 +142,12 @@ pub(crate) struct Print {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Modules {
-    #[command(flatten)]
-    pub(crate) options: Options,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct Symbols {
     #[command(flatten)]
     pub(crate) options: Options,
     /// A part of a name, or an address like 0xffffffff81000000.
     #[arg(value_name = "NAME|ADDRESS")]
     pub(crate) what: String,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Log {
-    #[command(flatten)]
-    pub(crate) options: Options,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

@@ -20,9 +20,7 @@ use crate::{output, session};
 
 pub(super) fn run(command: Look) -> anyhow::Result<()> {
     match command {
-        Look::Info(args) => show(&args.options, |target, kernel| {
-            Ok(info::info(target, kernel)?)
-        }),
+        Look::Info(options) => show(&options, |target, kernel| Ok(info::info(target, kernel)?)),
         Look::Bt(args) => bt::run(&args),
         Look::Break(args) => trap::wait(&args),
         Look::Mem(args) => mem::run(&args),
@@ -31,12 +29,10 @@ pub(super) fn run(command: Look) -> anyhow::Result<()> {
             Ok(regs::regs(target, kernel, cpu)?)
         }),
         Look::Print(args) => print::run(&args),
-        Look::Modules(args) => show(&args.options, |_, kernel| Ok(modules::modules(kernel))),
+        Look::Modules(options) => show(&options, |_, kernel| Ok(modules::modules(kernel))),
         Look::Symbols(args) => symbols::run(&args),
         Look::Watch(args) => trap::watch(&args),
-        Look::Log(args) => show(&args.options, |target, kernel| {
-            Ok(log::log(target, kernel)?)
-        }),
+        Look::Log(options) => show(&options, |target, kernel| Ok(log::log(target, kernel)?)),
     }
 }
 
