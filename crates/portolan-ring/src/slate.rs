@@ -1,13 +1,15 @@
 //! # Safety
 //!
 //! The memory is only ever copied to and from, with [`copy`](crate::copy), or reached through atomics,
-//! and no other reference to it is made. That what is reached lies within the memory is checked here.
+//! and no other reference to it is made. That what is reached lies within the memory is checked here and by
+//! [`Window::run`].
 #![allow(unsafe_code, reason = "raw pointers name memory that others write")]
 
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
 use crate::copy;
+use crate::window::Window;
 
 /// Memory that this process and others read and write at any time.
 ///
@@ -15,14 +17,8 @@ use crate::copy;
 /// others, by the [words](Self::word) in it or otherwise.
 #[derive(Debug)]
 pub struct Slate {
-    base: NonNull<u8>,
-    len: usize,
+    window: Window,
 }
-
-// SAFETY: every access acts like relaxed atomic loads and stores, so it does not matter who makes it.
-unsafe impl Send for Slate {}
-// SAFETY: as above.
-unsafe impl Sync for Slate {}
 
 impl Slate {
     /// Uses `len` bytes at `base`.
@@ -33,25 +29,27 @@ impl Slate {
     /// process must reach them in no other way than atomically. A mapped file must be unable to shrink.
     #[must_use]
     pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
-        Self { base, len }
+        // SAFETY: the caller promises more than that.
+        let window = unsafe { Window::new(base, len) };
+        Self { window }
     }
 
     /// How many bytes there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.window.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.window.is_empty()
     }
 
     /// Where they begin.
     #[must_use]
     pub fn base(&self) -> NonNull<u8> {
-        self.base
+        self.window.base()
     }
 
     /// Copies the bytes from `at` on into all of `into`.
@@ -60,10 +58,7 @@ impl Slate {
     ///
     /// If there are not as many.
     pub fn read(&self, at: usize, into: &mut [u8]) {
-        self.check(at, into.len());
-        let from = self.base.as_ptr().wrapping_add(at);
-        // SAFETY: `at + into.len()` bytes are there, as was just checked.
-        unsafe { copy::out_of_shared(from, into.as_mut_ptr(), into.len()) };
+        self.window.read(at, into);
     }
 
     /// Copies all of `from` to the bytes from `at` on.
@@ -72,9 +67,8 @@ impl Slate {
     ///
     /// If there are not as many.
     pub fn write(&self, at: usize, from: &[u8]) {
-        self.check(at, from.len());
-        let to = self.base.as_ptr().wrapping_add(at);
-        // SAFETY: `at + from.len()` bytes are there, as was just checked.
+        let to = self.window.run(at, from.len());
+        // SAFETY: `from.len()` bytes are there, as was just checked.
         unsafe { copy::into_shared(from.as_ptr(), to, from.len()) };
     }
 
@@ -83,21 +77,13 @@ impl Slate {
     #[must_use]
     pub fn word(&self, at: usize) -> Option<&AtomicU32> {
         let end = at.checked_add(size_of::<AtomicU32>())?;
-        let word: *mut u32 = self.base.as_ptr().wrapping_add(at).cast();
-        if end > self.len || !word.is_aligned() {
+        let word: *mut u32 = self.base().as_ptr().wrapping_add(at).cast();
+        if end > self.len() || !word.is_aligned() {
             return None;
         }
         // SAFETY: it is aligned and lies within the memory, which is alive as long as `self` is and is
         // reached atomically only.
         Some(unsafe { AtomicU32::from_ptr(word) })
-    }
-
-    fn check(&self, at: usize, len: usize) {
-        let end = at.checked_add(len);
-        assert!(
-            end.is_some_and(|end| end <= self.len),
-            "the bytes are in the memory"
-        );
     }
 }
 

@@ -15,7 +15,7 @@ pub struct Window {
     len: usize,
 }
 
-// SAFETY: every access acts like relaxed atomic loads, so it does not matter who makes it.
+// SAFETY: every access acts like relaxed atomic loads and stores, so it does not matter who makes it.
 unsafe impl Send for Window {}
 // SAFETY: as above.
 unsafe impl Sync for Window {}
@@ -30,6 +30,11 @@ impl Window {
     #[must_use]
     pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len }
+    }
+
+    /// Where they begin.
+    pub(crate) fn base(&self) -> NonNull<u8> {
+        self.base
     }
 
     /// How many bytes there are to see.
@@ -50,9 +55,8 @@ impl Window {
     ///
     /// If there are not as many.
     pub fn read(&self, at: usize, into: &mut [u8]) {
-        self.check(at, into.len());
-        let from = self.base.as_ptr().wrapping_add(at);
-        // SAFETY: `at + into.len()` bytes are there, as was just checked.
+        let from = self.run(at, into.len());
+        // SAFETY: `into.len()` bytes are there, as was just checked.
         unsafe { copy::out_of_shared(from, into.as_mut_ptr(), into.len()) };
     }
 
@@ -63,20 +67,26 @@ impl Window {
     /// If there are not as many.
     #[must_use]
     pub fn to_vec(&self, len: usize) -> Vec<u8> {
-        self.check(0, len);
+        let from = self.run(0, len);
         let mut bytes = Vec::with_capacity(len);
         // SAFETY: `len` bytes are there, and as many were reserved.
-        unsafe { copy::out_of_shared(self.base.as_ptr(), bytes.as_mut_ptr(), len) };
+        unsafe { copy::out_of_shared(from, bytes.as_mut_ptr(), len) };
         // SAFETY: they have just been written.
         unsafe { bytes.set_len(len) };
         bytes
     }
 
-    fn check(&self, at: usize, len: usize) {
+    /// Where the bytes from `at` on begin, of which there are `len`.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many.
+    pub(crate) fn run(&self, at: usize, len: usize) -> *mut u8 {
         let end = at.checked_add(len);
         assert!(
             end.is_some_and(|end| end <= self.len),
             "the bytes are in the window"
         );
+        self.base.as_ptr().wrapping_add(at)
     }
 }
