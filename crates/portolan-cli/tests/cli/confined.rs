@@ -13,36 +13,10 @@ use crate::world::{Running, World, ran, wait_for_line};
 const GROUP: &str = "\"com.apple.security.app-sandbox\" = true\n\
                      \"com.apple.security.application-groups\" = [\"group.a\"]\n";
 
-/// The command is no part of the system, so a confined program may not use it by itself.
-fn with_the_command(world: &World, entitlements: &str) -> String {
-    let bin = format!("{}/", world.path("bin").display());
-    format!(
-        "{entitlements}\"com.apple.security.temporary-exception.files.absolute-path.read-only\" \
-         = [{bin:?}]\n"
-    )
-}
-
 /// Runs a shell script in the command's place, confined.
 fn script(world: &World, entitlements: &str, script: &str) -> crate::world::Ran {
-    let file = world.write("entitlements.toml", with_the_command(world, entitlements));
-    let portolan = world.program();
-    let file = file.to_str().expect("path");
-    let command = [
-        "run",
-        "--entitlements",
-        file,
-        "--label",
-        "test.app",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ];
-    ran(world
-        .command(command)
-        .env("portolan", portolan)
-        .output()
-        .expect("run"))
+    let mut command = world.confined("best", &world.entitlements(entitlements));
+    ran(command.args(["sh", "-c", script]).output().expect("run"))
 }
 
 #[test]
@@ -95,19 +69,8 @@ fn s71_exceptions_match_as_their_kind_does() {
         \"com.apple.security.temporary-exception.mach-lookup.global-name\" = [\"a.b*\"]\n";
     for name in ["a.b", "a.bc"] {
         let serve = format!("exec $portolan serve --echo {name}");
-        let file = world.write("entitlements.toml", with_the_command(&world, entitlements));
-        let arguments = [
-            "run",
-            "--entitlements",
-            file.to_str().expect("path"),
-            "--",
-            "sh",
-            "-c",
-            &serve,
-        ];
-        let mut command = world.command(arguments);
-        let command = command.env("portolan", world.program());
-        let running = crate::world::Running::serving(command);
+        let mut command = world.confined("best", &world.entitlements(entitlements));
+        let running = Running::serving(command.args(["sh", "-c", &serve]));
         assert_eq!(world.feed(["call", name], b"x").ok(), b"x");
         running.kill();
         script(&world, entitlements, &format!("$portolan lookup {name}"))
@@ -164,19 +127,11 @@ fn w06_an_exception_does_not_lead_to_the_servers_socket() {
     );
     for isolation in ["T1", "best"] {
         let file = world.write("entitlements.toml", &granted);
-        let ran = world.run([
-            "run",
-            "--isolation",
-            isolation,
-            "--label",
-            "test.app",
-            "--entitlements",
-            file.to_str().expect("path"),
-            "--",
-            "python3",
-            "-c",
-            &connect,
-        ]);
+        let mut command = world.confined(isolation, &file);
+        let ran = ran(command
+            .args(["python3", "-c", &connect])
+            .output()
+            .expect("run"));
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
         assert!(ran.stderr.contains("is not granted"), "{}", ran.stderr);
         assert!(ran.stderr.contains("Error: [Errno"), "{}", ran.stderr);
@@ -191,7 +146,6 @@ fn a_program_that_inherits_is_what_its_parent_is() {
     let _server = world.serve(["--echo", "group.a.echo"]);
     let secret = world.write("secret", "secret");
     for isolation in ["T1", "best"] {
-        let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
         let script = format!(
             "printf '%s' '{INHERIT}' > $HOME/inherit.toml
              exec $portolan run --entitlements $HOME/inherit.toml -- sh -c '\
@@ -199,24 +153,8 @@ fn a_program_that_inherits_is_what_its_parent_is() {
              $portolan lookup outside; cat {}'",
             secret.display()
         );
-        let arguments = [
-            "run",
-            "--isolation",
-            isolation,
-            "--label",
-            "test.app",
-            "--entitlements",
-            file.to_str().expect("path"),
-            "--",
-            "sh",
-            "-c",
-            &script,
-        ];
-        let mut command = world.command(arguments);
-        let ran = ran(command
-            .env("portolan", world.program())
-            .output()
-            .expect("run"));
+        let mut command = world.confined(isolation, &world.entitlements(GROUP));
+        let ran = ran(command.args(["sh", "-c", &script]).output().expect("run"));
         assert_eq!(ran.stdout, b"hello\ninherit.toml\n", "{}", ran.stderr);
         assert!(ran.stderr.contains("(1100)"), "{}", ran.stderr);
         assert!(ran.stderr.contains("cat: "), "{}", ran.stderr);
@@ -259,19 +197,8 @@ fn a_confined_program_has_its_container_for_a_home() {
     for isolation in ["T1", "best"] {
         let file = world.write("entitlements.toml", GROUP);
         let script = format!("echo kept > $HOME/file; cat {}", secret.display());
-        let ran = world.run([
-            "run",
-            "--isolation",
-            isolation,
-            "--label",
-            "test.app",
-            "--entitlements",
-            file.to_str().expect("path"),
-            "--",
-            "sh",
-            "-c",
-            &script,
-        ]);
+        let mut command = world.confined(isolation, &file);
+        let ran = ran(command.args(["sh", "-c", &script]).output().expect("run"));
         assert_eq!(ran.code, Some(1), "{}", ran.stderr);
         let kept = "data/portolan/Containers/test.app/Data/file";
         let kept = std::fs::read_to_string(world.path(kept)).expect("it was written");
@@ -305,9 +232,7 @@ fn the_children_of_a_confined_program_share_its_right_and_not_its_answers() {
 #[test]
 fn w23_the_right_of_a_confined_program_is_refused_to_another_process() {
     let world = World::of_a_user();
-    let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
-    let file = file.to_str().expect("path");
-    let mut command = world.command(["run", "--entitlements", file, "--label", "test.app", "--"]);
+    let mut command = world.confined("best", &world.entitlements(GROUP));
     command.args(["sh", "-c", "echo ready >&2; exec sleep 1000"]);
     let mut program = Running::start(&mut command);
     wait_for_line(&mut program.child, "ready");
@@ -349,9 +274,7 @@ fn number_of_right(pid: u32) -> Option<i32> {
 #[test]
 fn w23_the_group_of_a_confined_program_is_not_the_program() {
     let world = World::of_a_user();
-    let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
-    let file = file.to_str().expect("path");
-    let mut command = world.command(["run", "--entitlements", file, "--label", "test.app", "--"]);
+    let mut command = world.confined("best", &world.entitlements(GROUP));
     command.args(["sh", "-c", "echo ready >&2; exec sleep 1000"]);
     let mut program = Running::start(command.process_group(0));
     wait_for_line(&mut program.child, "ready");
@@ -368,24 +291,10 @@ fn w23_the_group_of_a_confined_program_is_not_the_program() {
 #[test]
 fn w23_the_daemons_of_a_confined_program_use_its_right() {
     let world = World::of_a_user();
-    let file = world.write("entitlements.toml", with_the_command(&world, GROUP));
     let daemon = "while kill -0 $0 2> /dev/null; do :; done; $portolan list; echo code $? >&2";
     let script = "sh -c 'setsid sh -c \"$daemon\" $$ &'";
-    let file = file.to_str().expect("path");
-    let words = [
-        "run",
-        "--isolation",
-        "T1",
-        "--entitlements",
-        file,
-        "--label",
-        "test.app",
-    ];
-    let mut command = world.command(words);
-    command.args(["--", "sh", "-c", script]);
-    command
-        .env("portolan", world.program())
-        .env("daemon", daemon);
+    let mut command = world.confined("T1", &world.entitlements(GROUP));
+    command.args(["sh", "-c", script]).env("daemon", daemon);
     let mut program = Running::start(&mut command);
     wait_for_line(&mut program.child, "code 0");
 }

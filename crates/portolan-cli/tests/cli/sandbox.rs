@@ -33,22 +33,10 @@ fn lines(world: &World) -> Vec<Value> {
     text.lines().map(line).collect()
 }
 
-/// Entitlements of a program that has the command, too.
-fn entitlements(world: &World, entitlements: &str) -> PathBuf {
-    let bin = world.path("bin/");
-    let key = "com.apple.security.temporary-exception.files.absolute-path.read-only";
-    let text = format!("{entitlements}\"{key}\" = [{bin:?}]\n");
-    world.write("entitlements.toml", text)
-}
-
 /// Runs a shell script, confined, that has the command for `$portolan`.
 fn confined(world: &World, granted: &str, isolation: &str, script: &str) -> Ran {
-    let file = entitlements(world, granted);
-    let mut command = world.command(["run", "--label", "test.app", "--isolation", isolation]);
-    command.arg("--entitlements").arg(file);
-    command.args(["--", "sh", "-c", script]);
-    let command = command.env("portolan", world.program());
-    ran(command.output().expect("run"))
+    let mut command = world.confined(isolation, &world.entitlements(granted));
+    ran(command.args(["sh", "-c", script]).output().expect("run"))
 }
 
 fn check(world: &World, words: &[&str]) -> Ran {
@@ -182,7 +170,7 @@ fn what_is_told_is_what_happens() {
     fs::write(&file, "x").expect("write");
     let shown = file.display().to_string();
     let script = format!("cat {shown}");
-    let granted = entitlements(&world, GROUP);
+    let granted = world.entitlements(GROUP);
     let told = |granted: &PathBuf| {
         let granted = granted.to_str().expect("path");
         check(&world, &["--entitlements", granted, "file-read", &shown])
@@ -197,7 +185,7 @@ fn what_is_told_is_what_happens() {
         value.expect("a value")
     );
     let more = format!("{GROUP}{line}");
-    assert_eq!(told(&entitlements(&world, &more)).code, Some(0));
+    assert_eq!(told(&world.entitlements(&more)).code, Some(0));
     for isolation in TIERS {
         assert_eq!(confined(&world, &more, isolation, &script).ok(), b"x");
     }
@@ -274,13 +262,9 @@ fn what_a_tier_lacks_is_named() {
 fn w27_names_that_are_not_its_own_are_refused_and_logged() {
     let world = World::of_a_user();
     for isolation in TIERS {
-        let mut running = world.command(["run", "--label", "test.app", "--isolation", isolation]);
-        running
-            .arg("--entitlements")
-            .arg(entitlements(&world, GROUP));
-        let serve = ["--", "sh", "-c", "exec $portolan serve --echo group.a.x"];
-        let running = running.args(serve).env("portolan", world.program());
-        drop(Running::serving(running));
+        let mut running = world.confined(isolation, &world.entitlements(GROUP));
+        let serve = ["sh", "-c", "exec $portolan serve --echo group.a.x"];
+        drop(Running::serving(running.args(serve)));
         let alone = "\"com.apple.security.app-sandbox\" = true\n";
         for (granted, name) in [(GROUP, RANDOM), (GROUP, "group.ax"), (alone, "group.a.x")] {
             let serve = format!("$portolan serve --echo {name}");

@@ -22,14 +22,8 @@ fn traced(world: &World, program: &[&str]) -> (Ran, String) {
 
 fn confined(world: &World, entitlements: &str, isolation: &str, program: &[&str]) -> Ran {
     let file = world.write("entitlements.toml", entitlements);
-    let mut command = world.command(["run", "--label", "test.app", "--isolation", isolation]);
-    command
-        .arg("--entitlements")
-        .arg(file)
-        .arg("--")
-        .args(program);
-    let command = command.env("portolan", world.program());
-    ran(command.output().expect("run"))
+    let mut command = world.confined(isolation, &file);
+    ran(command.args(program).output().expect("run"))
 }
 
 /// The text without each of the values of an entitlement that has several, and without each of the

@@ -130,6 +130,23 @@ impl World {
         command
     }
 
+    /// A file with entitlements of a program that also has the command, which is no part of the system.
+    pub(crate) fn entitlements(&self, entitlements: &str) -> PathBuf {
+        let bin = self.path("bin/");
+        let key = "com.apple.security.temporary-exception.files.absolute-path.read-only";
+        let text = format!("{entitlements}\"{key}\" = [{bin:?}]\n");
+        self.write("entitlements.toml", text)
+    }
+
+    /// `portolan run` with these entitlements, to which the program is to be added. It is known as
+    /// `test.app`, and has the command for `$portolan`.
+    pub(crate) fn confined(&self, isolation: &str, entitlements: &Path) -> Command {
+        let mut command = self.command(["run", "--label", "test.app", "--isolation", isolation]);
+        command.arg("--entitlements").arg(entitlements).arg("--");
+        command.env("portolan", &self.program);
+        command
+    }
+
     pub(crate) fn run<const N: usize>(&self, arguments: [&str; N]) -> Ran {
         ran(self.command(arguments).output().expect("run portolan"))
     }
