@@ -8,7 +8,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flavour::{bring, right_to};
 use portolan_port::{
@@ -18,6 +18,7 @@ use portolan_port::{
 use portolan_testkit::flavour::Flavour;
 use portolan_testkit::in_both_flavours;
 use portolan_testkit::process::{self, Process, play};
+use portolan_testkit::wait;
 use portolan_wire::failure::{FailureKind, StartFailure};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -92,12 +93,8 @@ impl Borrower {
     }
 }
 
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it never is so");
-        std::thread::yield_now();
-    }
+fn wait_until(is_so: impl FnMut() -> bool) {
+    wait::until(Duration::from_secs(20), "it is so", is_so);
 }
 
 fn lend(port: ReceiveRight) -> (Custody, ReceiveRight) {

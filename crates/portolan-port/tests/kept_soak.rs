@@ -13,7 +13,7 @@ use portolan_port::{
     SendRight, Timeout,
 };
 use portolan_testkit::process::{self, Process, play};
-use portolan_testkit::soak;
+use portolan_testkit::{soak, wait};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
@@ -213,12 +213,8 @@ impl Borrower {
     }
 }
 
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it never is so");
-        std::thread::yield_now();
-    }
+fn wait_until(is_so: impl FnMut() -> bool) {
+    wait::until(Duration::from_secs(20), "it is so", is_so);
 }
 
 /// Kills in one round.

@@ -14,8 +14,7 @@ use portolan_port::{
 use portolan_testkit::flavour::Flavour;
 use portolan_testkit::in_both_flavours;
 use portolan_testkit::process::{self, Process, play};
-use portolan_testkit::{soak, usage};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use portolan_testkit::{soak, usage, wait};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::Resource;
 use warm_up::{answer_warm_up, receive, warm_up};
@@ -122,11 +121,7 @@ fn pid_of(message: &Message) -> u32 {
 }
 
 fn is_readable(fd: impl AsFd) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
+    wait::is_readable(fd, Duration::ZERO)
 }
 
 /// Linux 6.5 and later.

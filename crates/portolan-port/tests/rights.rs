@@ -14,8 +14,7 @@ use portolan_port::{
     ReceiveRight, ReplyError, RequestError, Right, SendErrorKind, SendRight, Sender, Timeout,
 };
 use portolan_testkit::flavour::Flavour;
-use portolan_testkit::in_both_flavours;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use portolan_testkit::{in_both_flavours, wait};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Timeout = Timeout::after(Duration::from_secs(20));
@@ -28,11 +27,7 @@ fn take_send(message: &mut Message) -> SendRight {
 }
 
 fn is_readable(fd: &impl AsFd) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
+    wait::is_readable(fd, Duration::ZERO)
 }
 
 fn fill(right: &SendRight) -> usize {

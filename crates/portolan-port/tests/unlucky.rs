@@ -13,7 +13,7 @@ use portolan_port::{
     SendErrorKind, SendOnceRight, SendRight, Timeout,
 };
 use portolan_testkit::flavour::Flavour;
-use portolan_testkit::{in_both_flavours, soak};
+use portolan_testkit::{in_both_flavours, soak, wait};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
@@ -52,11 +52,7 @@ fn take_receive(message: &mut Message) -> ReceiveRight {
 }
 
 fn is_readable(fd: &impl AsFd) -> bool {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).expect("poll") == 1
+    wait::is_readable(fd, Duration::ZERO)
 }
 
 in_both_flavours!(a_reply_right_of_a_dead_client_passes_on_and_is_dead);

@@ -14,7 +14,7 @@ use portolan::defaults::{
 };
 use portolan::{GroupId, Message, SendRight, Timeout};
 use portolan_testkit::process::{self, Process};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use portolan_testkit::wait::is_readable;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -482,11 +482,6 @@ fn the_descriptor_of_a_watcher_tells_of_changes() {
         Err(NextError::TimedOut)
     ));
     assert!(!is_readable(&watch, Duration::ZERO));
-}
-
-fn is_readable(watch: &Watch, within: Duration) -> bool {
-    let within = Timespec::try_from(within).expect("short");
-    poll(&mut [PollFd::new(watch, PollFlags::IN)], Some(&within)).expect("poll") == 1
 }
 
 #[test]

@@ -3,7 +3,6 @@
 //! The other processes are this test program again, which runs `play_a_part`.
 
 use std::env;
-use std::os::fd::AsFd;
 use std::panic::resume_unwind;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,7 +21,7 @@ use portolan::{
 };
 use portolan_testkit::flavour::{Flavour, memories};
 use portolan_testkit::in_both_flavours;
-use rustix::event::{PollFd, PollFlags};
+use portolan_testkit::wait::is_readable;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -836,12 +835,6 @@ fn is_no_reply(error: &SendRequestError) -> bool {
         error,
         SendRequestError::TransportError(RequestError::Reply(ReplyError::NoReply))
     )
-}
-
-fn is_readable(port: impl AsFd, timeout: Duration) -> bool {
-    let mut fds = [PollFd::new(&port, PollFlags::IN)];
-    let timeout = timeout.try_into().expect("a short time");
-    rustix::event::poll(&mut fds, Some(&timeout)).expect("poll") == 1
 }
 
 /// The other process, killed when this is dropped.

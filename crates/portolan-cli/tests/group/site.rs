@@ -3,9 +3,9 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use portolan_testkit::wait;
 use serde_json::Value;
 
 use crate::part::{CONTAINER, GROUP, PART};
@@ -30,15 +30,8 @@ impl Tier {
 }
 
 /// Waits until something holds.
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(
-            start.elapsed() < TIME,
-            "it was waited for in vain that {what}"
-        );
-        thread::park_timeout(Duration::from_millis(5));
-    }
+pub(crate) fn until(what: &str, holds: impl FnMut() -> bool) {
+    wait::until(TIME, what, holds);
 }
 
 /// The server is started by the first command, and ends with the world.

@@ -13,6 +13,7 @@ use portolan::{JobLabel, Message, ReplyError, RequestError, SendRight, ServiceNa
 use rustix::process::{Pid, Signal, WaitOptions, getpid, set_child_subreaper, waitpid};
 
 use portolan_testkit::usage::children;
+use portolan_testkit::wait;
 
 use crate::part::{ECHO, PART, PLACE, SERVICE};
 use crate::world::{Running, World, wait_for_line};
@@ -25,15 +26,8 @@ pub(crate) const PATIENCE: Timeout = Timeout::after(TIME);
 pub(crate) const NAME: &str = "org.example.job";
 
 /// Waits until something holds.
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(
-            start.elapsed() < TIME,
-            "it was waited for in vain that {what}"
-        );
-        thread::park_timeout(Duration::from_millis(1));
-    }
+pub(crate) fn until(what: &str, holds: impl FnMut() -> bool) {
+    wait::until(TIME, what, holds);
 }
 
 /// Shows a figure. It is no more than that: what must hold is asserted.

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use portolan::bootstrap::jobs::{JobState, JobStatus, Kickstart};
 use portolan::bootstrap::{Bootstrap, BootstrapError};
@@ -13,6 +13,7 @@ use portolan::{
     Timeout,
 };
 use portolan_testkit::flavour::{Flavour, memories};
+use portolan_testkit::wait;
 use portolan_wire::place;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketType};
@@ -39,12 +40,8 @@ pub(crate) fn code<T: std::fmt::Debug>(result: Result<T, BootstrapError>) -> i32
 }
 
 /// Waits for what comes at some time.
-pub(crate) fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "it never is so");
-        std::thread::yield_now();
-    }
+pub(crate) fn wait_until(is_so: impl FnMut() -> bool) {
+    wait::until(PATIENCE, "it is so", is_so);
 }
 
 /// Sends messages with these ids.

@@ -16,7 +16,9 @@ mod walk;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use portolan_testkit::wait;
 
 use world::{Ran, World};
 
@@ -24,15 +26,8 @@ use world::{Ran, World};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Waits until something is there.
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait::eventually(PATIENCE, what, look)
 }
 
 /// A file that nobody else can change, whatever the umask of whoever runs the tests.
