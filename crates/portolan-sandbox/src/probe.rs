@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,6 +49,16 @@ pub fn launcher() -> io::Result<PathBuf> {
         None if OWN_LAUNCHER.load(Ordering::Relaxed) => Ok(program),
         None => Err(io::ErrorKind::NotFound.into()),
     }
+}
+
+/// Whether everybody may execute a program, and the directories above it let everybody through.
+#[must_use]
+pub fn is_everybodys(program: &Path) -> bool {
+    let may = |path: &Path, mode| {
+        path.metadata()
+            .is_ok_and(|found| found.permissions().mode() & mode == mode)
+    };
+    may(program, 0o005) && program.ancestors().skip(1).all(|path| may(path, 0o001))
 }
 
 /// A part of a tier.

@@ -82,9 +82,8 @@ impl SharedMemory {
     ///
     /// [`BootstrapCode::NO_MEMORY`]: crate::BootstrapCode::NO_MEMORY
     pub fn create(bootstrap: &Bootstrap, name: &ObjectName, len: u64) -> Result<Self, OpenError> {
-        let exclusive = false;
         let creation = Creation {
-            exclusive,
+            exclusive: false,
             value: len,
         };
         let memory = Self::ask(bootstrap, name, Some(creation))?;

@@ -9,13 +9,12 @@ mod story;
 mod timing;
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context as _;
 use portolan::bootstrap::Bootstrap;
+use portolan_sandbox::probe::is_everybodys;
 
 use super::run::INHERITED_FD;
 use crate::args::{Demo, Part};
@@ -50,15 +49,6 @@ fn tell_as_nobody(rounds: u32) -> anyhow::Result<()> {
         .status()?;
     anyhow::ensure!(status.success(), "the demo has failed as user {NOBODY}");
     Ok(())
-}
-
-/// Whether every user can execute a program.
-fn is_everybodys(program: &Path) -> bool {
-    let may = |path: &Path, mode| {
-        path.metadata()
-            .is_ok_and(|found| found.permissions().mode() & mode == mode)
-    };
-    may(program, 0o005) && program.ancestors().skip(1).all(|path| may(path, 0o001))
 }
 
 fn tell(rounds: u32) -> anyhow::Result<()> {

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use portolan_sys::spawn::{Descriptor, Identity, Spawned};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use crate::probe::is_everybodys;
+
 use super::SelftestError;
 use super::outside::Outside;
 use super::start::{self, Start};
@@ -170,16 +172,6 @@ fn prepare(directory: &Path, programs: &Programs, user: Option<&Identity>) -> io
 fn copy(from: &Path, to: &Path, mode: u32) -> io::Result<()> {
     fs::copy(from, to)?;
     fs::set_permissions(to, fs::Permissions::from_mode(mode))
-}
-
-/// Whether everybody may execute it, and the directories above it let everybody through.
-fn is_everybodys(program: &Path) -> bool {
-    let mode = |path: &Path| {
-        path.metadata()
-            .map_or(0, |found| found.permissions().mode())
-    };
-    let mut directories = program.ancestors().skip(1);
-    mode(program) & 0o005 == 0o005 && directories.all(|path| mode(path) & 0o001 != 0)
 }
 
 /// The socket of a session's bus, at its address or where systemd puts it.
