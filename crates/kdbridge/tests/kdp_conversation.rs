@@ -213,22 +213,17 @@ fn k14_a_copy_of_the_last_stop_does_not_stop_what_runs() {
     for _ in 0..300 {
         world.borrow_mut().server.target().stop = Some(Stop::Signal(Cpu(0), 5));
         kernel.resume().expect("it runs");
-        assert!(
-            kernel
-                .wait(Duration::from_secs(1))
-                .expect("a link")
-                .is_some()
-        );
+        assert!(stops(&mut kernel));
         kernel.resume().expect("it runs");
         assert_eq!(kernel.wait(Duration::from_secs(1)).expect("a link"), None);
         world.borrow_mut().server.target().stop = Some(Stop::Signal(Cpu(0), 5));
-        assert!(
-            kernel
-                .wait(Duration::from_secs(1))
-                .expect("a link")
-                .is_some()
-        );
+        assert!(stops(&mut kernel));
     }
+}
+
+fn stops(kernel: &mut impl Target) -> bool {
+    let stop = kernel.wait(Duration::from_secs(1));
+    stop.expect("a link").is_some()
 }
 
 #[test]
@@ -241,12 +236,7 @@ fn a_kernel_that_runs_although_its_answer_was_lost_is_waited_for() {
     kernel.resume().expect("it runs");
     assert_eq!(kernel.wait(Duration::from_secs(60)).expect("a link"), None);
     world.borrow_mut().server.target().stop = Some(Stop::Signal(Cpu(0), 5));
-    assert!(
-        kernel
-            .wait(Duration::from_secs(1))
-            .expect("a link")
-            .is_some()
-    );
+    assert!(stops(&mut kernel));
     assert_eq!(world.borrow_mut().server.target().resumes, 1);
 }
 
