@@ -96,6 +96,11 @@ impl Caller {
         }
     }
 
+    /// Whether the process has ended, as far as the kernel says.
+    pub(super) fn has_ended(&self) -> bool {
+        self.sender.pidfd().is_some_and(process::has_exited)
+    }
+
     /// Whether it runs as the server's user or as root.
     pub(super) fn is_at_home(&self) -> bool {
         self.is_at_home
@@ -170,7 +175,7 @@ impl Server {
         let request = request.map_err(|error| error.code())?;
         let caller = self.caller(message)?;
         caller.must_be_at_home_for(&request)?;
-        self.must_be_of_the_program(message, &caller, &request)?;
+        self.must_be_of_the_program(&caller, &request)?;
         let rights = message.take_rights();
         let operation = request.operation();
         let answer = self.answer_to(&caller, request, rights);

@@ -6,7 +6,6 @@
 
 use std::io;
 
-use portolan_port::{Message, Sender};
 use portolan_sandbox::Identity;
 use portolan_wire::bootstrap::Request;
 use portolan_wire::code::BootstrapCode;
@@ -28,7 +27,6 @@ impl Server {
     /// would stay.
     pub(super) fn must_be_of_the_program(
         &mut self,
-        message: &Message,
         caller: &Caller,
         request: &Request,
     ) -> Result<(), Refused> {
@@ -39,8 +37,7 @@ impl Server {
             tracing::error!(pid = caller.pid, %error, "cannot tell whose process it is");
             BootstrapCode::NO_MEMORY
         })?;
-        let ended = message.sender().is_some_and(has_ended);
-        match is_own.filter(|_| !ended) {
+        match is_own.filter(|_| !caller.has_ended()) {
             Some(true) => Ok(()),
             None if stays(request) => Err(BootstrapCode::NOT_PRIVILEGED.into()),
             None => Ok(()),
@@ -101,9 +98,4 @@ fn stays(request: &Request) -> bool {
         request,
         Request::LookUp { .. } | Request::Status { .. } | Request::List
     )
-}
-
-/// Whether a process has ended, as far as the kernel says.
-fn has_ended(sender: &Sender) -> bool {
-    sender.pidfd().is_some_and(process::has_exited)
 }

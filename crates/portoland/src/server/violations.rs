@@ -116,12 +116,17 @@ impl Violations {
         }
     }
 
-    /// Those after this one, in their order. A number that is not known yet is one of a server that
-    /// is gone, and its client knows nothing of this one.
-    pub(super) fn page(&self, after: u64) -> sandbox::Violations {
+    /// Those after this one. A number that is not known yet is one of a server that is gone, and its
+    /// client knows nothing of this one.
+    fn later(&self, after: u64) -> impl Iterator<Item = &Violation> {
         let after = if after > self.last { 0 } else { after };
         let kept = self.programs.values().flat_map(|program| &program.kept);
-        let mut later: Vec<_> = kept.filter(|one| one.number > after).collect();
+        kept.filter(move |one| one.number > after)
+    }
+
+    /// Those after this one, in their order.
+    pub(super) fn page(&self, after: u64) -> sandbox::Violations {
+        let mut later: Vec<_> = self.later(after).collect();
         later.sort_by_key(|one| one.number);
         sandbox::Violations {
             more: later.len() > MAX_VIOLATIONS,
@@ -130,7 +135,7 @@ impl Violations {
     }
 
     pub(super) fn has_any(&self, after: u64) -> bool {
-        !self.page(after).items.is_empty()
+        self.later(after).next().is_some()
     }
 
     /// Answers when there is something to tell.
