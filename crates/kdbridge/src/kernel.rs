@@ -14,7 +14,7 @@ use crate::symbols::{
     Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind, SourceFrame,
     Symbol, SymbolTable, kallsyms, may_be_kernel,
 };
-use crate::target::{Memory, Registers, TargetError};
+use crate::target::{KERNEL_HALF, Memory, Registers, TargetError};
 use crate::types::{BtfError, Tag, Type, TypeId, Types};
 use crate::unwind::{Arrays, Format, Frame, OrcTable, Unwinder};
 
@@ -257,6 +257,10 @@ impl Kernel {
             let symbol = loaded.symbols.at(address)?;
             let offset = address - symbol.address;
             return Some((symbol, offset));
+        }
+        if address < KERNEL_HALF {
+            // A program's. Some symbols are where the kernel has it before it is mapped.
+            return None;
         }
         let linked = address.wrapping_sub(self.found.slide);
         let symbol = self.symbols.at(linked)?;

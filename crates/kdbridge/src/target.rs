@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+/// Where the kernel's half of the address space begins; programs have the other one.
+pub(crate) const KERNEL_HALF: u64 = 1 << 63;
+
 /// The memory of a kernel that stands still.
 pub trait Memory {
     /// Fills `into` with what is at the virtual address `at`, as the kernel itself would see it.

@@ -2,12 +2,9 @@
 
 use super::{RspTarget, hex};
 use crate::paging::Root;
-use crate::target::TargetError;
+use crate::target::{KERNEL_HALF, TargetError};
 
 const PAGE: u64 = 4096;
-
-/// Where the kernel's half of the address space begins.
-const KERNEL_HALF: u64 = 1 << 63;
 
 /// How many requests are on the way at once, where that works.
 const AHEAD: usize = 16;
