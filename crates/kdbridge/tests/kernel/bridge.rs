@@ -12,7 +12,7 @@ use crate::machine::Machine;
 /// LLDB twenty on a processor of its own.
 const PATIENCE: &str = "200";
 
-/// A running `kdbridge serve`; it ends when this is dropped, and if the test is killed.
+/// A running `kdbridge serve` or `kdbridge kill-guard`; it ends when this is dropped, and if the test is killed.
 pub(crate) struct Bridge {
     child: Child,
     /// As it says itself.
@@ -27,8 +27,23 @@ impl Bridge {
     }
 
     pub(crate) fn serve_at(machine: &Machine, listen: &str, arguments: &[&str]) -> Self {
+        Self::start("serve", machine, listen, arguments)
+    }
+
+    /// The guard alone in front of `machine`, at a path in its folder.
+    pub(crate) fn guard(machine: &Machine) -> Self {
+        let socket = machine.folder().join("guard");
+        Self::start(
+            "kill-guard",
+            machine,
+            &format!("unix:{}", socket.display()),
+            &[],
+        )
+    }
+
+    fn start(command: &str, machine: &Machine, listen: &str, arguments: &[&str]) -> Self {
         let mut child = guarded(env!("CARGO_BIN_EXE_kdbridge"))
-            .arg("serve")
+            .arg(command)
             .arg(machine.stub())
             .args(["--listen", listen])
             .args(arguments)

@@ -144,6 +144,39 @@ fn k05_a_debugger_may_kill_the_machine_if_that_is_allowed() {
     machine.ends();
 }
 
+#[test]
+fn k05_behind_the_guard_a_machine_survives_debuggers_that_know_nothing_of_its_kernel() {
+    let mut machine = Machine::boot();
+    keep_busy(&mut machine);
+    let place = format!("grep -m 1 ' {BUSY}$' /proc/kallsyms");
+    let place = machine.run(&place);
+    let place = place.split(' ').next().unwrap();
+    let guard = Bridge::guard(&machine);
+    for turn in 0..20 {
+        let lldb = guard.lldb(None, &["kill"]);
+        assert!(lldb.contains("Process 1 stopped"), "{turn}: {lldb}");
+    }
+    lives(&mut machine);
+    // Where the kernel was linked to be, which nothing has told it otherwise.
+    let gdb = guard.gdb(Some(&vmlinux()), &["info address linux_banner", "kill"]);
+    assert!(gdb.contains("at address 0xffffffff8"), "{gdb}");
+    let linked = SymbolTable::of_file(&ElfFile::open(&vmlinux()).unwrap()).unwrap();
+    let linked = linked.by_name("linux_banner").unwrap().address;
+    assert!(gdb.contains(&format!("{linked:x}")), "{gdb}");
+    lives(&mut machine);
+
+    let stop = format!("breakpoint set -a 0x{place}");
+    let mut lldb = guard.lldb_command(None, &[&stop, "continue", "continue", "continue"]);
+    let mut lldb = lldb.stdout(Stdio::piped()).spawn().unwrap();
+    read_until(
+        lldb.stdout.as_mut().unwrap(),
+        "stop reason = breakpoint 1.1",
+    );
+    lldb.kill().unwrap();
+    lldb.wait().unwrap();
+    lives(&mut machine);
+}
+
 /// Where the machine says that a function of its module `dummy` is.
 fn address_in_dummy(machine: &mut Machine, name: &str) -> String {
     let file = format!(

@@ -70,6 +70,12 @@ pub(crate) enum Command {
     /// left, in whatever way. The first that changes something controls the machine; others read.
     #[command(visible_alias = "connect")]
     Serve(Serve),
+    /// Stand between a stub and a debugger that might end the machine, and do nothing else.
+    ///
+    /// A debugger that kills the machine leaves it, and it runs on without breakpoints when the last one
+    /// has left, in whatever way. No kernel is looked for and nothing is told of symbols: what debuggers
+    /// know is what they were given. LLDB can connect to a machine that runs.
+    KillGuard(KillGuard),
     #[command(flatten)]
     Look(look::Look),
     /// Translate the boot-arg `debug` of an XNU kernel between names and a number.
@@ -105,12 +111,28 @@ pub(crate) struct Serve {
     pub(crate) target: Place,
     #[command(flatten)]
     pub(crate) kernel: Kernel,
-    /// Where debuggers connect: HOST:PORT, :PORT, or unix:PATH, which only you can connect to.
-    #[arg(long, value_name = "ADDRESS", default_value = ":2345")]
-    pub(crate) listen: Address,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
     /// Let a debugger end the machine by killing what it debugs.
     #[arg(long)]
     pub(crate) allow_kill: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillGuard {
+    /// The stub: HOST:PORT, :PORT, or unix:PATH; QEMU's `-s` listens at :1234.
+    #[arg(value_name = "TARGET", default_value = ":1234")]
+    pub(crate) target: Address,
+    #[command(flatten)]
+    pub(crate) listen: Listen,
+}
+
+/// What debuggers connect to.
+#[derive(Debug, Args)]
+pub(crate) struct Listen {
+    /// Where debuggers connect: HOST:PORT, :PORT, or unix:PATH, which only you can connect to.
+    #[arg(long = "listen", value_name = "ADDRESS", default_value = ":2345")]
+    pub(crate) address: Address,
 }
 
 #[derive(Debug, Args)]

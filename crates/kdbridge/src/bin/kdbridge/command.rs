@@ -2,6 +2,7 @@
 
 mod boot_args;
 mod debug;
+mod kill_guard;
 mod look;
 mod serve;
 mod serve_kdp;
@@ -23,6 +24,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     };
     match command {
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::KillGuard(arguments) => kill_guard::run(&arguments),
         Command::Look(command) => look::run(command),
         Command::BootArgs(arguments) => boot_args::run(&arguments),
         Command::ServeKdp(arguments) => serve_kdp::run(&arguments),

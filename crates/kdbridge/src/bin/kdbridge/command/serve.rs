@@ -7,20 +7,19 @@ use std::os::unix::net::UnixStream;
 use anyhow::Context;
 use kdbridge::rsp::link::Address;
 use kdbridge::serve::{Listener, Options, Server};
+use kdbridge::target::Target;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 
-use crate::args::Serve;
+use crate::args::{Listen, Serve};
 use crate::attach;
 use crate::output;
 
 pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
     let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
-    let listener = Listener::bind(&arguments.listen);
-    let listener = listener.with_context(|| format!("{}", arguments.listen))?;
+    let listener = bind(&arguments.listen)?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
     attach::check(&mut attached, image.as_ref())?;
-    warn_of_strangers(&arguments.listen);
     let modules = attach::modules(image.clone(), &arguments.kernel)?;
     let options = Options {
         modules,
@@ -28,16 +27,30 @@ pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
         allow_kill: arguments.allow_kill,
         remark: Box::new(|text| output::remark(text)),
     };
-    let mut server = Server::new(attached.target, listener, options)?;
-    output::line(format_args!(
-        "debuggers connect to {}",
-        server.listener().address()
-    ));
+    until_told(attached.target, listener, options)
+}
+
+/// The socket that debuggers connect to.
+pub(super) fn bind(listen: &Listen) -> anyhow::Result<Listener> {
+    let address = &listen.address;
+    let listener = Listener::bind(address).with_context(|| format!("{address}"))?;
+    warn_of_strangers(address);
+    Ok(listener)
+}
+
+/// Serves debuggers until a signal ends it; the machine runs on then.
+pub(super) fn until_told(
+    target: Box<dyn Target + Send>,
+    listener: Listener,
+    options: Options,
+) -> anyhow::Result<()> {
+    let mut server = Server::new(target, listener, options)?;
+    let address = server.listener().address();
+    output::line(format_args!("debuggers connect to {address}"));
     let (end, signalled) = UnixStream::pair()?;
     pipe::register(SIGINT, signalled.try_clone()?)?;
     pipe::register(SIGTERM, signalled)?;
-    server.serve(end.as_fd())?;
-    Ok(())
+    Ok(server.serve(end.as_fd())?)
 }
 
 /// The protocol has no passwords: whoever connects may read and change all of the machine.

@@ -1,0 +1,22 @@
+//! `kdbridge kill-guard`
+
+use anyhow::Context;
+use kdbridge::serve::Options;
+
+use super::serve;
+use crate::args::KillGuard;
+use crate::attach;
+use crate::output;
+
+pub(crate) fn run(arguments: &KillGuard) -> anyhow::Result<()> {
+    let listener = serve::bind(&arguments.listen)?;
+    let stub = &arguments.target;
+    let target = attach::stub(stub).with_context(|| format!("{stub}"))?;
+    let options = Options {
+        locate: Box::new(|_| None),
+        modules: Box::new(|_| Vec::new()),
+        allow_kill: false,
+        remark: Box::new(|text| output::remark(text)),
+    };
+    serve::until_told(target, listener, options)
+}
