@@ -8,6 +8,7 @@ mod stage;
 mod story;
 mod timing;
 
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
@@ -18,18 +19,27 @@ use portolan_sandbox::probe::is_everybodys;
 
 use super::run::INHERITED_FD;
 use crate::args::{Demo, Part};
-use crate::output;
 use stage::Stage;
 
 /// The application group of the story.
 const GROUP: &str = "group.portolan.demo";
 
 pub(crate) fn run(options: &Demo) -> anyhow::Result<()> {
-    match options.part {
-        Some(part) => story::play(part),
+    let told = match options.part {
+        Some(part) => return story::play(part),
         None if rustix::process::geteuid().is_root() => tell_as_nobody(options.rounds),
         None => tell(options.rounds),
+    };
+    match told {
+        // A command whose output nobody takes ends, as others do, but only once all has been put away.
+        Err(error) if is_unheard(&error) => std::process::exit(1),
+        told => told,
     }
+}
+
+fn is_unheard(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Who tells the story if root is asked to: programs of root's are not locked in.
@@ -40,40 +50,37 @@ fn tell_as_nobody(rounds: u32) -> anyhow::Result<()> {
     if !is_everybodys(&program) {
         return tell(rounds);
     }
-    let status = Command::new(program)
+    let error = Command::new(program)
         .args(["demo", "--rounds", &rounds.to_string()])
         .uid(NOBODY)
         .gid(NOBODY)
         .current_dir("/")
         .env_remove("TMPDIR")
-        .status()?;
-    anyhow::ensure!(status.success(), "the demo has failed as user {NOBODY}");
-    Ok(())
+        .exec();
+    Err(error.into())
 }
 
 fn tell(rounds: u32) -> anyhow::Result<()> {
     portoland::daemon::log_to_stderr();
     let bootstrap = Bootstrap::private()?;
     let stage = Stage::new(&bootstrap)?;
-    output::line("1. A private bootstrap server runs in this process.");
-    output::line(format_args!("   {stage}"));
-    output::line(format_args!(
+    say("1. A private bootstrap server runs in this process.")?;
+    say(format_args!("   {stage}"))?;
+    say(format_args!(
         "2. A server in the application group {GROUP}:"
-    ));
+    ))?;
     let mut server = stage.start(Part::Server, true)?;
     server.read_until_ready()?;
-    output::line("3. A client in the group:");
+    say("3. A client in the group:")?;
     stage.start(Part::Client, true)?.finish()?;
-    output::line("4. A client outside the group:");
+    say("4. A client outside the group:")?;
     stage.start(Part::Outsider, false)?.finish()?;
-    output::line(
-        "5. A client that passes a send right of its own, so that the server speaks first:",
-    );
+    say("5. A client that passes a send right of its own, so that the server speaks first:")?;
     stage.start(Part::Talker, true)?.finish()?;
     server.stop()?;
-    output::line(format_args!(
+    say(format_args!(
         "6. Round trips of 64 bytes between two processes, {rounds} each:"
-    ));
+    ))?;
     timing::table(rounds)
 }
 
@@ -109,8 +116,14 @@ impl Drop for Actor {
     }
 }
 
-fn print(text: &[u8]) {
+/// Prints a line of the story.
+fn say(text: impl std::fmt::Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{text}")
+}
+
+fn print(text: &[u8]) -> io::Result<()> {
     for line in String::from_utf8_lossy(text).lines() {
-        output::line(format_args!("   {line}"));
+        say(format_args!("   {line}"))?;
     }
+    Ok(())
 }

@@ -158,7 +158,7 @@ impl Player {
             anyhow::ensure!(read == 1, "the server ended too early");
             text.extend(byte);
         }
-        print(&text);
+        print(&text)?;
         Ok(())
     }
 
@@ -166,7 +166,7 @@ impl Player {
     pub(super) fn finish(mut self) -> anyhow::Result<()> {
         let mut text = Vec::new();
         self.output.read_to_end(&mut text)?;
-        print(&text);
+        print(&text)?;
         let exit = self.wait()?;
         anyhow::ensure!(exit == Some(Exit::Status(0)), "a part of the demo failed");
         Ok(())

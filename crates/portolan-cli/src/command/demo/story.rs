@@ -6,6 +6,8 @@ use anyhow::Context as _;
 use portolan::bootstrap::{Bootstrap, BootstrapError};
 use portolan::{Message, ReceiveRight, Right, ServiceName, Timeout};
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use super::{GROUP, timing};
 use crate::args::Part;
 use crate::output;
@@ -28,7 +30,17 @@ fn published_name() -> anyhow::Result<ServiceName> {
     Ok(format!("{GROUP}.server").parse()?)
 }
 
+/// Ends this process when nobody reads what it says any more: the story has ended, in whatever way.
+fn end_with_the_story() {
+    std::thread::spawn(|| {
+        let out = std::io::stdout();
+        poll(&mut [PollFd::new(&out, PollFlags::empty())], None).ok();
+        std::process::exit(1);
+    });
+}
+
 fn serve() -> anyhow::Result<()> {
+    end_with_the_story();
     let bootstrap = Bootstrap::from_env()?;
     let random = random_uuid()?;
     match bootstrap.check_in(&random.parse()?) {

@@ -7,17 +7,16 @@ use anyhow::Context as _;
 use portolan::{Message, ReceiveRight, Right, SendRight, Timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use super::{Actor, INHERITED_FD};
+use super::{Actor, INHERITED_FD, say};
 use crate::args::Part;
-use crate::output;
 
 const PAYLOAD: [u8; 64] = [7; 64];
 const PATIENCE: Duration = Duration::from_secs(8);
 
 /// Times both ways against another process each, and prints medians and 99th percentiles.
 pub(super) fn table(rounds: u32) -> anyhow::Result<()> {
-    output::line("   | way | median | 99th percentile |");
-    output::line("   | --- | ---: | ---: |");
+    say("   | way | median | 99th percentile |")?;
+    say("   | --- | ---: | ---: |")?;
     let (socket, theirs) = socket_pair()?;
     let echo = Actor::spawn(Part::SocketEcho, theirs)?;
     row("Unix socket (SOCK_SEQPACKET)", rounds, || {
@@ -46,7 +45,7 @@ fn row(
     times.sort_unstable();
     let at = |percent: usize| times.get((times.len() - 1) * percent / 100).copied();
     let (median, p99) = (at(50).unwrap_or_default(), at(99).unwrap_or_default());
-    output::line(format_args!("   | {way} | {median:.1?} | {p99:.1?} |"));
+    say(format_args!("   | {way} | {median:.1?} | {p99:.1?} |"))?;
     Ok(())
 }
 
