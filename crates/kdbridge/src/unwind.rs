@@ -82,7 +82,11 @@ impl Unwinder<'_> {
             Some((_, table)) => table.find(memory, self.format, ip)?,
             None => None,
         };
-        let entry = entry.unwrap_or(Entry::FRAME_POINTER);
+        let entry = match entry {
+            Some(entry) => entry,
+            None if state.exact => Entry::of_code(memory, ip),
+            None => Entry::FRAME_POINTER,
+        };
         let Some(sp) = state.caller_sp(memory, entry.sp)? else {
             return Ok(false);
         };
@@ -344,6 +348,44 @@ mod tests {
         let mut registers = at(0x21_0000, STACK);
         registers.general[BP] = STACK;
         assert_eq!(machine.ips(OLD, &registers), [0x21_0000, 0x22_0000]);
+    }
+
+    #[test]
+    fn at_the_ends_of_a_function_the_frame_pointer_is_the_callers() {
+        let code = [0x55, 0x48, 0x89, 0xe5, 0x90, 0x5d, 0xc3];
+        let mut bytes = [[0xcc].as_slice(), &code, &[0xcc; 8]].concat();
+        // The frame of the caller, whom a fourth one called.
+        let stack = [
+            0x11_0000,
+            STACK + 0x20,
+            0x22_0000,
+            0,
+            STACK + 0x40,
+            0x33_0000,
+        ];
+        bytes.resize(0x1000, 0);
+        bytes.extend(stack.iter().flat_map(|it: &u64| it.to_le_bytes()));
+        bytes.resize(0x2000, 0);
+        let start = STACK - 0x1000 + 1;
+        let unwinder = Unwinder {
+            tables: &[],
+            format: OLD,
+        };
+        let pushed = STACK + 8;
+        for (offset, sp, bp, callers) in [
+            (0, STACK + 16, STACK + 0x20, [0x22_0000, 0x33_0000]),
+            (1, pushed, STACK + 0x20, [0x22_0000, 0x33_0000]),
+            (4, pushed, pushed, [0x22_0000, 0x33_0000]),
+            (5, pushed, pushed, [0x22_0000, 0x33_0000]),
+            (6, STACK + 16, STACK + 0x20, [0x22_0000, 0x33_0000]),
+        ] {
+            let mut registers = at(start + offset, sp);
+            registers.general[BP] = bp;
+            let mut memory = Image::new(STACK - 0x1000, bytes.clone());
+            let frames = unwinder.frames(&mut memory, &registers);
+            let ips: Vec<u64> = frames.iter().skip(1).map(|it| it.ip).collect();
+            assert_eq!(ips, callers, "{offset}");
+        }
     }
 
     #[test]

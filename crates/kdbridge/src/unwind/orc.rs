@@ -10,6 +10,11 @@ use crate::target::{Memory, TargetError};
 const IP_BYTES: u64 = 4;
 const ENTRY_BYTES: u64 = 6;
 
+/// `push %rbp`, `mov %rsp, %rbp`, `ret`.
+const PUSH_BP: u8 = 0x55;
+const SET_BP: [u8; 3] = [0x48, 0x89, 0xe5];
+const RETURN: u8 = 0xc3;
+
 /// From what the caller's stack pointer, or its frame pointer, is worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Base {
@@ -59,6 +64,36 @@ impl Entry {
         bp: (Base::PreviousSp, -16),
         between: Between::Call,
     };
+
+    /// Where a function has saved nothing yet, or all is back as it was.
+    pub(super) const UNTOUCHED: Self = Self {
+        sp: (Base::Sp, 8),
+        bp: (Base::Undefined, 0),
+        between: Between::Call,
+    };
+
+    /// Where it has saved the caller's frame pointer and not changed its own.
+    pub(super) const SAVED: Self = Self {
+        sp: (Base::Sp, 16),
+        bp: (Base::PreviousSp, -16),
+        between: Between::Call,
+    };
+
+    /// What follows from the instruction at `ip`, for code without an entry: the frame pointer is not
+    /// the function's own before it is set, and behind where it was given back.
+    pub(super) fn of_code(memory: &mut dyn Memory, ip: u64) -> Self {
+        let mut code = [0; 5];
+        let around = ip.wrapping_sub(1);
+        if memory.read(around, &mut code).is_err() {
+            return Self::FRAME_POINTER;
+        }
+        match code {
+            [_, RETURN, ..] => Self::UNTOUCHED,
+            [_, PUSH_BP, rest @ ..] if rest == SET_BP => Self::UNTOUCHED,
+            [PUSH_BP, rest @ .., _] if rest == SET_BP => Self::SAVED,
+            _ => Self::FRAME_POINTER,
+        }
+    }
 }
 
 /// How a kernel writes down what lies between two functions.
