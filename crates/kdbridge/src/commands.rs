@@ -6,6 +6,7 @@ pub mod info;
 pub mod log;
 pub mod mem;
 pub mod modules;
+pub mod msgbuf;
 pub mod print;
 pub mod regs;
 pub mod symbols;

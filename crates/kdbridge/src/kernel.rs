@@ -1,13 +1,20 @@
-//! A running Linux kernel: its names, source lines, types, modules and stacks, from its file if there
+//! A running kernel: its names, source lines, types, modules and stacks, from its file if there
 //! is one, and from its own memory.
 
+mod found;
 mod scope;
+mod xnu;
+
+pub use found::Found;
 
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
 use crate::discover::linux;
+use crate::discover::xnu::KextError;
+use crate::macho::Uuid;
 use crate::modules::{self, Layout, Module, ModulesError};
 use crate::symbols::bytes::text_at;
 use crate::symbols::{
@@ -17,6 +24,7 @@ use crate::symbols::{
 use crate::target::{KERNEL_HALF, Memory, Registers, TargetError};
 use crate::types::{BtfError, Tag, Type, TypeId, Types};
 use crate::unwind::{Arrays, Format, Frame, OrcTable, Unwinder};
+use crate::xnu::FilesError;
 
 /// Where the kernel may be.
 const KERNEL: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
@@ -59,14 +67,18 @@ impl std::fmt::Debug for Sources<'_> {
 /// A kernel that stands still, with what is known about it.
 #[derive(Debug)]
 pub struct Kernel {
-    found: linux::Kernel,
+    found: Found,
+    /// How far it is from where it was linked to be.
+    slide: u64,
     index: Index,
-    file: Option<ElfFile>,
+    file: Option<PathBuf>,
     /// At the addresses where the kernel was linked to be.
     symbols: SymbolTable,
     debug: Option<DebugInfo>,
     types: Types,
     modules: Vec<Loaded>,
+    /// Why nothing is known of modules.
+    unlisted: Option<KernelError>,
     /// Those of the modules come first.
     tables: Vec<(Range<u64>, OrcTable)>,
     format: Format,
@@ -81,6 +93,12 @@ pub struct Loaded {
     pub symbols: SymbolTable,
     /// Its file, if there is one of the same build-id.
     pub file: Option<ElfFile>,
+    /// Where its file is, or what that was made from.
+    pub path: Option<PathBuf>,
+    /// By which an extension of XNU and its files know each other.
+    pub uuid: Option<Uuid>,
+    /// How far its file's addresses are below; `None` where each section has a place of its own.
+    slide: Option<u64>,
     debug: Option<DebugInfo>,
 }
 
@@ -104,7 +122,7 @@ pub struct Call {
 }
 
 impl Kernel {
-    /// Reads what is needed for names and stacks. Without a file of the same build-id, names come out
+    /// Reads what is needed for names and stacks of Linux. Without a file of the same build-id, names come out
     /// of the kernel's memory, and there are no source lines.
     ///
     /// # Errors
@@ -130,11 +148,7 @@ impl Kernel {
         progress(Step::ReadingFile);
         let file = ElfFile::open(&path)?;
         let symbols = SymbolTable::of_file(&file)?;
-        let debug = match DebugInfo::open(ElfFile::open(&path)?, &cache) {
-            Ok(debug) => Some(debug),
-            Err(DwarfError::Missing) => None,
-            Err(error) => return Err(error.into()),
-        };
+        let debug = debug_of(&path, &cache)?;
         let types = match file.section(".BTF") {
             Some(section) => Types::of_btf(file.bytes(section)?)?,
             None => Types::default(),
@@ -142,14 +156,16 @@ impl Kernel {
         let orc = OrcTable::in_file(&file, found.slide);
         let kernel = Self {
             index,
-            file: Some(file),
+            file: Some(path),
             symbols,
             debug,
             types,
             modules: Vec::new(),
+            unlisted: None,
             tables: Vec::new(),
             format: Format::ThreeBits,
-            found,
+            slide: found.slide,
+            found: Found::Linux(found),
         };
         Ok(kernel.with_stacks(memory, orc))
     }
@@ -163,13 +179,15 @@ impl Kernel {
         let symbols = live_symbols(memory, &found, cache)?;
         let types = live_types(memory, &found, &symbols, cache).unwrap_or_default();
         let kernel = Self {
-            found,
+            slide: found.slide,
+            found: Found::Linux(found),
             index,
             file: None,
             symbols,
             debug: None,
             types,
             modules: Vec::new(),
+            unlisted: None,
             tables: Vec::new(),
             format: Format::ThreeBits,
         };
@@ -201,14 +219,20 @@ impl Kernel {
 
     /// What was found out about it before.
     #[must_use]
-    pub fn found(&self) -> &linux::Kernel {
+    pub fn found(&self) -> &Found {
         &self.found
+    }
+
+    /// How far it is from where it was linked to be.
+    #[must_use]
+    pub fn slide(&self) -> u64 {
+        self.slide
     }
 
     /// The file that its names come from; `None` if they come from its memory.
     #[must_use]
-    pub fn file(&self) -> Option<&ElfFile> {
-        self.file.as_ref()
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// Whether there are source lines.
@@ -223,10 +247,16 @@ impl Kernel {
         &self.symbols
     }
 
-    /// Its modules.
+    /// Its modules, or the extensions of XNU.
     #[must_use]
     pub fn modules(&self) -> &[Loaded] {
         &self.modules
+    }
+
+    /// Why nothing is known of its modules, if it is not that there are none.
+    #[must_use]
+    pub fn unlisted(&self) -> Option<&KernelError> {
+        self.unlisted.as_ref()
     }
 
     /// Its types.
@@ -262,7 +292,7 @@ impl Kernel {
             // A program's. Some symbols are where the kernel has it before it is mapped.
             return None;
         }
-        let linked = address.wrapping_sub(self.found.slide);
+        let linked = address.wrapping_sub(self.slide);
         let symbol = self.symbols.at(linked)?;
         let offset = linked - symbol.address;
         Some((symbol, offset))
@@ -272,8 +302,9 @@ impl Kernel {
     #[must_use]
     pub fn shown_at(&self, address: u64) -> Option<String> {
         let (symbol, offset) = self.name_at(address)?;
-        // In a file, what is data and has no length is a mark that a compiler or a linker made.
-        if self.file.is_some() && symbol.kind == Kind::Data && symbol.size == 0 {
+        // In a file of ELF, what is data and has no length is a mark that a compiler or a linker made.
+        let is_elf = self.file.is_some() && matches!(self.found, Found::Linux(_));
+        if is_elf && symbol.kind == Kind::Data && symbol.size == 0 {
             return None;
         }
         Some(match offset {
@@ -380,7 +411,7 @@ impl Kernel {
     /// Where a symbol of the kernel is. Per-CPU variables that are linked at 0 do not move with it.
     pub(crate) fn placed(&self, symbol: &Symbol<'_>) -> u64 {
         let is_of_cpu = symbol.kind == Kind::PerCpu && symbol.address < KERNEL.start;
-        let slide = if is_of_cpu { 0 } else { self.found.slide };
+        let slide = if is_of_cpu { 0 } else { self.slide };
         symbol.address.wrapping_add(slide)
     }
 
@@ -418,7 +449,7 @@ impl Kernel {
         if let Some(loaded) = modules.find(|it| it.module.contains(address)) {
             return loaded.lines(address);
         }
-        let linked = address.wrapping_sub(self.found.slide);
+        let linked = address.wrapping_sub(self.slide);
         let debug = self.debug.as_mut();
         debug.map(|it| it.frames(linked)).unwrap_or_default()
     }
@@ -437,7 +468,10 @@ impl Kernel {
         Loaded {
             symbols: symbols.and_then(Result::ok).unwrap_or_default(),
             module,
+            path: file.as_ref().map(|file| file.path().to_owned()),
             file,
+            uuid: None,
+            slide: None,
             debug: None,
         }
     }
@@ -462,7 +496,7 @@ impl Kernel {
         match known {
             Some((2, end)) => Format::TwoBits { end },
             Some(_) => Format::ThreeBits,
-            None if is_before_6_4(self.found.release()) => Format::TwoBits { end: 2 },
+            None if self.found.is_before_6_4() => Format::TwoBits { end: 2 },
             None => Format::ThreeBits,
         }
     }
@@ -474,15 +508,18 @@ impl Loaded {
         if self.debug.is_none() {
             self.debug = self.open_debug();
         }
+        let linked = address.wrapping_sub(self.slide.unwrap_or_default());
         let debug = self.debug.as_mut();
-        debug.map(|it| it.frames(address)).unwrap_or_default()
+        debug.map(|it| it.frames(linked)).unwrap_or_default()
     }
 
     fn open_debug(&self) -> Option<DebugInfo> {
         let file = self.file.as_ref()?;
-        let placement = self.module.placement(file);
         let again = ElfFile::open(file.path()).ok()?;
-        DebugInfo::of_module(again, placement).ok()
+        match self.slide {
+            Some(_) => DebugInfo::open(again, &Cache::none()).ok(),
+            None => DebugInfo::of_module(again, self.module.placement(file)).ok(),
+        }
     }
 }
 
@@ -528,11 +565,13 @@ fn live_types(
     Ok(Types::of_btf(bytes)?)
 }
 
-/// Whether a release like `6.1.0` is one of before 6.4.
-fn is_before_6_4(release: &str) -> bool {
-    let mut numbers = release.split(|it: char| !it.is_ascii_digit());
-    let mut next = || numbers.next().and_then(|it| it.parse::<u32>().ok());
-    (next(), next()) < (Some(6), Some(4))
+/// The debug information of a file that has some.
+fn debug_of(path: &Path, cache: &Cache) -> Result<Option<DebugInfo>, KernelError> {
+    match DebugInfo::open(ElfFile::open(path)?, cache) {
+        Ok(debug) => Ok(Some(debug)),
+        Err(DwarfError::Missing) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Why nothing can be said about a kernel.
@@ -542,6 +581,18 @@ pub enum KernelError {
     /// No file belongs to it, and its memory has no names.
     #[error("there are no names: no file of the kernel was found, and its memory has none")]
     NoNames(#[from] KallsymsError),
+    /// A file of XNU cannot be used.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// Where XNU has its list of extensions is not known.
+    #[error(
+        "where the kernel lists its extensions is not known: no file of it was found, and it has no names in \
+         its memory (with the boot-arg keepsyms=1 it keeps them)"
+    )]
+    NoExtensions,
+    /// XNU's list of extensions cannot be read.
+    #[error(transparent)]
+    Extensions(#[from] KextError),
     /// The file that belongs to it cannot be used.
     #[error("the kernel's file cannot be used")]
     File(#[from] ElfError),

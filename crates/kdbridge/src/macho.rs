@@ -8,6 +8,7 @@ mod search;
 mod uuid;
 
 pub use convert::{ConvertError, to_elf};
+pub(crate) use file::symbols_in;
 pub use file::{FileError, MachFile, Symbol};
 pub use image::{HEADER_BYTES, Image, ImageError, Kind, Section, Segment, SymbolTable};
 pub use search::{Files, SearchError, find, open_matching};

@@ -31,7 +31,7 @@ const LIVE: u32 = 0;
 pub struct Module {
     /// As `lsmod` shows it.
     pub name: String,
-    /// Where the kernel's own account of it is: a `struct module`.
+    /// Where the kernel's own account of it is: a `struct module`, or the header of an extension.
     pub at: u64,
     /// Where its code begins.
     pub base: u64,

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::discover::xnu::{self, Kernel, Kext, KextError};
+use crate::discover::xnu::{self, FILE_BASE, Kernel, Kext, KextError};
 use crate::kdp::Reentry;
-use crate::macho::{self, ConvertError, FileError, Files, MachFile, SearchError, Symbol, Uuid};
-use crate::target::Memory;
+use crate::macho::{
+    self, ConvertError, FileError, Files, MachFile, SearchError, Segment, Symbol, Uuid,
+};
+use crate::symbols::{self, Kind, SymbolTable};
+use crate::target::{Memory, TargetError};
 
 const REENTRY_DEADLINE: &str = "_kdp_reentry_deadline";
 const REENTRY_HANDLER: &str = "_kdp_ml_enter_debugger";
@@ -73,6 +76,10 @@ pub struct Extension {
     pub segments: Vec<u64>,
     /// The copy, if its files were found.
     pub elf: Option<PathBuf>,
+    /// What that was made from.
+    pub file: Option<PathBuf>,
+    /// How far the extension lies above the addresses there.
+    pub slide: Option<u64>,
 }
 
 impl Symbols {
@@ -151,22 +158,79 @@ impl Symbols {
         let kexts = xnu::kexts(memory, pointer)?;
         Ok(kexts
             .into_iter()
-            .map(|kext| extension(memory, kext, places))
+            .map(|kext| Extension::of(memory, kext, Some(places)))
             .collect())
     }
 }
 
-fn extension(memory: &mut dyn Memory, kext: Kext, places: &Places) -> Extension {
-    let segments = xnu::segments(memory, &kext).map_or_else(
-        |_| vec![kext.address],
-        |segments| segments.iter().map(|segment| segment.address).collect(),
-    );
-    let found = macho::find(&places.search, kext.uuid);
-    Extension {
-        elf: copy(&found, kext.uuid, &places.cache).ok(),
-        kext,
-        segments,
+impl Extension {
+    /// What is in memory of an extension, and the copy of its files if they are to be searched.
+    #[must_use]
+    pub fn of(memory: &mut dyn Memory, kext: Kext, places: Option<&Places>) -> Self {
+        let segments = xnu::segments(memory, &kext).map_or_else(
+            |_| vec![kext.address],
+            |segments| segments.iter().map(|segment| segment.address).collect(),
+        );
+        let files = places.map(|places| (macho::find(&places.search, kext.uuid), places));
+        let elf = files
+            .as_ref()
+            .and_then(|(files, places)| copy(files, kext.uuid, &places.cache).ok());
+        let file = files.and_then(|(files, _)| files.image.or(files.dwarf));
+        let linked = file.as_ref().and_then(|path| MachFile::open(path).ok());
+        let linked = linked.and_then(|file| file.image().base());
+        Self {
+            slide: linked.map(|linked| kext.address.wrapping_sub(linked)),
+            file,
+            elf,
+            kext,
+            segments,
+        }
     }
+}
+
+/// The names that a kernel has in its own memory, at the addresses where it was linked to be; none
+/// where it was not told to keep them.
+///
+/// # Errors
+///
+/// What went wrong on the way to the target.
+pub fn live_names(memory: &mut dyn Memory, kernel: &Kernel) -> Result<SymbolTable, TargetError> {
+    let image = &kernel.image;
+    let mut table = SymbolTable::default();
+    let Some([entries, strings]) = image.symbols_in_memory() else {
+        return Ok(table);
+    };
+    let mut read = |(at, length): (u64, usize)| {
+        let mut bytes = vec![0; length];
+        memory.read(at, &mut bytes).map(|()| bytes)
+    };
+    let (entries, strings) = match (read(entries), read(strings)) {
+        (Ok(entries), Ok(strings)) => (entries, strings),
+        // The kernel gives them back when it has started.
+        (Err(TargetError::Unreadable(_)), _) | (_, Err(TargetError::Unreadable(_))) => {
+            return Ok(table);
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    let sections = image.segments.iter();
+    let sections: Vec<&Segment> = sections
+        .flat_map(|segment| segment.sections.iter().map(move |_| segment))
+        .collect();
+    let slide = kernel.base.wrapping_sub(FILE_BASE);
+    for symbol in macho::symbols_in(&entries, &strings) {
+        let moved = image.segments.iter().any(|it| it.contains(symbol.address));
+        let segment = sections.get(symbol.section);
+        let executes = segment.is_some_and(|segment| segment.is_executable());
+        table.push(&symbols::Symbol {
+            name: symbol.c_name().into(),
+            address: symbol.address.wrapping_sub(if moved { slide } else { 0 }),
+            size: 0,
+            kind: if executes { Kind::Function } else { Kind::Data },
+            global: symbol.is_global,
+        });
+    }
+    table.sort();
+    Ok(table)
 }
 
 /// The ELF copy of what was found, made if it is not in the cache.

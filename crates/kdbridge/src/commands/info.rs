@@ -12,12 +12,17 @@ use crate::target::{Cpu, Memory, Registers, Target, TargetError};
 /// Which kernel it is, where it lies, and what its processors do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Info {
-    /// `Linux version …`, as the kernel says.
+    /// `Linux version …` or `Darwin Kernel Version …`, as the kernel says.
     pub version: String,
     /// How it was found.
     pub method: String,
-    /// By which its file is known.
+    /// By which Linux's file is known.
     pub build_id: Option<String>,
+    /// By which XNU's file is known.
+    pub uuid: Option<String>,
+    /// Where its text begins.
+    #[serde(serialize_with = "hex")]
+    pub text: u64,
     /// How far it is from where it was linked to be.
     #[serde(serialize_with = "hex")]
     pub slide: u64,
@@ -29,8 +34,8 @@ pub struct Info {
     pub lines: bool,
     /// Whether there are types.
     pub types: bool,
-    /// How many modules are loaded.
-    pub modules: usize,
+    /// How many modules or extensions are loaded; `None` if that is not known.
+    pub modules: Option<usize>,
     /// The processors.
     pub cpus: Vec<Processor>,
 }
@@ -71,15 +76,20 @@ pub fn info(target: &mut dyn Target, kernel: &mut Kernel) -> Result<Info, Target
     let cpus = cpus.collect();
     let found = kernel.found();
     Ok(Info {
-        version: found.version.clone(),
-        method: found.method.to_string(),
-        build_id: found.build_id.as_ref().map(ToString::to_string),
-        slide: found.slide,
-        file: kernel.file().map(|file| file.path().display().to_string()),
+        version: found.version().to_owned(),
+        method: found.method(),
+        build_id: found.build_id(),
+        uuid: found.uuid(),
+        text: found.text(),
+        slide: kernel.slide(),
+        file: kernel.file().map(|file| file.display().to_string()),
         symbols: kernel.symbols().len(),
         lines: kernel.has_lines(),
         types: !kernel.types().is_empty() || kernel.has_lines(),
-        modules: kernel.modules().len(),
+        modules: match kernel.unlisted() {
+            Some(_) => None,
+            None => Some(kernel.modules().len()),
+        },
         cpus,
     })
 }
@@ -107,9 +117,16 @@ impl fmt::Display for Info {
         if let Some(id) = &self.build_id {
             writeln!(f, "build-id  {id}")?;
         }
+        if let Some(uuid) = &self.uuid {
+            writeln!(f, "UUID      {uuid}")?;
+        }
+        writeln!(f, "text      {:#x}", self.text)?;
         writeln!(f, "slide     {:#x}, by {}", self.slide, self.method)?;
         let source = match &self.file {
             Some(file) => file,
+            None if self.uuid.is_some() => {
+                "the kernel's memory, for no file of this UUID was found"
+            }
             None => "the kernel's memory, for no file of this build-id was found",
         };
         writeln!(f, "symbols   {} from {source}", self.symbols)?;
@@ -117,7 +134,10 @@ impl fmt::Display for Info {
         let (lines, types) = (yes_no(self.lines), yes_no(self.types));
         writeln!(f, "lines     {lines}")?;
         writeln!(f, "types     {types}")?;
-        writeln!(f, "modules   {}", self.modules)?;
+        match self.modules {
+            Some(number) => writeln!(f, "modules   {number}")?,
+            None => writeln!(f, "modules   unknown, as `kdbridge modules` explains")?,
+        }
         self.cpus.iter().try_for_each(|cpu| writeln!(f, "{cpu}"))
     }
 }

@@ -1,4 +1,4 @@
-//! `kdbridge modules`: what is loaded.
+//! `kdbridge modules`: what is loaded, the extensions of XNU too.
 
 use std::fmt;
 
@@ -20,6 +20,8 @@ pub struct Modules {
 pub struct Module {
     /// Its name.
     pub name: String,
+    /// The UUID of an extension.
+    pub uuid: Option<String>,
     /// Where its code begins.
     #[serde(serialize_with = "hex")]
     pub base: u64,
@@ -29,9 +31,9 @@ pub struct Module {
     pub live: bool,
     /// How many symbols it has.
     pub symbols: usize,
-    /// Its file, if one of the same build-id was found.
+    /// Its file, if one of the same build-id or UUID was found.
     pub file: Option<String>,
-    /// Its sections.
+    /// Its sections, or the segments of an extension.
     pub sections: Vec<Section>,
 }
 
@@ -56,14 +58,12 @@ pub fn modules(kernel: &Kernel) -> Modules {
         });
         Module {
             name: module.name.clone(),
+            uuid: loaded.uuid.map(|uuid| uuid.to_string()),
             base: module.base,
             size: module.size,
             live: module.live,
             symbols: loaded.symbols.len(),
-            file: loaded
-                .file
-                .as_ref()
-                .map(|it| it.path().display().to_string()),
+            file: loaded.path.as_ref().map(|it| it.display().to_string()),
             sections: sections.collect(),
         }
     });
@@ -86,6 +86,9 @@ impl fmt::Display for Modules {
             match &module.file {
                 Some(file) => write!(f, ", {file}")?,
                 None => write!(f, ", no file")?,
+            }
+            if let Some(uuid) = &module.uuid {
+                write!(f, ", UUID {uuid}")?;
             }
             let state = if module.live { "" } else { ", not running" };
             writeln!(f, "{state}")?;

@@ -54,7 +54,7 @@ pub fn wait_for(
     target.set(at, trap)?;
     let stopped = run_to(target, at, patience);
     if matches!(stopped, Err(TrapError::NotHit(_))) {
-        stop(target)?;
+        stop(target).map_err(|error| TrapError::Left(patience, error))?;
     }
     target.clear(at, trap)?;
     let cpu = stopped?;
@@ -125,6 +125,9 @@ pub enum TrapError {
     /// Time has passed.
     #[error("not hit within {} s", .0.as_secs_f64())]
     NotHit(Duration),
+    /// Time has passed, and the machine cannot be stopped to take the trap off.
+    #[error("not hit within {} s, and the trap stays until the kernel comes to it", .0.as_secs_f64())]
+    Left(Duration, #[source] TargetError),
     /// The target did not do what it was asked.
     #[error(transparent)]
     Target(#[from] TargetError),

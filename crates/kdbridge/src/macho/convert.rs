@@ -200,8 +200,7 @@ impl Elf {
         for symbol in &sorted {
             let place = places.get(symbol.section).copied().flatten();
             table.extend(self.symbol(symbol, place, strings.len() as u32));
-            let name = symbol.name.strip_prefix('_').unwrap_or(&symbol.name);
-            strings.extend(name.as_bytes());
+            strings.extend(symbol.c_name().as_bytes());
             strings.push(0);
         }
         let locals = sorted.iter().filter(|symbol| !symbol.is_global).count();

@@ -21,7 +21,7 @@ const MOST_SLICES: u32 = 16;
 const MOST_SYMBOLS: u32 = 1 << 24;
 const MOST_STRING_BYTES: u32 = 1 << 30;
 
-const SYMBOL_BYTES: usize = 16;
+pub(super) const SYMBOL_BYTES: usize = 16;
 
 /// Set in the type of what is for debuggers only.
 const N_STAB: u8 = 0xe0;
@@ -65,6 +65,14 @@ pub enum FileError {
     /// It has parts that lie outside of it, or that are too large to be true.
     #[error("its table of symbols is broken")]
     Symbols,
+}
+
+impl Symbol {
+    /// The name as C has it.
+    #[must_use]
+    pub fn c_name(&self) -> &str {
+        self.name.strip_prefix('_').unwrap_or(&self.name)
+    }
 }
 
 impl MachFile {
@@ -130,10 +138,7 @@ impl MachFile {
             return Err(FileError::Symbols);
         }
         let (entries, strings) = self.tables(&table).map_err(|_| FileError::Symbols)?;
-        let entries = entries.chunks_exact(SYMBOL_BYTES);
-        Ok(entries
-            .filter_map(|entry| symbol(entry, &strings))
-            .collect())
+        Ok(symbols_in(&entries, &strings).collect())
     }
 
     fn tables(&self, table: &SymbolTable) -> io::Result<(Vec<u8>, Vec<u8>)> {
@@ -150,6 +155,12 @@ impl MachFile {
             .read_exact_at(&mut strings, self.start + table.strings)?;
         Ok((entries, strings))
     }
+}
+
+/// The names in a table.
+pub(crate) fn symbols_in(entries: &[u8], strings: &[u8]) -> impl Iterator<Item = Symbol> {
+    let entries = entries.chunks_exact(SYMBOL_BYTES);
+    entries.filter_map(move |entry| symbol(entry, strings))
 }
 
 fn symbol(entry: &[u8], strings: &[u8]) -> Option<Symbol> {

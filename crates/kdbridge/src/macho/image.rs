@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::file::SYMBOL_BYTES;
 use super::uuid::Uuid;
 use crate::symbols::bytes::{Bytes, text_at};
 
@@ -20,6 +21,12 @@ const LC_UUID: u32 = 0x1b;
 
 const SEGMENT_BYTES: usize = 72;
 const SECTION_BYTES: usize = 80;
+
+/// In memory no kernel has more symbols, or longer names together.
+const MOST_LIVE_SYMBOLS: u32 = 1 << 18;
+const MOST_LIVE_STRINGS: u32 = 1 << 24;
+
+const PROTECTION_EXECUTE: u32 = 4;
 
 /// The load commands of a kernel have 10 KiB.
 const MOST_COMMAND_BYTES: usize = 1 << 20;
@@ -190,10 +197,45 @@ impl Image {
         self.segments.iter().find(|segment| segment.name == name)
     }
 
+    /// Where the symbols and their names are in memory, and how many bytes of them: at the end of the
+    /// image, where the linker put what it needs. `None` if there are none, or too many to be true.
+    #[must_use]
+    pub fn symbols_in_memory(&self) -> Option<[(u64, usize); 2]> {
+        let (table, linker) = (self.symbols?, self.segment("__LINKEDIT")?);
+        if table.count > MOST_LIVE_SYMBOLS || table.string_bytes > MOST_LIVE_STRINGS {
+            return None;
+        }
+        let at = |offset: u64| {
+            Some(
+                linker
+                    .address
+                    .wrapping_add(offset.checked_sub(linker.offset)?),
+            )
+        };
+        Some([
+            (at(table.offset)?, table.count as usize * SYMBOL_BYTES),
+            (at(table.strings)?, table.string_bytes as usize),
+        ])
+    }
+
     /// Where its header is in memory, by its own account.
     #[must_use]
     pub fn base(&self) -> Option<u64> {
         self.segment("__TEXT").map(|text| text.address)
+    }
+}
+
+impl Segment {
+    /// Whether an address is in it.
+    #[must_use]
+    pub fn contains(&self, address: u64) -> bool {
+        address.wrapping_sub(self.address) < self.size
+    }
+
+    /// Whether it has code.
+    #[must_use]
+    pub fn is_executable(&self) -> bool {
+        self.protection & PROTECTION_EXECUTE != 0
     }
 }
 

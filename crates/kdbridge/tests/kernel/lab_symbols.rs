@@ -193,7 +193,7 @@ fn k19_stacks_have_the_functions_that_gdb_shows() {
         let mut kernel = with_file(&mut target, folder.path());
         let ours = stacks(&mut target, &mut kernel).unwrap();
         drop(target);
-        let slide = kernel.found().slide;
+        let slide = kernel.slide();
         let text = gdb(&machine, slide, &[format!("source {}", script.display())]);
         let theirs = stacks_of_gdb(&text);
         assert_eq!(theirs.len(), ours.len(), "{text}");
@@ -298,7 +298,7 @@ fn k21_values_read_as_in_gdb() {
     });
     drop(target);
     let commands = VALUES.map(|text| format!("print {text}"));
-    let text = gdb(&machine, kernel.found().slide, &commands);
+    let text = gdb(&machine, kernel.slide(), &commands);
     let values = text.lines().filter(|line| line.starts_with('$'));
     let theirs: Vec<&str> = values
         .filter_map(|line| line.split_once(" = "))
@@ -328,9 +328,7 @@ fn k21_each_processor_has_variables_of_its_own() {
         let beyond = kernel.evaluate(&mut target, "per_cpu(runqueues, 4)", 0);
         assert!(beyond.is_err(), "there is no processor 4");
     }
-    let slide = kernel(&mut target, Index::only(vec![root()]), folder.path())
-        .found()
-        .slide;
+    let slide = kernel(&mut target, Index::only(vec![root()]), folder.path()).slide();
     drop(target);
     let text = gdb(&machine, slide, &["print runqueues.cpu".to_owned()]);
     assert!(

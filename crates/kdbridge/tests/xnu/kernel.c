@@ -51,6 +51,19 @@ struct proc proc_table[8];
 int nprocs = 2;
 struct processor cpu_data = {0, &kernproc, 0};
 
+struct msgbuf {
+    int msg_magic;
+    int msg_size;
+    int msg_bufx;
+    int msg_bufr;
+    char *msg_bufc;
+};
+
+/* What was printed has gone over the end once. */
+char log_text[42] = "DB: registering debugger\nIOKernelDebuggerK";
+struct msgbuf log = {0x063061, sizeof log_text, 25, 0, log_text};
+struct msgbuf *msgbufp = &log;
+
 /* The machine fills this in, as a booter would. */
 struct OSKextLoadedKextSummaryHeader loaded_kext_summaries = {2, sizeof(struct OSKextLoadedKextSummary)};
 struct OSKextLoadedKextSummaryHeader *gLoadedKextSummaries = &loaded_kext_summaries;

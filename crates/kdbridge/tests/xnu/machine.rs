@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use iced_x86::{ConditionCode, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use kdbridge::discover::xnu::image_at;
 use kdbridge::macho::MachFile;
 use kdbridge::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
 
@@ -98,6 +100,14 @@ impl Machine {
         let stop = machine.wait(Duration::from_secs(10));
         assert!(matches!(stop, Ok(Some(Stop::Signal(..)))), "{stop:?}");
         machine
+    }
+
+    /// Gives back the memory of the names, as a kernel does that was not told to keep them.
+    pub(crate) fn forget_names(&mut self) {
+        let base = FILE_BASE + self.slide;
+        let kernel = image_at(self, base).expect("a kernel");
+        let linker = kernel.segment("__LINKEDIT").expect("a segment").address;
+        self.regions.retain(|region| region.base != linker);
     }
 
     /// What it answers to KDP's question for its version.
@@ -383,7 +393,12 @@ impl Machine {
 
 /// Where a name of the kernel is linked to.
 pub(crate) fn address(built: &Built, name: &str) -> u64 {
-    let file = MachFile::open(&built.kernel()).expect("a kernel");
+    address_in(&built.kernel(), name)
+}
+
+/// Where a name of an image is linked to.
+pub(crate) fn address_in(image: &Path, name: &str) -> u64 {
+    let file = MachFile::open(image).expect("an image");
     let symbols = file.symbols().expect("symbols");
     let symbol = symbols.iter().find(|symbol| symbol.name == name);
     symbol.unwrap_or_else(|| panic!("no {name}")).address

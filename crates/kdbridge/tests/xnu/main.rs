@@ -5,6 +5,7 @@ mod build;
 mod front;
 mod machine;
 
+mod lab_commands;
 mod lab_convert;
 mod lab_debuggers;
 mod lab_discovery;

@@ -1,10 +1,11 @@
 //! From what was typed to a machine and its kernel.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kdbridge::discover;
 use kdbridge::discover::linux::{self, Image, NotFound};
+use kdbridge::kernel::Found;
 use kdbridge::modules::Libraries;
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
@@ -13,6 +14,7 @@ use kdbridge::serve::{Locate, Modules, Whereabouts};
 use kdbridge::symbols::{ElfFile, Index, SymbolTable};
 use kdbridge::target::{Memory, Target};
 use kdbridge::xnu::FilesError;
+use thiserror::Error;
 
 use crate::args::Kernel;
 use crate::output::remark;
@@ -27,8 +29,15 @@ pub(crate) struct Attached {
 
 /// Attaches to a machine, which stands still from then on.
 pub(crate) fn connect(place: &Place, kernel: &Kernel) -> anyhow::Result<Attached> {
-    let mut xnu = Xnu::new(kernel)?;
-    let every = kernel.interrupt_every;
+    connect_to(place, Xnu::new(kernel)?, kernel.interrupt_every)
+}
+
+/// The same of a kernel whose files, if it is XNU, are where `xnu` says.
+pub(crate) fn connect_to(
+    place: &Place,
+    mut xnu: Xnu,
+    every: Option<Duration>,
+) -> anyhow::Result<Attached> {
     let target = match place {
         Place::Stub(address) => stub(address),
         Place::Kdp(address) => xnu::attach_udp(address, &mut xnu, every),
@@ -67,7 +76,9 @@ pub(crate) fn check(attached: &mut Attached, image: Option<&Image>) -> anyhow::R
                 bail!(error);
             }
         }
-        Err(error @ (NotFound::OtherKernel { .. } | NotFound::NoBuildId { .. })) => {
+        Err(NoKernel::Linux(
+            error @ (NotFound::OtherKernel { .. } | NotFound::NoBuildId { .. }),
+        )) => {
             target.detach()?;
             bail!(error);
         }
@@ -109,24 +120,34 @@ pub(crate) fn modules(image: Option<Image>, kernel: &Kernel) -> anyhow::Result<M
     }))
 }
 
-enum Found {
-    Linux(linux::Kernel),
-    Xnu(discover::xnu::Kernel),
+/// Why there is no kernel.
+#[derive(Debug, Error)]
+pub(crate) enum NoKernel {
+    #[error(transparent)]
+    Linux(NotFound),
+    #[error(transparent)]
+    Xnu(xnu::NotFound),
+    #[error("{0}; {1}")]
+    Neither(NotFound, xnu::NotFound),
 }
 
-/// Looks for Linux first, unless KDP is spoken or files of XNU were named.
-fn find(target: &mut dyn Target, image: Option<&Image>, xnu: &Xnu) -> Result<Found, NotFound> {
-    if image.is_none()
-        && xnu.is_likely()
-        && let Ok(kernel) = xnu.find(target)
-    {
-        return Ok(Found::Xnu(kernel));
+/// Looks for Linux, and for XNU unless Linux was named.
+pub(crate) fn find(
+    target: &mut dyn Target,
+    image: Option<&Image>,
+    xnu: &Xnu,
+) -> Result<Found, NoKernel> {
+    if image.is_none() && xnu.is_certain() {
+        return xnu.find(target).map(Found::Xnu).map_err(NoKernel::Xnu);
     }
-    let linux = find_linux(target, image).map(Found::Linux);
-    if image.is_some() {
-        return linux;
+    match find_linux(target, image) {
+        Ok(kernel) => Ok(Found::Linux(kernel)),
+        Err(error) if image.is_some() => Err(NoKernel::Linux(error)),
+        Err(error) => {
+            let xnu = xnu.find(target).map(Found::Xnu);
+            xnu.map_err(|other| NoKernel::Neither(error, other))
+        }
     }
-    linux.or_else(|error| xnu.find(target).map(Found::Xnu).map_err(|_| error))
 }
 
 /// Finds Linux, or the one that a file belongs to.

@@ -1,44 +1,94 @@
 //! A look at a machine: it stands still meanwhile, and runs on afterwards.
 
+use std::path::PathBuf;
+
 use anyhow::Context;
-use kdbridge::kernel::{Kernel, Sources};
+use kdbridge::kernel::{Found, Kernel, Sources};
 use kdbridge::pages::Pages;
 use kdbridge::symbols::{Cache, Index};
 use kdbridge::target::{Cpu, Target};
+use kdbridge::xnu::Places;
+use tempfile::TempDir;
 
 use crate::args::look::Options;
-use crate::{attach, output};
+use crate::attach::{self, Attached};
+use crate::output;
+use crate::xnu::Xnu;
 
 /// Connects, finds the kernel, hands both to `look`, and lets the machine go on whatever comes of it.
 pub(crate) fn with<T>(
     options: &Options,
     look: impl FnOnce(&mut dyn Target, &mut Kernel) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let address = &options.target;
-    let mut target = attach::stub(address).with_context(|| format!("{address}"))?;
-    let kernel = open(options, target.as_mut());
-    let looked = kernel.and_then(|mut kernel| look(target.as_mut(), &mut kernel));
-    let left = target.detach().context("the machine may still stand still");
+    let files = Files::new(options)?;
+    let mut attached = attach::connect_to(&options.target, files.xnu(options), None)?;
+    let looked = open(options, &files, &mut attached)
+        .and_then(|mut kernel| look(attached.target.as_mut(), &mut kernel));
+    let left = match options.stay {
+        true => Ok(()),
+        false => attached.target.detach(),
+    };
     let looked = looked?;
-    left.map(|()| looked)
+    left.context("the machine may still stand still")?;
+    Ok(looked)
 }
 
-fn open(options: &Options, target: &mut dyn Target) -> anyhow::Result<Kernel> {
-    let mut memory = Pages::new(target);
+/// Where files are kept.
+struct Files {
+    cache: Cache,
+    /// The folder of copies of what is Mach-O.
+    copies: PathBuf,
+    /// It is removed at the end.
+    _folder: Option<TempDir>,
+}
+
+impl Files {
+    fn new(options: &Options) -> anyhow::Result<Self> {
+        let cache = match options.no_cache {
+            true => Cache::none(),
+            false => Cache::of_user(),
+        };
+        let folder = cache.folder().is_none().then(tempfile::tempdir);
+        let folder = folder.transpose()?;
+        let copies = cache.folder().or(folder.as_ref().map(TempDir::path));
+        Ok(Self {
+            copies: copies.map(PathBuf::from).unwrap_or_default(),
+            cache,
+            _folder: folder,
+        })
+    }
+
+    fn xnu(&self, options: &Options) -> Xnu {
+        Xnu::with(Places {
+            search: options.symbols.clone(),
+            cache: self.copies.clone(),
+        })
+    }
+}
+
+fn open(options: &Options, files: &Files, attached: &mut Attached) -> anyhow::Result<Kernel> {
+    let Attached { target, xnu } = attached;
     let image = attach::image(options.vmlinux.as_deref())?;
-    let found = attach::find_linux(&mut memory, image.as_ref())?;
+    let found = attach::find(target.as_mut(), image.as_ref(), xnu)?;
+    let mut memory = Pages::new(target.as_mut());
+    let found = match found {
+        Found::Linux(found) => found,
+        Found::Xnu(found) => {
+            let places = (!options.no_files).then_some(xnu.places());
+            let cache = &files.cache;
+            let progress = &mut output::progress;
+            let kernel = Kernel::open_xnu(&mut memory, found, places, cache, progress);
+            return Ok(kernel?);
+        }
+    };
     let places = options.vmlinux.iter().chain(&options.symbols).cloned();
     let index = match options.no_files {
         true => Index::only(Vec::new()),
         false => Index::new(places.collect()),
     };
-    let cache = match options.no_cache {
-        true => Cache::none(),
-        false => Cache::of_user(),
-    };
     let sources = Sources {
         index,
-        cache,
+        cache: files.cache.clone(),
         progress: &mut output::progress,
     };
     Ok(Kernel::open(&mut memory, found, sources)?)

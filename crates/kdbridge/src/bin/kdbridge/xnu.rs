@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kdbridge::discover::xnu::{self, FILE_BASE, Hints, Kernel, NotFound};
+pub(crate) use kdbridge::discover::xnu::NotFound;
+use kdbridge::discover::xnu::{self, FILE_BASE, Hints, Kernel};
 use kdbridge::kdp::{KdpTarget, Link, Reentry, SerialLink, UdpLink};
 use kdbridge::serve::Whereabouts;
 use kdbridge::symbols::Cache;
@@ -34,19 +35,26 @@ impl Xnu {
         let cache = cache
             .folder()
             .context("no folder for copies: HOME is not set")?;
-        let places = Places {
+        Ok(Self::with(Places {
             search: kernel.files.clone(),
             cache: cache.to_owned(),
-        };
-        Ok(Self {
-            banner: None,
-            places,
-        })
+        }))
     }
 
-    /// Whether there is a reason to take the kernel for XNU.
-    pub(crate) fn is_likely(&self) -> bool {
-        self.banner.is_some() || !self.places.search.is_empty()
+    pub(crate) fn with(places: Places) -> Self {
+        Self {
+            banner: None,
+            places,
+        }
+    }
+
+    /// Whether it speaks KDP, as only XNU does.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.banner.is_some()
+    }
+
+    pub(crate) fn places(&self) -> &Places {
+        &self.places
     }
 
     pub(crate) fn find(&self, target: &mut dyn Target) -> Result<Kernel, NotFound> {

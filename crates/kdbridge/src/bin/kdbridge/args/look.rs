@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use kdbridge::rsp::link::Address;
+
+use crate::place::{self, Place};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Look {
@@ -40,15 +41,15 @@ pub(crate) enum Look {
 /// Where the kernel is, and where to look for its file.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The machine's stub: HOST:PORT, :PORT, or unix:PATH; QEMU's `-s` listens at :1234.
-    #[arg(short, long, value_name = "TARGET", default_value = ":1234")]
-    pub(crate) target: Address,
+    #[arg(short, long, value_name = "TARGET", default_value = ":1234", help = place::HELP)]
+    pub(crate) target: Place,
     /// The file of the kernel, with its symbols; one that does not belong to the kernel is refused.
     #[arg(long, value_name = "FILE")]
     pub(crate) vmlinux: Option<PathBuf>,
-    /// A folder with files of kernels and modules that have debug information; may be given several
-    /// times. /usr/lib/debug is searched after them.
-    #[arg(short, long, value_name = "FOLDER")]
+    /// A file or folder with kernels and modules that have debug information, or with an XNU kernel,
+    /// its dSYM bundle or its extensions, such as a kernel debug kit; may be given several times.
+    /// /usr/lib/debug is searched after them.
+    #[arg(short, long, visible_alias = "files", value_name = "PATH")]
     pub(crate) symbols: Vec<PathBuf>,
     /// Do without files: take all names and types from the kernel's memory.
     #[arg(long, conflicts_with_all = ["vmlinux", "symbols"])]
@@ -56,6 +57,10 @@ pub(crate) struct Options {
     /// Neither use nor keep on disk what was worked out about a kernel.
     #[arg(long)]
     pub(crate) no_cache: bool,
+    /// Leave the machine standing still. Over KDP a kernel that runs does not listen any more, so that
+    /// there could be only one look.
+    #[arg(long)]
+    pub(crate) stay: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

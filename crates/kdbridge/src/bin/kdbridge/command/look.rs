@@ -6,12 +6,12 @@ mod print;
 mod symbols;
 mod trap;
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
-use anyhow::anyhow;
-use kdbridge::commands::{info, log, modules, regs};
+use anyhow::{anyhow, bail};
+use kdbridge::commands::{info, log, modules, msgbuf, regs};
 use kdbridge::expression::Problem;
-use kdbridge::kernel::Kernel;
+use kdbridge::kernel::{Found, Kernel};
 use kdbridge::target::Target;
 use serde::Serialize;
 
@@ -29,10 +29,33 @@ pub(super) fn run(command: Look) -> anyhow::Result<()> {
             Ok(regs::regs(target, kernel, cpu)?)
         }),
         Look::Print(args) => print::run(&args),
-        Look::Modules(options) => show(&options, |_, kernel| Ok(modules::modules(kernel))),
+        Look::Modules(options) => show(&options, |_, kernel| match kernel.unlisted() {
+            Some(why) => bail!("{why}"),
+            None => Ok(modules::modules(kernel)),
+        }),
         Look::Symbols(args) => symbols::run(&args),
         Look::Watch(args) => trap::watch(&args),
-        Look::Log(options) => show(&options, |target, kernel| Ok(log::log(target, kernel)?)),
+        Look::Log(options) => show(&options, |target, kernel| match kernel.found() {
+            Found::Linux(_) => Ok(Log::Linux(log::log(target, kernel)?)),
+            Found::Xnu(_) => Ok(Log::Xnu(msgbuf::msgbuf(target, kernel)?)),
+        }),
+    }
+}
+
+/// What a kernel has printed.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Log {
+    Linux(log::Log),
+    Xnu(msgbuf::Lines),
+}
+
+impl Display for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Linux(log) => log.fmt(f),
+            Self::Xnu(lines) => lines.fmt(f),
+        }
     }
 }
 
