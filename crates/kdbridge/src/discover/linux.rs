@@ -24,11 +24,14 @@ const MAX_SLOTS: u64 = 64;
 
 const BANNER: &[u8] = b"Linux version ";
 const MAX_BANNER: usize = 256;
-const MAX_BANNERS: usize = 8;
 
 /// The most that is searched for what no file gives the place of.
 const SEARCHED: u64 = 16 << 20;
 const SEARCH_STEP: usize = 1 << 16;
+
+/// `REX.W`, the prefix of most instructions of a kernel: every tenth byte of them, and of no other data.
+const OF_CODE: u8 = 0x48;
+const PAGE: usize = 4096;
 
 /// The most notes that are read.
 const MAX_NOTES: u64 = 1 << 16;
@@ -91,7 +94,7 @@ impl Image {
 pub enum Method {
     /// By the handler of page faults, which the interrupt descriptor table names.
     InterruptTable,
-    /// By looking for its banner at every place where it may lie.
+    /// By looking at every place where it may lie.
     SlotScan,
 }
 
@@ -99,7 +102,7 @@ impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::InterruptTable => "the interrupt descriptor table",
-            Self::SlotScan => "its banner, in all slots",
+            Self::SlotScan => "its place among all where kernels may lie",
         })
     }
 }
@@ -219,22 +222,24 @@ fn by_slots(memory: &mut Counted<'_>, image: &Image) -> Result<Option<Kernel>, T
 /// [`NotFound`] if there is none.
 pub fn find(memory: &mut dyn Memory) -> Result<Kernel, NotFound> {
     let mut memory = Counted { memory, reads: 0 };
-    let handler = page_fault_handler(&mut memory)?;
-    let handler = handler.ok_or(NotFound::NoKernel("nothing handles page faults"))?;
-    let text = memory.first_slot(handler)?;
-    let (banner, version) = memory.search_banner(handler)?.ok_or(NotFound::NoKernel(
-        "what handles page faults has no banner of Linux",
-    ))?;
-    let build_id = memory.search_build_id(banner)?;
-    Ok(Kernel {
-        text,
-        slide: text.wrapping_sub(FILE_BASE),
-        banner,
-        version,
-        build_id,
-        method: Method::InterruptTable,
-        reads: memory.reads,
-    })
+    if let Some(handler) = page_fault_handler(&mut memory)? {
+        let text = memory.first_slot(handler)?;
+        if let Some(kernel) = memory.kernel_at(text, Method::InterruptTable)? {
+            return Ok(kernel);
+        }
+    }
+    // The table is not there until the kernel has set itself up.
+    for text in IMAGES.step_by(SLOT as usize) {
+        if memory.is_code(text)? == Some(true) {
+            let kernel = memory.kernel_at(text, Method::SlotScan)?;
+            return kernel.ok_or(NotFound::NoKernel(
+                "there is code where kernels lie, but no banner of Linux",
+            ));
+        }
+    }
+    Err(NotFound::NoKernel(
+        "nothing handles page faults, and there is no code where kernels lie",
+    ))
 }
 
 /// The address in the gate for page faults, if it may be a kernel's.
@@ -316,17 +321,59 @@ impl Counted<'_> {
         Ok(first)
     }
 
-    /// The banner is in the read-only data, which begins some slots behind the text.
-    fn search_banner(&mut self, handler: u64) -> Result<Option<(u64, String)>, TargetError> {
-        let mut start = handler & !(SLOT - 1);
-        for _ in 0..MAX_BANNERS {
-            let Some(banner) = self.search(start, BANNER, 8)? else {
-                break;
-            };
-            if let Some(version) = self.banner(banner)? {
-                return Ok(Some((banner, version)));
+    /// The kernel whose text begins there, if one does.
+    fn kernel_at(&mut self, text: u64, method: Method) -> Result<Option<Kernel>, TargetError> {
+        let slots = self.slots(text)?;
+        let Some((banner, version)) = self.search_banner(&slots)? else {
+            return Ok(None);
+        };
+        Ok(Some(Kernel {
+            text,
+            slide: text.wrapping_sub(FILE_BASE),
+            banner,
+            version,
+            build_id: self.search_build_id(banner)?,
+            method,
+            reads: self.reads,
+        }))
+    }
+
+    /// The slots of a kernel that begins at `text`, those with instructions last: the text may have many,
+    /// and what is searched for is not in it.
+    fn slots(&mut self, text: u64) -> Result<Vec<u64>, TargetError> {
+        let (mut data, mut code) = (Vec::new(), Vec::new());
+        let slots = (text..IMAGES.end).step_by(SLOT as usize);
+        for slot in slots.take(MAX_SLOTS as usize) {
+            match self.is_code(slot)? {
+                Some(true) => code.push(slot),
+                Some(false) => data.push(slot),
+                None => {}
             }
-            start = banner + 8;
+        }
+        data.extend(code);
+        Ok(data)
+    }
+
+    /// Whether a page is likely to be instructions; `None` if nothing is there.
+    fn is_code(&mut self, at: u64) -> Result<Option<bool>, TargetError> {
+        let mut page = [0; PAGE];
+        if !self.read(at, &mut page)? {
+            return Ok(None);
+        }
+        let prefixes = page.iter().filter(|&&byte| byte == OF_CODE).count();
+        Ok(Some(prefixes > PAGE / 32))
+    }
+
+    fn search_banner(&mut self, slots: &[u64]) -> Result<Option<(u64, String)>, TargetError> {
+        for &slot in slots {
+            let end = slot + SLOT;
+            let mut start = slot;
+            while let Some(found) = self.search(start..end, BANNER, 8)? {
+                if let Some(version) = self.banner(found)? {
+                    return Ok(Some((found, version)));
+                }
+                start = found + 8;
+            }
         }
         Ok(None)
     }
@@ -335,7 +382,7 @@ impl Counted<'_> {
         // The name's size, that of a SHA-1, and the kind, in front of the name.
         const HEAD: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
         let mut next = start;
-        while let Some(found) = self.search(next, HEAD, 4)? {
+        while let Some(found) = self.search(next..start.wrapping_add(SEARCHED), HEAD, 4)? {
             let (mut page, mut note) = ([0; 4], [0; 36]);
             // The kernel has whole files in its memory, which it lends to programs; they begin at a page.
             let is_of_file = self.read(found & !0xfff, &mut page)? && page == *b"\x7fELF";
@@ -347,17 +394,16 @@ impl Counted<'_> {
         Ok(None)
     }
 
-    /// The first place from `start` on, at a multiple of `step`, where `wanted` is.
+    /// The first place in a range, at a multiple of `step`, where `wanted` is.
     fn search(
         &mut self,
-        start: u64,
+        range: Range<u64>,
         wanted: &[u8],
         step: usize,
     ) -> Result<Option<u64>, TargetError> {
-        let start = start & !(step as u64 - 1);
+        let start = range.start & !(step as u64 - 1);
         let mut chunk = vec![0; SEARCH_STEP + wanted.len()];
-        for offset in (0..SEARCHED).step_by(SEARCH_STEP) {
-            let at = start.wrapping_add(offset);
+        for at in (start..range.end).step_by(SEARCH_STEP) {
             if !self.read(at, &mut chunk)? {
                 continue;
             }
@@ -475,6 +521,45 @@ mod tests {
         assert_eq!((kernel.slide, kernel.text), (SLIDE, FILE_BASE + SLIDE));
         assert_eq!(kernel.build_id, Some(id(7)));
         assert_eq!(kernel.version, "Linux version 6.1.0-x (a@b) #1");
+    }
+
+    /// Instructions at the start of this many slots, behind which the read-only data of [`kernel`] is.
+    fn with_much_code(slots: u64) -> Pages {
+        let old = kernel();
+        let mut pages = Pages::default();
+        let text = FILE_BASE + SLIDE;
+        for slot in 0..slots {
+            pages.put(text + slot * SLOT, &[OF_CODE; PAGE]);
+        }
+        for (at, page) in old.0 {
+            let moved = if at < text + 0x40_0000 {
+                at
+            } else {
+                at + slots * SLOT
+            };
+            if !pages.0.contains_key(&moved) {
+                pages.put(moved, &page);
+            }
+        }
+        pages
+    }
+
+    #[test]
+    fn the_banner_is_found_behind_much_code() {
+        let mut pages = with_much_code(12);
+        let found = find(&mut pages).unwrap();
+        assert_eq!(found.banner, FILE_BASE + SLIDE + 0x41_0000 + 12 * SLOT);
+        assert_eq!(found.build_id, Some(id(7)));
+        assert!(found.reads < 200, "{} reads", found.reads);
+    }
+
+    #[test]
+    fn a_kernel_that_has_no_table_yet_is_found_without_its_file() {
+        let mut pages = with_much_code(1);
+        pages.0.remove(&IDT);
+        let found = find(&mut pages).unwrap();
+        assert_eq!((found.slide, found.method), (SLIDE, Method::SlotScan));
+        assert_eq!(found.build_id, Some(id(7)));
     }
 
     #[test]
