@@ -7,7 +7,9 @@
 //! index of the tokens lies behind.
 //! Before the tokens lie the *markers*, the offset of every 256th name, and before them the names,
 //! preceded by their number. The addresses come before that number in kernels before 6.4, and after
-//! the tokens in later ones.
+//! the tokens in later ones, in one of several forms; they are in order in the right one.
+
+use std::ops::Range;
 
 use thiserror::Error;
 
@@ -26,6 +28,8 @@ const FEWEST_MARKERS: usize = 4;
 /// No 256 names take up more than this.
 const MOST_BETWEEN_MARKERS: u64 = 64 * PER_MARKER as u64;
 const LOWEST_ADDRESS: u64 = 0xffff_8000_0000_0000;
+/// Offsets are counted from where the text begins.
+const PAGE: u64 = 4096;
 
 /// Reads the symbols of the kernel from its memory. `near` is an address in its read-only data, as
 /// `linux_banner` is; what lies behind it is searched.
@@ -38,12 +42,17 @@ pub fn kallsyms(memory: &mut dyn Memory, near: u64) -> Result<SymbolTable, Kalls
     let markers = Markers::read(memory, tokens.begin)?;
     let names = Names::read(memory, &markers)?;
     let addresses = addresses(memory, &names, &tokens)?;
-    let mut table = SymbolTable::default();
+    let mut texts = Vec::with_capacity(names.number);
     let mut rest = names.bytes.as_slice();
-    for address in addresses {
+    for _ in &addresses {
         let (name, after) = split_name(rest).ok_or(KallsymsError::Contradictory)?;
         rest = after;
-        if let Some(symbol) = symbol(&tokens.join(name), address) {
+        texts.push(tokens.join(name));
+    }
+    let parts = Parts::of(&texts, &addresses);
+    let mut table = SymbolTable::default();
+    for (text, &address) in texts.iter().zip(&addresses) {
+        if let Some(symbol) = parts.symbol(text, address) {
             table.push(&symbol);
         }
     }
@@ -235,63 +244,135 @@ fn split_name(names: &[u8]) -> Option<(&[u8], &[u8])> {
     rest.split_at_checked(low | usize::from(second) << 7)
 }
 
-/// What the kernel has for the address of each symbol.
+/// How a kernel writes down where its symbols are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Four bytes for each, and behind them what they are counted from.
+    Offsets,
+    /// Eight bytes for each, which kernels before 6.11 may be configured to have.
+    Addresses,
+    /// Four bytes for each, counted from where they stand: kernels since 7.0 or somewhat before.
+    Distances,
+}
+
+/// The address of each symbol: in which form they are, and whether before the names or behind the tokens,
+/// is told by that they are in order.
 fn addresses(
     memory: &mut dyn Memory,
     names: &Names,
     tokens: &Tokens,
-) -> Result<Vec<(bool, u64)>, KallsymsError> {
-    let length = names.number * 4;
-    let before = (names.number_at & !7) - 8;
-    let after = tokens.end.next_multiple_of(8);
-    let layouts = [
-        (before - (length as u64).next_multiple_of(8), before),
-        (after, (after + length as u64).next_multiple_of(8)),
+) -> Result<Vec<u64>, KallsymsError> {
+    let number = names.number;
+    let before = |bytes: usize| (names.number_at & !7).wrapping_sub(bytes as u64);
+    let behind = tokens.end.next_multiple_of(8);
+    // Offsets would do for distances too, so these come last.
+    let places = [
+        (Form::Offsets, before((number * 4).next_multiple_of(8) + 8)),
+        (Form::Addresses, before(number * 8)),
+        (Form::Offsets, behind),
+        (Form::Addresses, behind),
+        (Form::Distances, tokens.end.next_multiple_of(4)),
     ];
-    for (offsets, base) in layouts {
-        let base = memory.word(base)?;
-        if base < LOWEST_ADDRESS {
-            continue;
+    for (form, at) in places {
+        let found = match form.read(memory, at, number) {
+            Err(TargetError::Unreadable(_)) => continue,
+            found => found?,
+        };
+        let last = found.last().copied().unwrap_or_default();
+        if found.len() == number && last >= LOWEST_ADDRESS && found.is_sorted() {
+            return Ok(found);
         }
-        let mut bytes = vec![0; length];
-        memory.read(offsets, &mut bytes)?;
-        let offsets: Vec<u32> = (0..names.number)
-            .filter_map(|it| bytes.u32(it * 4))
-            .collect();
-        return Ok(absolute(&offsets, base));
     }
     Err(KallsymsError::Contradictory)
 }
 
-/// Whether each symbol belongs to a processor, and its address. Kernels whose per-CPU variables
-/// are linked at 0 have these as they are, and the distance of all others from the base turned
-/// into a negative number.
-fn absolute(offsets: &[u32], base: u64) -> Vec<(bool, u64)> {
+impl Form {
+    fn read(
+        self,
+        memory: &mut dyn Memory,
+        at: u64,
+        number: usize,
+    ) -> Result<Vec<u64>, TargetError> {
+        let length = if self == Self::Addresses { 8 } else { 4 };
+        let mut bytes = vec![0; number * length];
+        memory.read(at, &mut bytes)?;
+        let words = || (0..number).filter_map(|it| bytes.u32(it * 4));
+        Ok(match self {
+            Self::Offsets => {
+                let behind = at.wrapping_add(bytes.len() as u64).next_multiple_of(8);
+                let base = memory.word(behind)?;
+                if base % PAGE != 0 {
+                    return Ok(Vec::new());
+                }
+                let offsets: Vec<u32> = words().collect();
+                absolute(&offsets, base)
+            }
+            Self::Addresses => (0..number).filter_map(|it| bytes.u64(it * 8)).collect(),
+            Self::Distances => {
+                let places = (at..).step_by(4).zip(words());
+                let addresses =
+                    places.map(|(at, it)| at.wrapping_add_signed(it.cast_signed().into()));
+                addresses.collect()
+            }
+        })
+    }
+}
+
+/// Addresses out of offsets. Kernels whose per-CPU variables are linked at 0 have these as they are, and
+/// the distance of all others from the base turned into a negative number.
+fn absolute(offsets: &[u32], base: u64) -> Vec<u64> {
     let negative = offsets.iter().filter(|it| it.cast_signed() < 0).count();
     let is_signed = negative > offsets.len() / 2;
     let address = |&offset: &u32| match offset.cast_signed() {
-        of_cpu @ 0.. if is_signed => (true, of_cpu.cast_unsigned().into()),
-        _ if is_signed => (false, base.wrapping_add(u64::from(!offset))),
-        _ => (false, base.wrapping_add(offset.into())),
+        of_cpu @ 0.. if is_signed => of_cpu.cast_unsigned().into(),
+        _ if is_signed => base.wrapping_add(u64::from(!offset)),
+        _ => base.wrapping_add(offset.into()),
     };
     offsets.iter().map(address).collect()
 }
 
-/// The first character says what the symbol is, in the way of `nm`.
-fn symbol(text: &[u8], (of_cpu, address): (bool, u64)) -> Option<Symbol<'_>> {
-    let (&letter, name) = text.split_first()?;
-    let kind = match letter {
-        _ if of_cpu => Kind::PerCpu,
-        b't' | b'T' | b'w' | b'W' => Kind::Function,
-        _ => Kind::Data,
-    };
-    (!name.is_empty()).then(|| Symbol {
-        name: String::from_utf8_lossy(name),
-        address,
-        size: 0,
-        kind,
-        global: letter.is_ascii_uppercase(),
-    })
+/// The parts of a kernel in which a symbol is more than data, by the marks at their ends.
+struct Parts {
+    /// Variables that each processor has for itself: from 0 on in kernels before 6.15, among all others
+    /// since.
+    of_cpu: Range<u64>,
+    /// Code; the second part is for the start alone. Linkers take all data for code if one thing in it is.
+    code: Vec<Range<u64>>,
+}
+
+impl Parts {
+    fn of(texts: &[Vec<u8>], addresses: &[u64]) -> Self {
+        let find = |name: &str| {
+            let names = texts.iter().map(|it| it.get(1..).unwrap_or_default());
+            let found = names.zip(addresses).find(|(it, _)| *it == name.as_bytes());
+            found.map(|(_, &address)| address)
+        };
+        let part = |start, end| Some(find(start)?..find(end)?);
+        let code = [("_text", "_etext"), ("_sinittext", "_einittext")];
+        let code = code.into_iter().filter_map(|(start, end)| part(start, end));
+        Self {
+            of_cpu: part("__per_cpu_start", "__per_cpu_end").unwrap_or(0..LOWEST_ADDRESS),
+            code: code.collect(),
+        }
+    }
+
+    /// The first character says what the symbol is, in the way of `nm`.
+    fn symbol<'a>(&self, text: &'a [u8], address: u64) -> Option<Symbol<'a>> {
+        let (&letter, name) = text.split_first()?;
+        let is_code = self.code.iter().any(|part| part.contains(&address));
+        let kind = match letter {
+            _ if self.of_cpu.contains(&address) => Kind::PerCpu,
+            b't' | b'T' | b'w' | b'W' if is_code || self.code.is_empty() => Kind::Function,
+            _ => Kind::Data,
+        };
+        (!name.is_empty()).then(|| Symbol {
+            name: String::from_utf8_lossy(name),
+            address,
+            size: 0,
+            kind,
+            global: letter.is_ascii_uppercase(),
+        })
+    }
 }
 
 /// Why the names of a kernel could not be read from its memory.
@@ -320,20 +401,33 @@ mod tests {
     /// Other read-only data.
     const BEFORE: usize = 32 << 10;
 
-    #[derive(Clone, Copy)]
+    /// Where the addresses are, and in which form.
+    #[derive(Debug, Clone, Copy)]
     enum Order {
-        AddressesFirst,
+        OffsetsFirst,
         SequencesBeforeTokens,
+        AddressesFirst,
+        OffsetsLast,
         AddressesLast,
+        DistancesLast,
     }
 
-    /// As many symbols as four markers need: `T function_0`, …, and one of each processor.
-    fn names() -> Vec<String> {
-        let functions = (0..1100).map(|it| format!("Tfunction_{it}"));
-        ["Acounter".to_owned()]
-            .into_iter()
-            .chain(functions)
-            .collect()
+    /// As many symbols as four markers need: `T function_0`, …, some data, and one of each processor, whose
+    /// part begins at `of_cpu`.
+    fn symbols(of_cpu: u64) -> Vec<(String, u64)> {
+        let functions = (0..1100).map(|it| (format!("Tfunction_{it}"), TEXT + (it + 1) * 16));
+        let marks = [
+            ("T_text", TEXT),
+            ("T_etext", TEXT + 0x1_0000),
+            ("Tdata", TEXT + 0x1_0000),
+            ("A__per_cpu_start", of_cpu),
+            ("Acounter", of_cpu + 0x40),
+            ("A__per_cpu_end", of_cpu + 0x80),
+        ];
+        let marks = marks.map(|(name, address)| (name.to_owned(), address));
+        let mut symbols: Vec<_> = functions.chain(marks).collect();
+        symbols.sort_by_key(|(_, address)| *address);
+        symbols
     }
 
     /// Bytes stand for themselves, but for byte 1, which is `function_`.
@@ -356,30 +450,54 @@ mod tests {
         (table, index)
     }
 
-    fn offset(number: usize) -> u32 {
-        match number {
-            0 => 0x40,
-            it => !(it as u32 * 16),
+    /// What a kernel whose per-CPU variables are linked at 0 has for an address, and one of others.
+    fn offset(address: u64, of_cpu: u64) -> u32 {
+        match address.checked_sub(TEXT) {
+            Some(offset) if of_cpu == 0 => !(offset as u32),
+            Some(offset) => offset as u32,
+            None => address as u32,
         }
     }
 
-    fn image(order: Order) -> Image {
-        let mut bytes = vec![0; BEFORE];
-        let align = |bytes: &mut Vec<u8>| bytes.resize(bytes.len().next_multiple_of(8), 0);
-        let names = names();
-        let addresses = |bytes: &mut Vec<u8>| {
-            align(bytes);
-            (0..names.len()).for_each(|it| bytes.extend(offset(it).to_le_bytes()));
-            align(bytes);
-            bytes.extend(TEXT.to_le_bytes());
-        };
-        if !matches!(order, Order::AddressesLast) {
-            addresses(&mut bytes);
+    fn put_addresses(bytes: &mut Vec<u8>, order: Order, of_cpu: u64) {
+        for (_, address) in symbols(of_cpu) {
+            let here = BASE + bytes.len() as u64;
+            match order {
+                Order::AddressesFirst | Order::AddressesLast => {
+                    bytes.extend(address.to_le_bytes());
+                }
+                Order::DistancesLast => {
+                    bytes.extend((address.wrapping_sub(here) as u32).to_le_bytes());
+                }
+                _ => bytes.extend(offset(address, of_cpu).to_le_bytes()),
+            }
         }
-        align(&mut bytes);
-        bytes.extend((names.len() as u64).to_le_bytes());
+        align(bytes);
+        if matches!(
+            order,
+            Order::OffsetsFirst | Order::SequencesBeforeTokens | Order::OffsetsLast
+        ) {
+            bytes.extend(TEXT.to_le_bytes());
+        }
+    }
+
+    fn align(bytes: &mut Vec<u8>) {
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+
+    fn image(order: Order, of_cpu: u64) -> Image {
+        let mut bytes = vec![0; BEFORE];
+        let first = matches!(
+            order,
+            Order::OffsetsFirst | Order::SequencesBeforeTokens | Order::AddressesFirst
+        );
+        if first {
+            put_addresses(&mut bytes, order, of_cpu);
+        }
+        let symbols = symbols(of_cpu);
+        bytes.extend((symbols.len() as u64).to_le_bytes());
         let (mut markers, begin) = (Vec::new(), bytes.len());
-        for (number, name) in names.iter().enumerate() {
+        for (number, (name, _)) in symbols.iter().enumerate() {
             if number % PER_MARKER == 0 {
                 markers.extend(((bytes.len() - begin) as u32).to_le_bytes());
             }
@@ -389,47 +507,74 @@ mod tests {
         bytes.extend(markers);
         if matches!(order, Order::SequencesBeforeTokens) {
             align(&mut bytes);
-            bytes.extend((0..names.len()).flat_map(|it| [0, (it >> 8) as u8, it as u8]));
+            bytes.extend((0..symbols.len()).flat_map(|it| [0, (it >> 8) as u8, it as u8]));
         }
         align(&mut bytes);
         let (table, index) = tokens();
         bytes.extend(table);
         align(&mut bytes);
         bytes.extend(index);
-        if matches!(order, Order::AddressesLast) {
-            addresses(&mut bytes);
+        if !first {
+            put_addresses(&mut bytes, order, of_cpu);
         }
         bytes.resize(bytes.len() + (64 << 10), 0);
         Image::new(BASE, bytes)
     }
 
-    fn is_right(table: &SymbolTable) {
-        assert_eq!(table.len(), names().len());
+    fn is_right(table: &SymbolTable, of_cpu: u64) {
+        assert_eq!(table.len(), symbols(of_cpu).len());
         let last = table.by_name("function_1099").unwrap();
         assert_eq!(last.address, TEXT + 1100 * 16);
         assert_eq!((last.kind, last.global), (Kind::Function, true));
         let counter = table.by_name("counter").unwrap();
-        assert_eq!((counter.address, counter.kind), (0x40, Kind::PerCpu));
+        assert_eq!(counter.address, of_cpu + 0x40);
+        assert_eq!(counter.kind, Kind::PerCpu);
         assert_eq!(table.at(TEXT + 37).unwrap().name, "function_1");
+        let data = table.by_name("data").unwrap();
+        assert_eq!(data.kind, Kind::Data, "whatever the linker says");
     }
 
     #[test]
     fn the_tables_of_every_kernel_are_found() {
         for order in [
-            Order::AddressesFirst,
+            Order::OffsetsFirst,
             Order::SequencesBeforeTokens,
+            Order::AddressesFirst,
+            Order::OffsetsLast,
             Order::AddressesLast,
+            Order::DistancesLast,
         ] {
-            is_right(&kallsyms(&mut image(order), BASE + 4096 + 7).unwrap());
+            for of_cpu in [0, TEXT + 0x2_0000] {
+                if of_cpu == 0 && matches!(order, Order::DistancesLast) {
+                    // Too far away for a distance.
+                    continue;
+                }
+                let table = kallsyms(&mut image(order, of_cpu), BASE + 4096 + 7);
+                is_right(
+                    &table.unwrap_or_else(|it| panic!("{order:?}: {it}")),
+                    of_cpu,
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn symbols_move_with_their_kernel_unless_they_are_linked_at_0() {
+        for (of_cpu, counter) in [(0, 0x40), (TEXT + 0x2_0000, TEXT + 0x12_0040)] {
+            let table = kallsyms(&mut image(Order::OffsetsLast, of_cpu), BASE).unwrap();
+            let moved = table.moved(0x10_0000);
+            assert_eq!(moved.by_name("counter").unwrap().address, counter);
+            let function = moved.by_name("function_0").unwrap();
+            assert_eq!(function.address, TEXT + 0x10_0010);
         }
     }
 
     #[test]
     fn digits_that_are_no_tokens_are_passed_over() {
-        let mut image = image(Order::AddressesFirst);
+        let mut image = image(Order::OffsetsFirst, 0);
         let digits: Vec<u8> = (b'0'..=b'9').flat_map(|digit| [digit, 0]).collect();
         image.bytes[5000..5080].copy_from_slice(&digits.repeat(4));
-        is_right(&kallsyms(&mut image, BASE).unwrap());
+        is_right(&kallsyms(&mut image, BASE).unwrap(), 0);
     }
 
     #[test]
@@ -440,12 +585,14 @@ mod tests {
 
     #[test]
     fn any_byte_may_lie() {
-        let whole = image(Order::AddressesFirst);
-        let used = whole.bytes.len() - (64 << 10);
-        for at in (BEFORE..used).step_by(61) {
-            let mut changed = Image::new(BASE, whole.bytes.clone());
-            changed.bytes[at] ^= 0x81;
-            drop(kallsyms(&mut changed, BASE));
+        for order in [Order::OffsetsFirst, Order::DistancesLast] {
+            let whole = image(order, TEXT + 0x2_0000);
+            let used = whole.bytes.len() - (64 << 10);
+            for at in (BEFORE..used).step_by(61) {
+                let mut changed = Image::new(BASE, whole.bytes.clone());
+                changed.bytes[at] ^= 0x81;
+                drop(kallsyms(&mut changed, BASE));
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::elf::SHF_EXECINSTR;
 
 use super::bytes::{Bytes, text_at};
 use super::elf::{ElfError, ElfFile, Section};
+use crate::target::KERNEL_HALF;
 
 const STT_NOTYPE: u8 = 0;
 const STT_OBJECT: u8 = 1;
@@ -135,10 +136,12 @@ impl SymbolTable {
         self.per_cpu.sort_by_key(|entry| entry.address);
     }
 
-    /// The same symbols `distance` further up; those of each processor stay.
+    /// The same symbols `distance` further up; those of each processor stay if they are linked at 0.
     #[must_use]
     pub(crate) fn moved(mut self, distance: u64) -> Self {
-        for entry in &mut self.entries {
+        let of_cpu = self.per_cpu.iter_mut();
+        let of_cpu = of_cpu.filter(|it| it.address >= KERNEL_HALF);
+        for entry in self.entries.iter_mut().chain(of_cpu) {
             entry.address = entry.address.wrapping_add(distance);
         }
         self
