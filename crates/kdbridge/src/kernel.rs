@@ -29,7 +29,7 @@ use crate::xnu::FilesError;
 /// Where the kernel may be.
 const KERNEL: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 const MOST_BTF: u64 = 64 << 20;
-const SYMBOLS_CACHE: &str = "kallsyms-1";
+const SYMBOLS_CACHE: &str = "kallsyms-2";
 const BTF_CACHE: &str = "btf-1";
 
 /// A step that may take a moment.
@@ -197,7 +197,7 @@ impl Kernel {
     /// Adds what stacks are unwound with, and the modules.
     fn with_stacks(mut self, memory: &mut dyn Memory, orc: Option<OrcTable>) -> Self {
         let orc = orc.or_else(|| self.live_orc());
-        self.format = self.orc_format();
+        self.format = self.orc_format(memory, orc.as_ref());
         self.tables = orc.map(|table| (KERNEL, table)).into_iter().collect();
         // A list that is being changed shows no modules this time, and nothing else suffers.
         let modules = self.list_modules(memory).unwrap_or_default();
@@ -364,15 +364,19 @@ impl Kernel {
             self.types.offset(task, "comm")?,
             self.types.offset(task, "pid")?,
         );
-        let at = match self.symbols.by_name("current_task") {
-            Some(symbol) => symbol.address,
+        let (kind, at) = match self.find("current_task") {
+            Some(found) => found,
             None => {
-                let hot = self.symbols.by_name("pcpu_hot")?.address;
+                let (kind, hot) = self.find("pcpu_hot")?;
                 let ty = self.find_type(Tag::Struct, "pcpu_hot")?;
-                hot + self.types.offset(ty, "current_task")?
+                (kind, hot + self.types.offset(ty, "current_task")?)
             }
         };
-        let base = self.per_cpu_base(memory, cpu).ok()?;
+        // A kernel for one processor has it for all.
+        let base = match kind {
+            Kind::PerCpu => self.per_cpu_base(memory, cpu).ok()?,
+            _ => 0,
+        };
         let task = memory.word(base.wrapping_add(at)).ok()?;
         let mut comm = [0; 16];
         memory.read(task.wrapping_add(name), &mut comm).ok()?;
@@ -486,7 +490,12 @@ impl Kernel {
         }))
     }
 
-    fn orc_format(&mut self) -> Format {
+    fn orc_format(&mut self, memory: &mut dyn Memory, table: Option<&OrcTable>) -> Format {
+        let functions = ["schedule", "panic", "start_kernel"];
+        let mut functions = functions.iter().filter_map(|it| self.address_of(it));
+        if table.is_some_and(|it| functions.any(|at| it.is_renumbered(memory, at))) {
+            return Format::Renumbered;
+        }
         let entry = self.find_type(Tag::Struct, "orc_entry");
         let known = entry.and_then(|entry| {
             let bits = self.types.member(entry, "type")?.bits?;

@@ -10,6 +10,7 @@ pub use orc::{Arrays, Format, OrcTable};
 /// No stack has more frames than this.
 const MOST_FRAMES: usize = 256;
 
+const AX: usize = 0;
 const DX: usize = 3;
 const DI: usize = 5;
 const BP: usize = 6;
@@ -153,6 +154,7 @@ impl State {
             Base::R13 => register(R13),
             Base::Di => register(DI),
             Base::Dx => register(DX),
+            Base::Ax => register(AX),
             Base::SpIndirect => {
                 return Ok(Some(memory.word(self.sp)?.wrapping_add_signed(offset)));
             }
@@ -303,6 +305,26 @@ mod tests {
     }
 
     #[test]
+    fn registers_may_have_other_numbers() {
+        let sp = 3;
+        let machine = Machine {
+            entries: vec![
+                entry((sp, 8), (0, 0), 1),
+                entry((sp, 16), (8, -16), 2),
+                entry((sp, 24), (0, 0), 2),
+            ],
+            ..calls(2, 1)
+        };
+        let expected = [CODE + 0x210, CODE + 0x150, CODE + 0x50];
+        let registers = at(CODE + 0x210, STACK);
+        assert_eq!(machine.ips(Format::Renumbered, &registers), expected);
+        let mut memory = machine.memory();
+        assert!(machine.table().is_renumbered(&mut memory, CODE));
+        let old = calls(2, 1);
+        assert!(!old.table().is_renumbered(&mut old.memory(), CODE));
+    }
+
+    #[test]
     fn a_call_that_ends_a_function_belongs_to_it() {
         let mut machine = calls(0, 4);
         machine.stack[2] = CODE + 0x200;
@@ -405,7 +427,7 @@ mod tests {
             }
             let mut registers = at(CODE + random() % 0x400, STACK);
             registers.general[BP] = STACK + random() % 64;
-            for format in [OLD, Format::ThreeBits] {
+            for format in [OLD, Format::ThreeBits, Format::Renumbered] {
                 assert!(machine.frames(format, &registers).len() <= MOST_FRAMES);
             }
         }

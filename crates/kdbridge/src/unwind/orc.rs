@@ -15,12 +15,16 @@ const PUSH_BP: u8 = 0x55;
 const SET_BP: [u8; 3] = [0x48, 0x89, 0xe5];
 const RETURN: u8 = 0xc3;
 
+/// The number of the stack pointer in [`Format::Renumbered`]; a function's first argument has it in others.
+const RENUMBERED_SP: u8 = 3;
+
 /// From what the caller's stack pointer, or its frame pointer, is worked out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Base {
     Undefined,
     /// The caller's stack pointer.
     PreviousSp,
+    Ax,
     Dx,
     Di,
     Bp,
@@ -107,14 +111,19 @@ pub enum Format {
     },
     /// Three bits, with a value of its own for the end of a stack.
     ThreeBits,
+    /// The same, and registers have other numbers, as in kernel 7.3.
+    Renumbered,
 }
 
 impl Format {
     fn entry(self, bytes: [u8; ENTRY_BYTES as usize]) -> Entry {
         let [sp_low, sp_high, bp_low, bp_high, bases, flags] = bytes;
         Entry {
-            sp: (base(bases & 0xf), i16::from_le_bytes([sp_low, sp_high])),
-            bp: (base(bases >> 4), i16::from_le_bytes([bp_low, bp_high])),
+            sp: (
+                self.base(bases & 0xf),
+                i16::from_le_bytes([sp_low, sp_high]),
+            ),
+            bp: (self.base(bases >> 4), i16::from_le_bytes([bp_low, bp_high])),
             between: self.between(flags),
         }
     }
@@ -128,28 +137,37 @@ impl Format {
                 2 => Between::Interrupt,
                 _ => Between::Undefined,
             },
-            (Self::ThreeBits, 1) => Between::End,
-            (Self::ThreeBits, 2) => Between::Call,
-            (Self::ThreeBits, 3) => Between::Registers,
-            (Self::ThreeBits, 4) => Between::Interrupt,
-            (Self::ThreeBits, _) => Between::Undefined,
+            (Self::ThreeBits | Self::Renumbered, kind) => match kind {
+                1 => Between::End,
+                2 => Between::Call,
+                3 => Between::Registers,
+                4 => Between::Interrupt,
+                _ => Between::Undefined,
+            },
         }
     }
-}
 
-fn base(number: u8) -> Base {
-    match number {
-        0 => Base::Undefined,
-        1 => Base::PreviousSp,
-        2 => Base::Dx,
-        3 => Base::Di,
-        4 => Base::Bp,
-        5 => Base::Sp,
-        6 => Base::R10,
-        7 => Base::R13,
-        8 => Base::BpIndirect,
-        9 => Base::SpIndirect,
-        _ => Base::Unknown,
+    fn base(self, number: u8) -> Base {
+        match (self, number) {
+            (_, 0) => Base::Undefined,
+            (_, 2) => Base::Dx,
+            (_, 4) => Base::Bp,
+            (_, 6) => Base::R10,
+            (_, 7) => Base::R13,
+            (Self::Renumbered, 1) => Base::Ax,
+            (Self::Renumbered, RENUMBERED_SP) => Base::Sp,
+            (Self::Renumbered, 5) => Base::Di,
+            (Self::Renumbered, 8) => Base::PreviousSp,
+            (Self::Renumbered, 9) => Base::SpIndirect,
+            (Self::Renumbered, 10) => Base::BpIndirect,
+            (Self::Renumbered, _) => Base::Unknown,
+            (_, 1) => Base::PreviousSp,
+            (_, 3) => Base::Di,
+            (_, 5) => Base::Sp,
+            (_, 8) => Base::BpIndirect,
+            (_, 9) => Base::SpIndirect,
+            _ => Base::Unknown,
+        }
     }
 }
 
@@ -199,6 +217,17 @@ impl OrcTable {
         table.is_ordered().then_some(table)
     }
 
+    /// Whether registers have the numbers of [`Format::Renumbered`], as the entry for the first
+    /// instruction of a function shows: all that lies between the stack pointer and the caller's is the
+    /// return address there.
+    #[must_use]
+    pub fn is_renumbered(&self, memory: &mut dyn Memory, function: u64) -> bool {
+        let entry = self.raw(memory, function).ok().flatten();
+        entry.is_some_and(|[low, high, _, _, bases, _]| {
+            [low, high] == [8, 0] && bases & 0xf == RENUMBERED_SP
+        })
+    }
+
     /// The entry for the instruction at `ip`; `None` if there is none for it.
     pub(super) fn find(
         &self,
@@ -206,6 +235,15 @@ impl OrcTable {
         format: Format,
         ip: u64,
     ) -> Result<Option<Entry>, TargetError> {
+        let raw = self.raw(memory, ip)?;
+        Ok(raw.map(|it| format.entry(it)))
+    }
+
+    fn raw(
+        &self,
+        memory: &mut dyn Memory,
+        ip: u64,
+    ) -> Result<Option<[u8; ENTRY_BYTES as usize]>, TargetError> {
         let (mut low, mut high) = (0, self.arrays.count);
         while low < high {
             let middle = low.midpoint(high);
@@ -219,11 +257,10 @@ impl OrcTable {
             return Ok(None);
         };
         let at = number * ENTRY_BYTES;
-        let bytes = match &self.loaded {
+        Ok(Some(match &self.loaded {
             Some((_, entries)) => loaded(entries, at),
             None => live(memory, self.arrays.entries, at)?,
-        };
-        Ok(Some(format.entry(bytes)))
+        }))
     }
 
     fn ip(&self, memory: &mut dyn Memory, number: u64) -> Result<u64, TargetError> {
