@@ -52,6 +52,11 @@ const TOOLS: &[Tool] = &[
         why: "is a debugger that kdbridge is tested with",
     },
     Tool {
+        program: "gdb-multiarch",
+        package: "gdb-multiarch",
+        why: "is a debugger that kdbridge is tested with, for a processor that is not x86-64",
+    },
+    Tool {
         program: "gdbserver",
         package: "gdbserver",
         why: "is a stub that kdbridge is tested with",
@@ -60,6 +65,11 @@ const TOOLS: &[Tool] = &[
         program: "lldb-19",
         package: "lldb-19",
         why: "is a debugger that kdbridge is tested with",
+    },
+    Tool {
+        program: "lldb-server-19",
+        package: "lldb-19",
+        why: "is a stub that kdbridge is tested with",
     },
     Tool {
         program: "clang-19",

@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use crate::rsp::link::Stream;
 use crate::rsp::packet::Item;
-use crate::target::{Target, TargetError};
+use crate::target::{End, Target, TargetError};
 use client::{Client, Closed, Id};
 pub use listen::Listener;
 use machine::Machine;
@@ -137,20 +137,41 @@ impl<T: Target> Server<T> {
     /// [`ServeError`] if that is not possible any more.
     pub fn serve(&mut self, end: BorrowedFd<'_>) -> Result<(), ServeError> {
         while let Some(ready) = self.wait(end)? {
-            if ready.target {
-                self.look_at_machine()?;
+            let turn = self.turn(ready);
+            if let Err(ServeError::Target(TargetError::Ended(end))) = &turn {
+                self.tell_of_end(*end);
             }
-            for index in ready.clients {
-                self.hear(index)?;
-            }
-            self.flush();
-            self.let_go()?;
-            if ready.listener {
-                self.accept()?;
-            }
+            turn?;
         }
         self.clients.clear();
-        Ok(self.machine.leave_alone()?)
+        Ok(self.machine.part()?)
+    }
+
+    fn turn(&mut self, ready: Ready) -> Result<(), ServeError> {
+        if ready.target {
+            self.look_at_machine()?;
+        }
+        for index in ready.clients {
+            self.hear(index)?;
+        }
+        self.flush();
+        self.let_go()?;
+        if ready.listener {
+            self.accept()?;
+        }
+        Ok(())
+    }
+
+    /// Tells whoever waits for a stop that there will be none.
+    fn tell_of_end(&mut self, end: End) {
+        let word = match end {
+            End::Exit(status) => format!("W{status:02x}"),
+            End::Signal(signal) => format!("X{signal:02x}"),
+        };
+        for client in self.clients.iter_mut().filter(|client| client.talk.waits) {
+            client.answer(word.as_bytes());
+        }
+        self.flush();
     }
 
     /// Waits for something to do; `None` at the end.

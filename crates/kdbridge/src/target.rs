@@ -1,5 +1,6 @@
 //! A kernel that can be looked into and driven, whatever protocol lies in between.
 
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -114,6 +115,32 @@ pub trait Target: Memory {
     fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
         let _ = (cpu, request);
         Ok(None)
+    }
+
+    /// Whether the stub that the target is behind names this feature, as in `qXfer:auxv:read+`.
+    fn has_feature(&self, feature: &str) -> bool {
+        let _ = feature;
+        false
+    }
+
+    /// Whether this is a program and not a machine. It has not begun, and waits for its debugger.
+    fn is_program(&self) -> bool {
+        // What a kernel tells a program when that begins.
+        self.has_feature("qXfer:auxv:read+")
+    }
+
+    /// Whether the processors are x86-64 ones; of others [`Target::registers`] cannot tell.
+    fn is_amd64(&self) -> bool {
+        true
+    }
+
+    /// What a processor, or a task where these are listed as processors, is called.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn name(&mut self, cpu: Cpu) -> Result<String, TargetError> {
+        Ok(format!("CPU#{}", cpu.0))
     }
 
     /// Whether [`Target::interrupt`] stops a machine that runs.
@@ -237,6 +264,22 @@ impl<T: Target + ?Sized> Target for Box<T> {
         (**self).forward(cpu, request)
     }
 
+    fn has_feature(&self, feature: &str) -> bool {
+        (**self).has_feature(feature)
+    }
+
+    fn is_program(&self) -> bool {
+        (**self).is_program()
+    }
+
+    fn is_amd64(&self) -> bool {
+        (**self).is_amd64()
+    }
+
+    fn name(&mut self, cpu: Cpu) -> Result<String, TargetError> {
+        (**self).name(cpu)
+    }
+
     fn can_interrupt(&self) -> bool {
         (**self).can_interrupt()
     }
@@ -297,6 +340,25 @@ impl<T: Target + ?Sized> Target for Box<T> {
         (**self).detach()
     }
 }
+
+/// How what was debugged ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// By itself, with this status.
+    Exit(u8),
+    /// By this signal, in GDB's numbers.
+    Signal(u8),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(status) => write!(f, "with status {status}"),
+            Self::Signal(signal) => write!(f, "by signal {signal}"),
+        }
+    }
+}
+
 /// Why a target did not do what it was asked.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -319,6 +381,9 @@ pub enum TargetError {
     /// The target sent what its protocol does not allow.
     #[error("the target broke the protocol: {0}")]
     Protocol(&'static str),
+    /// What was debugged has ended.
+    #[error("what was debugged has ended, {0}")]
+    Ended(End),
     /// The machine has ended, or the connection to it has.
     #[error("the target is gone")]
     Gone,

@@ -1,5 +1,7 @@
 //! What a stub says of itself.
 
+use std::collections::BTreeSet;
+
 use super::registers::{Layout, includes};
 
 /// The longest description that is read, and the most files that it may have.
@@ -13,11 +15,15 @@ pub(super) struct Features {
     pub(super) packet: Option<usize>,
     pub(super) description: bool,
     pub(super) no_acks: bool,
+    /// All of them.
+    pub(super) named: BTreeSet<String>,
 }
 
 impl Features {
     pub(super) fn read(reply: &[u8]) -> Self {
         let mut features = Self::default();
+        let named = String::from_utf8_lossy(reply);
+        features.named = named.split(';').map(str::to_owned).collect();
         for feature in reply.split(|&byte| byte == b';') {
             match feature {
                 b"qXfer:features:read+" => features.description = true,
@@ -58,6 +64,7 @@ impl Pieces {
 pub(super) struct Description {
     pub(super) layout: Layout,
     pub(super) amd64: bool,
+    pub(super) names_architecture: bool,
     wanted: Vec<String>,
     files: usize,
 }
@@ -67,6 +74,7 @@ impl Description {
         Self {
             layout: Layout::default(),
             amd64: false,
+            names_architecture: false,
             wanted: vec!["target.xml".to_owned()],
             files: 0,
         }
@@ -83,7 +91,9 @@ impl Description {
 
     pub(super) fn push(&mut self, xml: &str) {
         self.layout.add(xml);
-        self.amd64 |= xml.contains("x86-64");
+        self.names_architecture |= xml.contains("<architecture>");
+        // LLDB's stub has a name of its own for it.
+        self.amd64 |= xml.contains("x86-64") || xml.contains(">x86_64<");
         let first = self.wanted.len();
         self.wanted.extend(includes(xml).map(str::to_owned));
         // The last is taken next.

@@ -12,6 +12,8 @@ struct Register {
     name: String,
     number: usize,
     bytes: usize,
+    /// Where LLDB's stub says that it begins; else it follows the ones before.
+    offset: Option<usize>,
 }
 
 /// The order that GDB assumes for a stub that describes nothing.
@@ -42,11 +44,14 @@ const DEFAULT: [(&str, usize); 24] = [
     ("gs", 4),
 ];
 
+/// What GDB and LLDB call the flags.
+const FLAGS: [&str; 2] = ["eflags", "rflags"];
+
 impl Layout {
     pub(super) fn of_amd64() -> Self {
         let mut layout = Self::default();
         for (name, bytes) in DEFAULT {
-            layout.push(name, None, bytes);
+            layout.push(name, None, bytes, None);
         }
         layout
     }
@@ -55,21 +60,24 @@ impl Layout {
     pub(super) fn add(&mut self, xml: &str) {
         for tag in without_comments(xml).split("<reg ").skip(1) {
             let tag = tag.split('>').next().unwrap_or_default();
-            let bits = attribute(tag, "bitsize").and_then(|bits| bits.parse::<usize>().ok());
-            let Some((name, bits)) = attribute(tag, "name").zip(bits) else {
+            let number = |name| {
+                let number = attribute(tag, name)?.parse::<u16>().ok()?;
+                Some(usize::from(number))
+            };
+            let Some((name, bits)) = attribute(tag, "name").zip(number("bitsize")) else {
                 continue;
             };
-            let number = attribute(tag, "regnum").and_then(|number| number.parse().ok());
-            self.push(name, number, bits / 8);
+            self.push(name, number("regnum"), bits / 8, number("offset"));
         }
     }
 
-    fn push(&mut self, name: &str, number: Option<usize>, bytes: usize) {
+    fn push(&mut self, name: &str, number: Option<usize>, bytes: usize, offset: Option<usize>) {
         let next = self.0.last().map_or(0, |last| last.number + 1);
         self.0.push(Register {
             name: name.to_owned(),
             number: number.unwrap_or(next),
             bytes,
+            offset,
         });
     }
 
@@ -99,7 +107,10 @@ impl Layout {
         };
         let mut registers = Registers {
             rip: value("rip")?,
-            rflags: value("eflags").unwrap_or_default(),
+            rflags: FLAGS
+                .iter()
+                .find_map(|name| value(name))
+                .unwrap_or_default(),
             ..Registers::default()
         };
         for (register, (name, _)) in registers.general.iter_mut().zip(DEFAULT) {
@@ -127,7 +138,7 @@ impl Layout {
             put(name, *value);
         }
         put("rip", registers.rip);
-        put("eflags", registers.rflags);
+        FLAGS.iter().for_each(|name| put(name, registers.rflags));
         for (value, (name, _)) in registers.segments.iter().zip(&DEFAULT[18..]) {
             put(name, u64::from(*value));
         }
@@ -135,10 +146,11 @@ impl Layout {
 
     /// Where a register begins in the `g` packet, and its size.
     fn place(&self, name: &str) -> Option<(usize, usize)> {
-        let number = self.number(name)?;
-        let before = self.0.iter().filter(|register| register.number < number);
-        let start = before.map(|register| register.bytes).sum();
-        let register = self.0.iter().find(|register| register.number == number)?;
+        let register = self.0.iter().find(|register| register.name == name)?;
+        let before = self.0.iter();
+        let before = before.filter(|other| other.number < register.number);
+        let start = register.offset;
+        let start = start.unwrap_or_else(|| before.map(|register| register.bytes).sum());
         Some((start, register.bytes))
     }
 }
@@ -200,6 +212,19 @@ mod tests {
         assert_eq!(layout.number("cr4"), Some(41));
         assert_eq!(layout.place("cr4"), Some((20, 8)));
         assert!(layout.is_amd64());
+    }
+
+    #[test]
+    fn lldbs_description_has_offsets() {
+        let mut layout = Layout::default();
+        layout.add(
+            "<reg name=\"rax\" bitsize=\"64\" regnum=\"0\" offset=\"80\" />\
+             <reg name=\"rip\" bitsize=\"64\" regnum=\"16\" offset=\"128\" />\
+             <reg name=\"lie\" bitsize=\"64\" regnum=\"70000\" offset=\"18446744073709551615\" />",
+        );
+        assert_eq!(layout.place("rax"), Some((80, 8)));
+        assert_eq!(layout.place("rip"), Some((128, 8)));
+        assert_eq!(layout.place("lie"), Some((16, 8)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod memory;
 mod stop;
+mod threads;
 mod traps;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use super::probe::{Description, Features, MAX_FILES, Pieces};
 use super::registers::Layout;
 use crate::paging::Root;
 use crate::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
+use threads::Threads;
 
 /// How long an answer may take. A stub answers in microseconds; on a busy machine QEMU may not get a turn
 /// for a while.
@@ -22,8 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The most packets that an answer may be kept waiting by: unsolicited stops, console output.
 const MAX_ASIDES: u32 = 64;
 
-/// The most processors that a stub may have.
-const MAX_CPUS: usize = 4096;
+/// The most packets that a list of threads comes in.
+const MAX_LISTS: usize = 4096;
 
 /// A kernel behind a stub.
 #[derive(Debug)]
@@ -39,8 +41,9 @@ pub struct RspTarget {
     vcont: bool,
     /// Requests may follow each other without waiting for answers.
     pipelined: bool,
-    /// How the stub calls its processors.
-    threads: Vec<String>,
+    threads: Threads,
+    /// Threads begin and end, as those of kgdb and of programs do.
+    threads_change: bool,
     /// The processor that the stub was told to look from.
     selected: Option<Cpu>,
     /// The one that memory is read from.
@@ -87,7 +90,8 @@ impl RspTarget {
             physical: false,
             vcont: false,
             pipelined: false,
-            threads: Vec::new(),
+            threads: Threads::default(),
+            threads_change: false,
             selected: None,
             view: Cpu(0),
             root: None,
@@ -107,14 +111,15 @@ impl RspTarget {
         }
         // What makes the machine stand still where connecting has not.
         let stop = self.ask_for_stop(b"?")?;
-        if stop::is_end(&stop) {
-            return Err(TargetError::Gone);
+        if let Some(end) = stop::end(&stop) {
+            return Err(TargetError::Ended(end));
         }
         if self.features.description {
             self.describe()?;
         }
         let qemu = self.ask(b"qqemu.Supported")?;
         self.pipelined = !qemu.is_empty();
+        self.threads_change = qemu.is_empty();
         self.physical = contains(&qemu, b"PhyMemMode");
         self.vcont = contains(&self.ask(b"vCont?")?, b";c");
         self.list_threads()
@@ -146,8 +151,12 @@ impl RspTarget {
         self.link.send(&[request], deadline)?;
         for _ in 0..MAX_ASIDES {
             let reply = self.receive(deadline)?;
-            if stop::is_stop(&reply) || stop::is_end(&reply) || reply.is_empty() {
+            if stop::is_stop(&reply) || stop::end(&reply).is_some() || reply.is_empty() {
                 return Ok(reply);
+            }
+            // LLDB's stub may have been started without a program.
+            if reply.first() == Some(&b'E') {
+                return Err(TargetError::Refused("have anything to debug"));
             }
         }
         Err(TargetError::Protocol("it does not say why it stands still"))
@@ -168,10 +177,12 @@ impl RspTarget {
             let file = self.transfer(&format!("features:read:{name}"))?;
             description.push(&String::from_utf8_lossy(&file));
         }
-        // A description that lists no registers is none.
         if description.layout != Layout::default() {
             self.amd64 = description.amd64 && description.layout.is_amd64();
             self.layout = description.layout;
+        } else if description.names_architecture {
+            // Its registers are those that GDB assumes for it.
+            self.amd64 = description.amd64;
         }
         Ok(())
     }
@@ -192,23 +203,24 @@ impl RspTarget {
 
     fn list_threads(&mut self) -> Result<(), TargetError> {
         let mut request: &[u8] = b"qfThreadInfo";
-        for _ in 0..MAX_CPUS {
+        let mut threads = Vec::new();
+        for _ in 0..MAX_LISTS {
             let reply = self.ask(request)?;
             let Some(list) = reply.strip_prefix(b"m") else {
                 break;
             };
             let ids = list.split(|&byte| byte == b',');
-            let ids = ids.filter(|id| stop::is_thread(id));
-            self.threads
-                .extend(ids.map(|id| String::from_utf8_lossy(id).into_owned()));
-            if self.threads.len() > MAX_CPUS {
+            let ids = ids.filter(|id| threads::is_thread(id));
+            threads.extend(ids.map(|id| String::from_utf8_lossy(id).into_owned()));
+            if threads.len() > threads::MAX {
                 return Err(TargetError::Protocol("processors without end"));
             }
             request = b"qsThreadInfo";
         }
-        if self.threads.is_empty() {
-            self.threads.push("1".to_owned());
+        if threads.is_empty() {
+            threads.push("1".to_owned());
         }
+        self.threads.update(threads);
         Ok(())
     }
 
@@ -218,7 +230,7 @@ impl RspTarget {
             return Ok(());
         }
         self.standing()?;
-        let request = format!("Hg{}", self.thread(cpu)?);
+        let request = format!("Hg{}", self.threads.name(cpu)?);
         // A stub with one processor may not know the request.
         let reply = self.ask(request.as_bytes())?;
         if reply.first() == Some(&b'E') {
@@ -226,13 +238,6 @@ impl RspTarget {
         }
         self.selected = Some(cpu);
         Ok(())
-    }
-
-    fn thread(&self, cpu: Cpu) -> Result<&str, TargetError> {
-        let thread = self.threads.get(cpu.0 as usize);
-        thread
-            .map(String::as_str)
-            .ok_or(TargetError::Refused("have that processor"))
     }
 
     fn standing(&self) -> Result<(), TargetError> {
@@ -269,7 +274,7 @@ const MAX_PIECES: usize = MAX_FILES * 512;
 
 impl Target for RspTarget {
     fn look_from(&mut self, cpu: Cpu) -> Result<(), TargetError> {
-        self.thread(cpu)?;
+        self.threads.name(cpu)?;
         if self.view != cpu {
             self.view = cpu;
             self.root = None;
@@ -283,12 +288,37 @@ impl Target for RspTarget {
         self.ask(request).map(Some)
     }
 
+    fn has_feature(&self, feature: &str) -> bool {
+        self.features.named.contains(feature)
+    }
+
+    fn is_amd64(&self) -> bool {
+        self.amd64
+    }
+
+    fn name(&mut self, cpu: Cpu) -> Result<String, TargetError> {
+        let processor = format!("CPU#{}", cpu.0);
+        if !self.threads_change {
+            return Ok(processor);
+        }
+        let processor = if self.is_program() {
+            String::new()
+        } else {
+            processor
+        };
+        let request = format!("qThreadExtraInfo,{}", self.threads.name(cpu)?);
+        let name = hex::decode(&self.ask(request.as_bytes())?).filter(|name| !name.is_empty());
+        Ok(name.map_or(processor, |name| {
+            String::from_utf8_lossy(&name).into_owned()
+        }))
+    }
+
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.link.as_fd())
     }
 
     fn cpus(&mut self) -> Result<Vec<Cpu>, TargetError> {
-        Ok((0..self.threads.len() as u32).map(Cpu).collect())
+        Ok(self.threads.live())
     }
 
     fn registers(&mut self, cpu: Cpu) -> Result<Registers, TargetError> {
@@ -339,10 +369,10 @@ impl Target for RspTarget {
     fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.standing()?;
         let request = if self.vcont {
-            format!("vCont;s:{}", self.thread(cpu)?)
+            format!("vCont;s:{}", self.threads.name(cpu)?)
         } else {
             // Which one is to step was said before there was vCont.
-            let select = format!("Hc{}", self.thread(cpu)?);
+            let select = format!("Hc{}", self.threads.name(cpu)?);
             self.ask(select.as_bytes())?;
             "s".to_owned()
         };

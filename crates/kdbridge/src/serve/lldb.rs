@@ -11,6 +11,9 @@ pub(super) fn query<T: Target>(
     conversation: &mut Conversation<'_, T>,
     request: &[u8],
 ) -> Result<Option<Answer>, Refusal> {
+    if conversation.machine.of_lldb && is_about_program(request) {
+        return conversation.forward(request).map(Some);
+    }
     let talk = &mut *conversation.talk;
     let answer = match request {
         b"QThreadSuffixSupported" => {
@@ -25,6 +28,8 @@ pub(super) fn query<T: Target>(
             talk.error_texts = true;
             "OK".into()
         }
+        // What else there is to know is in the description of the registers.
+        b"qHostInfo" | b"qProcessInfo" if !conversation.machine.amd64 => "".into(),
         b"qHostInfo" => "ptrsize:8;endian:little;vm-page-size:4096;".into(),
         b"qProcessInfo" => "pid:1;ptrsize:8;endian:little;".into(),
         b"qGDBServerVersion" => {
@@ -37,6 +42,11 @@ pub(super) fn query<T: Target>(
         },
     };
     Ok(Some(answer))
+}
+
+/// What LLDB's own stub knows better.
+fn is_about_program(request: &[u8]) -> bool {
+    matches!(request, b"qHostInfo" | b"qProcessInfo") || request.starts_with(b"qMemoryRegionInfo:")
 }
 
 /// A page, which is there or not; what may be done with it is not known.

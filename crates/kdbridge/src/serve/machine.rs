@@ -22,8 +22,14 @@ pub(super) struct Machine<T> {
     pub(super) cpus: Vec<Cpu>,
     /// The target describes its registers, and debuggers get its own packets with them.
     pub(super) native: bool,
+    /// The target is LLDB's stub, which describes them as LLDB alone understands.
+    pub(super) of_lldb: bool,
+    /// The processors are x86-64 ones.
+    pub(super) amd64: bool,
     pub(super) whereabouts: Option<Whereabouts>,
     pub(super) traps: BTreeSet<(u64, Trap)>,
+    /// Those on processors of another architecture, as debuggers ask for them.
+    foreign_traps: BTreeSet<String>,
     pub(super) stop: Option<Stop>,
     pub(super) options: Options,
     controller: Option<Id>,
@@ -50,16 +56,19 @@ impl<T: Target> Machine<T> {
             cache: Cache::default(),
             cpus: Vec::new(),
             native: false,
+            of_lldb: false,
+            amd64: true,
             whereabouts: None,
             traps: BTreeSet::new(),
+            foreign_traps: BTreeSet::new(),
             stop: None,
             options,
             controller: None,
             running: false,
         };
         machine.look_around()?;
-        // One that nothing can stop has to wait for its debugger.
-        if machine.target.can_interrupt() {
+        // One that nothing can stop has to wait for its debugger, as a program does that has not begun.
+        if machine.target.can_interrupt() && !machine.target.is_program() {
             machine.resume()?;
         }
         Ok(machine)
@@ -68,16 +77,31 @@ impl<T: Target> Machine<T> {
     fn look_around(&mut self) -> Result<(), TargetError> {
         self.cache.clear();
         self.cpus = self.target.cpus()?;
+        let first = self.first_cpu();
         let description = self
             .target
-            .forward(Cpu(0), b"qXfer:features:read:target.xml:0,10")?;
-        self.native = description.is_some_and(|xml| matches!(xml.first(), Some(b'm' | b'l')));
-        if !self.native {
-            // Without a description, and with other registers: the target's packets as they are.
-            self.native = self.target.registers(Cpu(0)).is_err();
-        }
-        self.whereabouts = (self.options.locate)(&mut self.target);
+            .forward(first, b"qXfer:features:read:target.xml:0,200")?
+            .unwrap_or_default();
+        self.of_lldb = String::from_utf8_lossy(&description).contains(">x86_64<");
+        self.amd64 = self.target.is_amd64() && self.target.registers(first).is_ok();
+        // Without a description, and with other registers: the target's packets as they are.
+        self.native = matches!(description.first(), Some(b'm' | b'l')) || !self.amd64;
+        self.whereabouts = match self.may_have_kernel() {
+            true => (self.options.locate)(&mut self.target),
+            false => None,
+        };
         Ok(())
+    }
+
+    /// One to look from, if nothing says which.
+    pub(super) fn first_cpu(&self) -> Cpu {
+        self.cpus.first().copied().unwrap_or(Cpu(0))
+    }
+
+    /// Whether this may be a machine with a kernel that is known here, and with its modules. A program
+    /// has libraries instead.
+    pub(super) fn may_have_kernel(&self) -> bool {
+        self.amd64 && !self.target.is_program()
     }
 
     pub(super) fn is_running(&self) -> bool {
@@ -101,8 +125,14 @@ impl<T: Target> Machine<T> {
         }
         self.target.interrupt()?;
         let stop = self.target.wait(STOP_PATIENCE)?;
-        self.stop = Some(stop.ok_or(TargetError::Silent(STOP_PATIENCE))?);
+        self.stopped(stop.ok_or(TargetError::Silent(STOP_PATIENCE))?)
+    }
+
+    fn stopped(&mut self, stop: Stop) -> Result<(), TargetError> {
         self.running = false;
+        self.stop = Some(stop);
+        // Tasks and the threads of programs begin and end.
+        self.cpus = self.target.cpus()?;
         Ok(())
     }
 
@@ -116,8 +146,7 @@ impl<T: Target> Machine<T> {
         let Some(stop) = self.target.wait(Duration::ZERO)? else {
             return Ok(false);
         };
-        self.running = false;
-        self.stop = Some(stop);
+        self.stopped(stop)?;
         Ok(true)
     }
 
@@ -180,13 +209,31 @@ impl<T: Target> Machine<T> {
         Ok(())
     }
 
+    /// Sets or takes off a trap on a processor of another architecture, in the words of the debugger;
+    /// gives the target's answer.
+    pub(super) fn set_foreign(
+        &mut self,
+        cpu: Cpu,
+        kind: u8,
+        operands: String,
+    ) -> Result<Vec<u8>, TargetError> {
+        let request = [&[kind], operands.as_bytes()].concat();
+        let reply = self.target.forward(cpu, &request)?.unwrap_or_default();
+        match (kind, reply.as_slice()) {
+            (b'Z', b"OK") => drop(self.foreign_traps.insert(operands)),
+            (b'z', _) => drop(self.foreign_traps.remove(&operands)),
+            _ => {}
+        }
+        Ok(reply)
+    }
+
     /// Takes everything off that this debugger has set.
     pub(super) fn release(&mut self, id: Id) -> Result<(), TargetError> {
         if self.controller != Some(id) {
             return Ok(());
         }
         self.controller = None;
-        if self.traps.is_empty() {
+        if self.traps.is_empty() && self.foreign_traps.is_empty() {
             return Ok(());
         }
         let ran = self.running;
@@ -203,7 +250,21 @@ impl<T: Target> Machine<T> {
         for (at, trap) in std::mem::take(&mut self.traps) {
             self.target.clear(at, trap)?;
         }
+        for operands in self.foreign_traps.clone() {
+            self.set_foreign(self.first_cpu(), b'z', operands)?;
+        }
         Ok(())
+    }
+
+    /// Leaves the machine for good. A stub would end a program whose debugger only hangs up.
+    pub(super) fn part(&mut self) -> Result<(), TargetError> {
+        if !self.target.is_program() {
+            return self.leave_alone();
+        }
+        self.controller = None;
+        self.halt()?;
+        self.clear_all()?;
+        self.target.detach()
     }
 
     /// Lets the machine run on, as if nobody had been there.

@@ -1,16 +1,23 @@
 //! What a debugger asks, and what it is told.
 
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::client::{Id, Talk};
 use super::dialect::Dialect;
 use super::machine::{Machine, NotYours};
+use super::xml::Owner;
 use super::{lldb, xml};
 use crate::rsp::hex;
 use crate::target::{Cpu, Target, TargetError, Trap};
 
 /// The longest packet that debuggers may send.
 const PACKET_SIZE: usize = 0x2_0000;
+
+/// What stubs of programs tell that those of machines have nothing of.
+const PASSED: [&str; 3] = ["qXfer:auxv:read:", LIBRARIES, "qXfer:memory-map:read:"];
+const LIBRARIES: &str = "qXfer:libraries-svr4:read:";
+const EXEC_FILE: &str = "qXfer:exec-file:read:";
 
 /// What to do with a request.
 #[derive(Debug)]
@@ -74,7 +81,7 @@ pub(super) fn answer<T: Target>(
     let mut conversation = Conversation { machine, id, talk };
     match conversation.answer(request) {
         Ok(answer) => Ok(answer),
-        Err(Refusal::Target(TargetError::Gone)) => Err(TargetError::Gone),
+        Err(Refusal::Target(error @ (TargetError::Gone | TargetError::Ended(_)))) => Err(error),
         Err(refusal) => Ok(refusal.to_answer(conversation.talk)),
     }
 }
@@ -132,7 +139,9 @@ impl<T: Target> Conversation<'_, T> {
     /// The processor that requests are about.
     pub(super) fn cpu(&self) -> Cpu {
         let stopped = self.machine.stop.map(|stop| stop.cpu());
-        self.talk.cpu.or(stopped).unwrap_or(Cpu(0))
+        let mut cpus = self.talk.cpu.into_iter().chain(stopped);
+        let there = cpus.find(|cpu| self.machine.cpus.contains(cpu));
+        there.unwrap_or(self.machine.first_cpu())
     }
 
     fn choose_thread(&mut self, rest: &[u8]) -> Result<Answer, Refusal> {
@@ -164,12 +173,12 @@ impl<T: Target> Conversation<'_, T> {
             self.machine.control(self.id)?;
             self.machine.cache.clear();
         }
-        if self.machine.native {
+        if self.native() {
             let request = [&[kind], rest].concat();
             let reply = self.machine.target.forward(cpu, &request)?;
             return Ok(Answer::Packet(reply.unwrap_or_default()));
         }
-        let mut packet = xml::packet(&self.machine.target.registers(cpu)?);
+        let mut packet = xml::packet(&self.machine.target.registers(cpu)?, self.owner());
         match kind {
             b'g' => return Ok(packet.into()),
             b'p' => {
@@ -207,20 +216,27 @@ impl<T: Target> Conversation<'_, T> {
     }
 
     fn trap(&mut self, kind: u8, rest: &[u8]) -> Result<Answer, Refusal> {
-        let (trap, rest) = rest.split_at_checked(2).ok_or(Refusal::Malformed)?;
+        let Some((&[number, b','], rest)) = rest.split_first_chunk() else {
+            return Err(Refusal::Malformed);
+        };
         let rest = rest.split(|&byte| byte == b';').next().unwrap_or_default();
         let (at, size) = hex::pair(rest).ok_or(Refusal::Malformed)?;
         let size = u8::try_from(size).map_err(|_| Refusal::Malformed)?;
-        let trap = match trap {
-            b"0," => Trap::Software,
-            b"1," => Trap::Hardware,
-            b"2," => Trap::Write(size),
-            b"3," => Trap::Read(size),
-            b"4," => Trap::Access(size),
+        let trap = match number {
+            b'0' => Trap::Software,
+            b'1' => Trap::Hardware,
+            b'2' => Trap::Write(size),
+            b'3' => Trap::Read(size),
+            b'4' => Trap::Access(size),
             _ => return Ok("".into()),
         };
         self.standing()?;
         self.machine.control(self.id)?;
+        if !self.machine.amd64 {
+            let operands = format!("{},{at:x},{size:x}", char::from(number));
+            let reply = self.machine.set_foreign(self.cpu(), kind, operands)?;
+            return Ok(Answer::Packet(reply));
+        }
         if kind == b'Z' {
             self.machine.target.look_from(self.cpu())?;
             self.machine.set(at, trap)?;
@@ -282,13 +298,13 @@ impl<T: Target> Conversation<'_, T> {
 
     fn query(&mut self, request: &[u8]) -> Result<Answer, Refusal> {
         if request.starts_with(b"qSupported") {
-            return Ok(self.features().into());
+            return Ok(self.features(Dialect::of(request)).into());
         }
         if let Some(file) = request.strip_prefix(b"qXfer:features:read:") {
             return self.description(request, file);
         }
-        if let Some(range) = request.strip_prefix(b"qXfer:exec-file:read:") {
-            return self.file(range);
+        if let Some(range) = request.strip_prefix(EXEC_FILE.as_bytes()) {
+            return self.file(request, range);
         }
         if let Some(range) = request.strip_prefix(b"qXfer:libraries:read::") {
             return self.libraries(range);
@@ -302,7 +318,7 @@ impl<T: Target> Conversation<'_, T> {
             b"qAttached" => Ok("1".into()),
             b"qfThreadInfo" => Ok(format!("m{}", self.threads()).into()),
             b"qsThreadInfo" => Ok("l".into()),
-            b"qOffsets" => Ok(self.offsets().into()),
+            b"qOffsets" => self.offsets(),
             b"qqemu.Supported" => Ok("PhyMemMode".into()),
             b"Qqemu.PhyMemMode:1" | b"Qqemu.PhyMemMode:0" => {
                 self.talk.physical = request.ends_with(b"1");
@@ -315,18 +331,38 @@ impl<T: Target> Conversation<'_, T> {
         }
     }
 
-    fn features(&self) -> String {
-        let kernel = self.machine.whereabouts.as_ref();
-        let has_file = kernel.is_some_and(|kernel| kernel.file.is_some());
+    fn features(&self, dialect: Option<Dialect>) -> String {
+        let mut features = format!(
+            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;vContSupported+;swbreak+;hwbreak+;binary-upload+"
+        );
+        let passed = PASSED.iter().filter(|request| self.knows(request));
+        let mut offers: Vec<&str> = passed.copied().collect();
+        if self.machine.of_lldb && dialect == Some(Dialect::Gdb) {
+            // It lacks what GDB wants of each library; GDB finds them by itself.
+            offers.retain(|offer| *offer != LIBRARIES);
+        }
+        if self.machine.may_have_kernel() {
+            offers.push("qXfer:libraries:read:");
+        }
         // gdb takes it for a broken promise if there is none then.
-        let file = if has_file {
-            "qXfer:exec-file:read+;"
-        } else {
-            ""
-        };
-        format!(
-            "PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;qXfer:libraries:read+;{file}vContSupported+;swbreak+;hwbreak+;binary-upload+"
-        )
+        if self.kernel_file().is_some() || self.knows(EXEC_FILE) {
+            offers.push(EXEC_FILE);
+        }
+        for offer in offers {
+            features += &format!(";{}+", offer.trim_end_matches(':'));
+        }
+        features
+    }
+
+    /// Whether the target promises to answer this.
+    fn knows(&self, request: &str) -> bool {
+        let feature = format!("{}+", request.trim_end_matches(':'));
+        self.machine.target.has_feature(&feature)
+    }
+
+    /// Whether the target's own packets with registers are for this debugger.
+    fn native(&self) -> bool {
+        self.machine.native && (self.talk.dialect == Dialect::Lldb || !self.machine.of_lldb)
     }
 
     pub(super) fn threads(&self) -> String {
@@ -339,18 +375,19 @@ impl<T: Target> Conversation<'_, T> {
     }
 
     /// The answer that makes both debuggers move all symbols. They understand each other's not.
-    fn offsets(&self) -> String {
+    fn offsets(&mut self) -> Result<Answer, Refusal> {
         let Some(kernel) = &self.machine.whereabouts else {
-            return String::new();
+            return self.forward(b"qOffsets");
         };
-        match self.talk.dialect {
+        let offsets = match self.talk.dialect {
             Dialect::Gdb => format!("TextSeg={:x}", kernel.text),
             Dialect::Lldb => format!("Text={0:x};Data={0:x};Bss={0:x}", kernel.slide),
-        }
+        };
+        Ok(offsets.into())
     }
 
     fn description(&mut self, request: &[u8], file: &[u8]) -> Result<Answer, Refusal> {
-        if self.machine.native {
+        if self.native() {
             return self.forward(request);
         }
         let mut parts = file.split(|&byte| byte == b':');
@@ -358,16 +395,30 @@ impl<T: Target> Conversation<'_, T> {
             return Ok("E00".into());
         }
         let range = parts.next().and_then(hex::pair).ok_or(Refusal::Malformed)?;
-        Ok(piece(xml::description().as_bytes(), range))
+        Ok(piece(xml::description(self.owner()).as_bytes(), range))
     }
 
-    /// The path of the kernel's file, for one process or for all.
-    fn file(&self, request: &[u8]) -> Result<Answer, Refusal> {
-        let range = request.split(|&byte| byte == b':').nth(1);
+    fn owner(&self) -> Owner {
+        match self.machine.target.is_program() {
+            true => Owner::Program,
+            false => Owner::Machine,
+        }
+    }
+
+    /// The path of the kernel's file, for one process or for all; else of the program's.
+    fn file(&mut self, request: &[u8], range: &[u8]) -> Result<Answer, Refusal> {
+        let range = range.split(|&byte| byte == b':').nth(1);
         let range = range.and_then(hex::pair).ok_or(Refusal::Malformed)?;
+        match self.kernel_file() {
+            Some(path) => Ok(piece(path.as_os_str().as_bytes(), range)),
+            None if self.knows(EXEC_FILE) => self.forward(request),
+            None => Ok("".into()),
+        }
+    }
+
+    fn kernel_file(&self) -> Option<&Path> {
         let kernel = self.machine.whereabouts.as_ref();
-        let path = kernel.and_then(|kernel| kernel.file.as_ref());
-        Ok(path.map_or("".into(), |path| piece(path.as_os_str().as_bytes(), range)))
+        kernel.and_then(|kernel| kernel.file.as_deref())
     }
 
     fn libraries(&mut self, range: &[u8]) -> Result<Answer, Refusal> {
@@ -382,24 +433,27 @@ impl<T: Target> Conversation<'_, T> {
 
     fn thread_name(&mut self, thread: &[u8]) -> Result<Answer, Refusal> {
         let cpu = self.thread(thread)?;
-        Ok(hex::encode(format!("CPU#{}", cpu.0).as_bytes()).into())
+        self.standing()?;
+        let name = self.machine.target.name(cpu)?;
+        Ok(hex::encode(name.as_bytes()).into())
     }
 
     /// What the target may know. What would change how it speaks is not passed on.
     fn pass(&mut self, request: &[u8]) -> Result<Answer, Refusal> {
-        const KNOWN: [&[u8]; 2] = [b"qRcmd,", b"qXfer:auxv:read:"];
-        if !KNOWN.iter().any(|known| request.starts_with(known)) {
+        let command = request.starts_with(b"qRcmd,");
+        let mut passed = PASSED.iter().filter(|request| self.knows(request));
+        if !command && !passed.any(|known| request.starts_with(known.as_bytes())) {
             return Ok("".into());
         }
         self.standing()?;
-        if request.starts_with(b"qRcmd") {
+        if command {
             self.machine.control(self.id)?;
             self.machine.cache.clear();
         }
         self.forward(request)
     }
 
-    fn forward(&mut self, request: &[u8]) -> Result<Answer, Refusal> {
+    pub(super) fn forward(&mut self, request: &[u8]) -> Result<Answer, Refusal> {
         self.standing()?;
         let reply = self.machine.target.forward(self.cpu(), request)?;
         Ok(Answer::Packet(reply.unwrap_or_default()))

@@ -13,9 +13,7 @@ const SIGTRAP: u8 = 5;
 impl<T: Target> Machine<T> {
     /// The answer to `?`, and to what made the machine run.
     pub(super) fn stop_reply(&mut self, talk: &Talk) -> Result<String, TargetError> {
-        let stop = self
-            .stop
-            .unwrap_or(Stop::Interrupted(crate::target::Cpu(0)));
+        let stop = self.stop.unwrap_or(Stop::Interrupted(self.first_cpu()));
         let signal = match stop {
             Stop::Interrupted(_) => SIGINT,
             Stop::Signal(_, signal) => signal,
@@ -24,7 +22,7 @@ impl<T: Target> Machine<T> {
         let mut reply = format!("T{signal:02x}thread:{:x};", stop.cpu().0 + 1);
         match stop {
             Stop::Watchpoint(_, at) => push(&mut reply, format_args!("watch:{at:x};")),
-            Stop::Breakpoint(cpu) if !self.native || self.is_amd64() => {
+            Stop::Breakpoint(cpu) if self.amd64 => {
                 let rip = self.target.registers(cpu)?.rip;
                 if self.traps.contains(&(rip, Trap::Software)) {
                     reply += "swbreak:;";
@@ -34,7 +32,7 @@ impl<T: Target> Machine<T> {
             }
             _ => {}
         }
-        if talk.dialect == Dialect::Lldb && !talk.knows_libraries {
+        if talk.dialect == Dialect::Lldb && !talk.knows_libraries && self.may_have_kernel() {
             // It asks for the modules only when it is told that there are others.
             reply += "library:1;";
         }
@@ -51,7 +49,7 @@ impl<T: Target> Machine<T> {
             reply,
             format_args!("threads:{};", ids.collect::<Vec<_>>().join(",")),
         );
-        if !self.is_amd64() {
+        if !self.amd64 {
             return Ok(());
         }
         let mut places = Vec::new();
@@ -60,10 +58,6 @@ impl<T: Target> Machine<T> {
         }
         push(reply, format_args!("thread-pcs:{};", places.join(",")));
         Ok(())
-    }
-
-    fn is_amd64(&mut self) -> bool {
-        self.target.registers(crate::target::Cpu(0)).is_ok()
     }
 }
 

@@ -11,11 +11,25 @@ const GENERAL: [&str; 17] = [
 ];
 const OTHERS: [&str; 7] = ["eflags", "cs", "ss", "ds", "es", "fs", "gs"];
 
+/// What the registers belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    Machine,
+    /// A program that Linux runs. GDB looks for its libraries only if there is the number of the system
+    /// call that it is in.
+    Program,
+}
+
 /// The general registers of x86-64, in the order of [`packet`].
-pub(super) fn description() -> String {
-    let mut xml = String::from(
+pub(super) fn description(owner: Owner) -> String {
+    let system = match owner {
+        Owner::Machine => "",
+        Owner::Program => "<osabi>GNU/Linux</osabi>",
+    };
+    let mut xml = format!(
         "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target>\
-         <architecture>i386:x86-64</architecture><feature name=\"org.gnu.gdb.i386.core\">",
+         <architecture>i386:x86-64</architecture>{system}\
+         <feature name=\"org.gnu.gdb.i386.core\">",
     );
     let mut put = |name: &str, bits, kind| {
         // A `String` takes everything.
@@ -45,7 +59,14 @@ pub(super) fn description() -> String {
     ] {
         put(name, 32, "int");
     }
-    xml.push_str("</feature></target>");
+    xml.push_str("</feature>");
+    if owner == Owner::Program {
+        xml.push_str(
+            "<feature name=\"org.gnu.gdb.i386.linux\">\
+             <reg name=\"orig_rax\" bitsize=\"64\" type=\"int\"/></feature>",
+        );
+    }
+    xml.push_str("</target>");
     xml
 }
 
@@ -53,7 +74,7 @@ pub(super) fn description() -> String {
 const FLOATS: usize = 8 * 10 + 8 * 4;
 
 /// The `g` packet; registers that nobody can see are `x`.
-pub(super) fn packet(registers: &Registers) -> String {
+pub(super) fn packet(registers: &Registers, owner: Owner) -> String {
     let mut packet = String::new();
     for value in registers.general.iter().chain([&registers.rip]) {
         packet += &hex::encode(&value.to_le_bytes());
@@ -62,7 +83,11 @@ pub(super) fn packet(registers: &Registers) -> String {
     for value in registers.segments {
         packet += &hex::encode(&value.to_le_bytes());
     }
-    packet + &"x".repeat(FLOATS * 2)
+    let call = match owner {
+        Owner::Machine => 0,
+        Owner::Program => 8,
+    };
+    packet + &"x".repeat((FLOATS + call) * 2)
 }
 
 /// The registers of a `G` packet.
@@ -92,6 +117,7 @@ pub(super) fn place(number: u64) -> Option<std::ops::Range<usize>> {
         17..24 => (17 * 8 + (number - 17) * 4, 4),
         24..32 => (164 + (number - 24) * 10, 10),
         32..40 => (244 + (number - 32) * 4, 4),
+        40 => (276, 8),
         _ => return None,
     };
     Some(start * 2..(start + bytes) * 2)
@@ -116,11 +142,13 @@ mod tests {
             rflags: 0x246,
             segments: [0x10, 0x18, 1, 2, 3, 4],
         };
-        let text = packet(&before);
+        let text = packet(&before, Owner::Machine);
         assert_eq!(registers(text.as_bytes()), Some(before));
         assert_eq!(&text[place(16).unwrap()], "00000081ffffffff");
         assert_eq!(&text[place(18).unwrap()], "10000000");
         assert_eq!(place(39).unwrap().end, text.len());
-        assert_eq!(place(40), None);
+        let text = packet(&before, Owner::Program);
+        assert_eq!(place(40).unwrap().end, text.len());
+        assert_eq!(place(41), None);
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::packet::MAX_PAYLOAD;
-use kdbridge::target::{Cpu, Memory, Target, TargetError};
+use kdbridge::target::{Cpu, End, Memory, Target, TargetError};
 use proptest::prelude::*;
 
 use crate::stub::{Say, Stub};
@@ -52,11 +52,20 @@ fn silence_has_an_end() {
 fn a_stub_that_hangs_up_is_gone() {
     let error = connect(|_| Say::Close).unwrap_err();
     assert!(matches!(error, TargetError::Gone), "{error}");
-    let error = connect(|request| match request {
-        b"?" => "W00".into(),
-        _ => modest(request),
-    });
-    assert!(matches!(error, Err(TargetError::Gone)), "{error:?}");
+}
+
+#[test]
+fn a_stub_may_have_nothing_to_debug() {
+    let connect = |answer: &'static str| {
+        connect(move |request| match request {
+            b"?" => answer.into(),
+            _ => modest(request),
+        })
+    };
+    let error = connect("W07").unwrap_err();
+    assert!(matches!(error, TargetError::Ended(End::Exit(7))), "{error}");
+    let error = connect("E02").unwrap_err();
+    assert!(matches!(error, TargetError::Refused(_)), "{error}");
 }
 
 #[test]

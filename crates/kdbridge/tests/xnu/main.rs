@@ -4,6 +4,8 @@ mod bridge;
 mod build;
 mod front;
 mod machine;
+#[path = "../serving/mod.rs"]
+mod serving;
 
 mod lab_commands;
 mod lab_convert;

@@ -67,6 +67,10 @@ pub(crate) fn image(vmlinux: Option<&Path>) -> anyhow::Result<Option<Image>> {
 /// Refuses a file that is another kernel's; a kernel that is not there yet is looked for again later.
 pub(crate) fn check(attached: &mut Attached, image: Option<&Image>) -> anyhow::Result<()> {
     let Attached { target, xnu } = attached;
+    if target.is_program() || !target.is_amd64() {
+        remark("no kernel for x86-64: what debuggers ask is passed on");
+        return Ok(());
+    }
     match find(target, image, xnu) {
         Ok(Found::Linux(kernel)) => remark(report(&kernel)),
         Ok(Found::Xnu(kernel)) => {

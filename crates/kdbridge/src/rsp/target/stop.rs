@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Deadline, RspTarget, State, hex};
-use crate::target::{Cpu, Stop, Target as _, TargetError, Trap};
+use crate::target::{Cpu, End, Stop, Target as _, TargetError, Trap};
 
 const SIGINT: u8 = 2;
 const SIGTRAP: u8 = 5;
@@ -18,13 +18,16 @@ impl RspTarget {
         }
         let deadline = Deadline::after(patience);
         while let Some(reply) = self.link.receive(deadline)? {
-            if is_end(&reply) {
-                return Err(TargetError::Gone);
+            if let Some(end) = end(&reply) {
+                return Err(TargetError::Ended(end));
             }
             // Others are output of a console, or an answer that came too late.
             if is_stop(&reply) {
                 let stepping = self.state == State::Stepping;
                 self.state = State::Stopped;
+                if self.threads_change {
+                    self.list_threads()?;
+                }
                 return self.stopped(&reply, stepping).map(Some);
             }
         }
@@ -45,7 +48,7 @@ impl RspTarget {
         let mut watched = None;
         for (key, value) in fields {
             match key {
-                b"thread" => cpu = self.cpu(value),
+                b"thread" => cpu = self.threads.find(value).unwrap_or(cpu),
                 b"watch" | b"rwatch" | b"awatch" => watched = hex::number(value),
                 _ => {}
             }
@@ -82,20 +85,6 @@ impl RspTarget {
             (false, false) => Stop::Signal(cpu, SIGTRAP),
         })
     }
-
-    fn cpu(&self, thread: &[u8]) -> Cpu {
-        let found = self
-            .threads
-            .iter()
-            .position(|known| is_same(known.as_bytes(), thread));
-        Cpu(found.unwrap_or(0) as u32)
-    }
-}
-
-/// QEMU writes `01` here and `1` there.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    let number = |thread: &[u8]| hex::number(thread);
-    one == other || number(one).is_some_and(|one| number(other) == Some(one))
 }
 
 /// `T05…` or `S05`.
@@ -104,14 +93,13 @@ pub(super) fn is_stop(reply: &[u8]) -> bool {
 }
 
 /// `W00` or `X09`: what was debugged has ended.
-pub(super) fn is_end(reply: &[u8]) -> bool {
-    matches!(reply, [b'W' | b'X', status @ ..] if status.len() >= 2 && hex::number(&status[..2]).is_some())
-}
-
-/// `1`, `p1.2`; nothing that would end or change a request.
-pub(super) fn is_thread(id: &[u8]) -> bool {
-    let digit = |byte: &u8| byte.is_ascii_hexdigit() || matches!(byte, b'p' | b'.');
-    !id.is_empty() && id.len() <= 40 && id.iter().all(digit)
+pub(super) fn end(reply: &[u8]) -> Option<End> {
+    let status = reply.get(1..3).and_then(hex::number)? as u8;
+    match reply.first() {
+        Some(b'W') => Some(End::Exit(status)),
+        Some(b'X') => Some(End::Signal(status)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -125,16 +113,9 @@ mod tests {
         assert!(!is_stop(b"E14"));
         assert!(!is_stop(b"Text"));
         assert!(!is_stop(b"TextSeg=0"));
-        assert!(is_end(b"W00"));
-        assert!(!is_end(b"X"));
-    }
-
-    #[test]
-    fn threads_are_compared_as_numbers() {
-        assert!(is_same(b"01", b"1"));
-        assert!(is_same(b"p1.2", b"p1.2"));
-        assert!(!is_same(b"p1.2", b"p1.1"));
-        assert!(!is_thread(b"p1.-1"));
-        assert!(is_thread(b"p1.2"));
+        assert_eq!(end(b"W03"), Some(End::Exit(3)));
+        assert_eq!(end(b"X09;process:1a"), Some(End::Signal(9)));
+        assert_eq!(end(b"X"), None);
+        assert_eq!(end(b"T05"), None);
     }
 }
