@@ -5,6 +5,7 @@
 //! have the paths that Debian gives them.
 
 pub(crate) mod initramfs;
+mod lldb;
 
 use std::env;
 use std::fs;
@@ -96,6 +97,9 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     if !lab.has_kernel() {
         lab.fetch_kernel()?;
     }
+    if !lab.has_lldbs() {
+        lab.fetch(lldb::packages().collect())?;
+    }
     let release = lab.release().context("the lab has no kernel")?;
     initramfs::build(&lab, &release)?;
     say(&format!("{}: Linux {release} is ready", lab.0.display()));
@@ -105,7 +109,8 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
 /// Whether the tests that need the lab can run.
 pub(crate) fn is_there(root: &Path) -> bool {
     let lab = Lab::of(root);
-    lab.has_kernel() && lab.initramfs().exists() && setup::missing_tools(TOOLS).is_empty()
+    let complete = lab.has_kernel() && lab.has_lldbs() && lab.initramfs().exists();
+    complete && setup::missing_tools(TOOLS).is_empty()
 }
 
 /// The folder.
@@ -138,34 +143,44 @@ impl Lab {
         })
     }
 
+    fn has_lldbs(&self) -> bool {
+        let mut files = lldb::packages().flat_map(|(_, files)| files);
+        files.all(|file| self.root().join(file).exists())
+    }
+
     fn fetch_kernel(&self) -> anyhow::Result<()> {
-        let release = match newest_release() {
-            Ok(release) => release,
-            // A machine may have everything but the lists of packages.
-            Err(_) => {
-                command::run(Command::new("apt-get").args(["update", "-q"]))?;
-                newest_release()?
-            }
-        };
-        let image = format!("{PREFIX}{release}-unsigned");
-        let debug = format!("{PREFIX}{release}-dbg");
-        for package in [&image, &debug] {
-            say(&format!(
-                "{package}: {} MB to download",
-                megabytes(package)?
-            ));
+        let release = with_lists(newest_release)?;
+        self.fetch(vec![
+            (
+                format!("{PREFIX}{release}-unsigned"),
+                image_files(&release).collect(),
+            ),
+            (
+                format!("{PREFIX}{release}-dbg"),
+                debug_files(&release).collect(),
+            ),
+        ])?;
+        fs::write(self.0.join("release"), release + "\n")?;
+        Ok(())
+    }
+
+    /// Downloads packages and takes these files out of them.
+    fn fetch(&self, packages: Vec<(String, Vec<String>)>) -> anyhow::Result<()> {
+        for (package, _) in &packages {
+            let size = with_lists(|| megabytes(package))?;
+            say(&format!("{package}: {size} MB to download"));
         }
         let downloads = tempdir(&self.0)?;
         command::run(
             Command::new("apt-get")
-                .args(["download", "-q", &image, &debug])
+                .args(["download", "-q"])
+                .args(packages.iter().map(|(package, _)| package))
                 .current_dir(&downloads),
         )?;
-        let root = self.root();
-        unpack(&downloads, &image, &root, image_files(&release))?;
-        unpack(&downloads, &debug, &root, debug_files(&release))?;
+        for (package, files) in packages {
+            unpack(&downloads, &package, &self.root(), files.into_iter())?;
+        }
         fs::remove_dir_all(&downloads)?;
-        fs::write(self.0.join("release"), release + "\n")?;
         Ok(())
     }
 }
@@ -180,6 +195,14 @@ fn debug_files(release: &str) -> impl Iterator<Item = String> {
     let folder = format!("usr/lib/debug/lib/modules/{release}/kernel");
     let files = MODULES.iter().map(move |name| format!("{folder}/{name}"));
     files.chain([format!("usr/lib/debug/boot/vmlinux-{release}")])
+}
+
+/// Asks apt, which may have everything but its lists of packages.
+fn with_lists<T>(ask: impl Fn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    ask().or_else(|_| {
+        command::run(Command::new("apt-get").args(["update", "-q"]))?;
+        ask()
+    })
 }
 
 /// A fresh folder for what is downloaded, below the lab because it takes hundreds of megabytes.

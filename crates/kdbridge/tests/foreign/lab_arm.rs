@@ -7,8 +7,9 @@ use kdbridge::rsp::link::Address;
 use kdbridge::target::{Stop, Target, Trap};
 
 use crate::arm::Firmware;
+use crate::debugger::gdb;
 use crate::program::assert_said;
-use crate::serving::{Serving, gdb};
+use crate::serving::Serving;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

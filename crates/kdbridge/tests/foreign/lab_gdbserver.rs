@@ -3,8 +3,9 @@
 use kdbridge::serve::ServeError;
 use kdbridge::target::{End, TargetError};
 
+use crate::debugger::{gdb, lldb};
 use crate::program::{Program, assert_said};
-use crate::serving::{Serving, gdb, lldb};
+use crate::serving::Serving;
 
 #[test]
 fn k25_gdb_debugs_a_program_behind_gdbserver() {

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, root};
 
 /// How many seconds a debugger may take for a script; reading `vmlinux` is most of it, and takes
 /// LLDB twenty on a processor of its own.
@@ -87,9 +87,27 @@ impl Bridge {
 
     /// LLDB that still has to be started; it ends with its commands.
     pub(crate) fn lldb_command(&self, file: Option<&Path>, commands: &[&str]) -> Command {
+        self.lldb_at(Path::new("lldb-19"), file, commands)
+    }
+
+    /// What a version of LLDB prints, of which the newest is installed and the others are in the lab.
+    pub(crate) fn lldb_of_version(&self, version: u32, file: &Path, commands: &[&str]) -> String {
+        let in_lab = root().join(format!("usr/lib/llvm-{version}/bin/lldb"));
+        let mut lldb = if in_lab.exists() {
+            self.lldb_at(&in_lab, Some(file), commands)
+        } else {
+            let installed = format!("lldb-{version}");
+            self.lldb_at(Path::new(&installed), Some(file), commands)
+        };
+        lldb.env("LD_LIBRARY_PATH", root().join("usr/lib/x86_64-linux-gnu"));
+        let output = lldb.output().unwrap();
+        shown(&output.stdout, &output.stderr)
+    }
+
+    fn lldb_at(&self, program: &Path, file: Option<&Path>, commands: &[&str]) -> Command {
         let mut lldb = guarded("timeout");
-        lldb.args(["-k", "1", PATIENCE, "lldb-19", "--no-lldbinit", "-b"]);
-        lldb.args(file);
+        lldb.args(["-k", "1", PATIENCE]);
+        lldb.arg(program).args(["--no-lldbinit", "-b"]).args(file);
         let connect = format!(
             "process connect -p gdb-remote unix-connect://{}",
             self.socket().display()

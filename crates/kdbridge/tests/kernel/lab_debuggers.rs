@@ -1,6 +1,6 @@
 //! Real debuggers, with nothing typed but what is wanted of them.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use kdbridge::symbols::{ElfFile, SymbolTable};
 
@@ -90,6 +90,52 @@ fn k03_a_breakpoint_by_name_is_hit_and_shows_its_caller_and_arguments() {
         "{lldb}"
     );
     lives(&mut machine);
+}
+
+#[test]
+fn k25_each_version_of_lldb_is_served() {
+    let mut machine = Machine::boot();
+    keep_busy(&mut machine);
+    let bridge = Bridge::serve(&machine, &[]);
+    // Debug information, which is not the bridge's affair, takes each of them a minute.
+    let file = machine.folder().join("vmlinux");
+    let mut strip = Command::new("llvm-objcopy-19");
+    strip.args(["--strip-debug".as_ref(), vmlinux().as_path(), &file]);
+    assert!(strip.status().unwrap().success());
+    let stop = format!("b {BUSY}");
+    let session = [
+        "version",
+        "bt all",
+        "x/s &linux_banner",
+        &stop,
+        "continue",
+        "bt",
+        "register read rdi",
+        "detach",
+    ];
+    let banner = format!("Linux version {}", release());
+    for version in [14, 16, 19] {
+        let said = bridge.lldb_of_version(version, &file, &session);
+        let version = format!("lldb version {version}.");
+        let wanted = [
+            &version,
+            "frame #0: 0xffff",
+            &banner,
+            "stop reason = breakpoint 1.1",
+            BUSY,
+            "entry_SYSCALL_64",
+            "rdi = 0x00000000ffffff9c",
+            "Process 1 detached",
+        ];
+        let mut rest = said.as_str();
+        for wanted in wanted {
+            let Some((_, after)) = rest.split_once(wanted) else {
+                panic!("{wanted:?} is missing: {said}");
+            };
+            rest = after;
+        }
+        lives(&mut machine);
+    }
 }
 
 #[test]

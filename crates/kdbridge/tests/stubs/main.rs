@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
 
+mod debugger;
 mod hostile;
+#[path = "../serving/mod.rs"]
+mod serving;
 mod stub;
+mod unknown;
 mod vmware;

@@ -6,7 +6,8 @@ use kdbridge::serve::Locate;
 use kdbridge::target::Target;
 
 use crate::build::Built;
-use crate::serving::{self, Serving};
+use crate::debugger;
+use crate::serving::Serving;
 
 /// A bridge on a socket with a path; it ends with this.
 pub(crate) struct Bridge(Serving);
@@ -27,11 +28,11 @@ impl Bridge {
     /// What lldb says. On Linux it looks for extensions among the files that it knows.
     pub(crate) fn lldb(&self, built: &Built, commands: &[&str]) -> String {
         let extension = format!("target modules add {}", built.kext().display());
-        serving::lldb(&built.kernel(), &self.socket(), &[&extension], commands)
+        debugger::lldb(&built.kernel(), &self.socket(), &[&extension], commands)
     }
 }
 
 /// What gdb says to these commands after it has connected. It is given no file.
 pub(crate) fn gdb(socket: &Path, commands: &[&str]) -> String {
-    serving::gdb("gdb", None, socket, commands)
+    debugger::gdb("gdb", None, socket, commands)
 }

@@ -2,6 +2,8 @@
 
 mod bridge;
 mod build;
+#[path = "../debugger/mod.rs"]
+mod debugger;
 mod front;
 mod machine;
 #[path = "../serving/mod.rs"]
