@@ -64,33 +64,43 @@ pub(crate) fn image(vmlinux: Option<&Path>) -> anyhow::Result<Option<Image>> {
     read().with_context(|| path.display().to_string()).map(Some)
 }
 
-/// Refuses a file that is another kernel's; a kernel that is not there yet is looked for again later.
-pub(crate) fn check(attached: &mut Attached, image: Option<&Image>) -> anyhow::Result<()> {
+/// Refuses a file that is another kernel's, and gives the kernel; one that is not there yet is looked for
+/// again later.
+pub(crate) fn check(
+    attached: &mut Attached,
+    image: Option<&Image>,
+) -> anyhow::Result<Option<Found>> {
     let Attached { target, xnu } = attached;
     if target.is_program() || !target.is_amd64() {
         remark("no kernel for x86-64: what debuggers ask is passed on");
-        return Ok(());
+        return Ok(None);
     }
-    match find(target, image, xnu) {
-        Ok(Found::Linux(kernel)) => remark(report(&kernel)),
-        Ok(Found::Xnu(kernel)) => {
-            remark(xnu::report(&kernel));
-            if let Err(error @ FilesError::Search(_)) = xnu.symbols(&kernel) {
-                target.detach()?;
-                bail!(error);
-            }
-        }
+    let found = match find(target, image, xnu) {
+        Ok(found) => found,
         Err(NoKernel::Linux(
             error @ (NotFound::OtherKernel { .. } | NotFound::NoBuildId { .. }),
         )) => {
             target.detach()?;
             bail!(error);
         }
-        Err(error) => remark(format_args!(
-            "{error}; it is looked for again when a debugger connects"
-        )),
+        Err(error) => {
+            remark(format_args!(
+                "{error}; it is looked for again when a debugger connects"
+            ));
+            return Ok(None);
+        }
+    };
+    match &found {
+        Found::Linux(kernel) => remark(report(kernel)),
+        Found::Xnu(kernel) => {
+            remark(xnu::report(kernel));
+            if let Err(error @ FilesError::Search(_)) = xnu.symbols(kernel) {
+                target.detach()?;
+                bail!(error);
+            }
+        }
     }
-    Ok(())
+    Ok(Some(found))
 }
 
 /// Looks for the kernel each time that it is asked, and says why if there is none.

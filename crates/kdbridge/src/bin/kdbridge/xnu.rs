@@ -5,7 +5,7 @@ use std::net::ToSocketAddrs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -68,6 +68,18 @@ impl Xnu {
 
     pub(crate) fn symbols(&self, kernel: &Kernel) -> Result<Symbols, FilesError> {
         Symbols::of(kernel, &self.places)
+    }
+
+    /// The files of a kernel, its own first, which lldb does not find by itself on Linux.
+    pub(crate) fn images(&self, target: &mut dyn Target, kernel: &Kernel) -> Vec<PathBuf> {
+        let Ok(symbols) = self.symbols(kernel) else {
+            return Vec::new();
+        };
+        let extensions = symbols.extensions(target, &self.places);
+        let extensions = extensions.unwrap_or_default().into_iter();
+        let own = symbols.image.path().to_owned();
+        let others = extensions.filter_map(|extension| extension.file);
+        [own].into_iter().chain(others).collect()
     }
 
     /// What debuggers are told, and a remark if they are told little.

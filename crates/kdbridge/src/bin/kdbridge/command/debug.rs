@@ -1,6 +1,7 @@
 //! `kdbridge -- gdb` and `kdbridge -- lldb`
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::iter::repeat;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -8,22 +9,32 @@ use std::process::{Command, ExitCode, ExitStatus};
 use std::thread;
 
 use anyhow::{Context, bail};
+use kdbridge::kernel::Found;
 use kdbridge::rsp::link::Address;
 use kdbridge::serve::{Listener, Options, Server};
 use signal_hook::consts::SIGINT;
 use signal_hook::low_level::pipe;
 
 use crate::args::Debugger;
-use crate::attach;
+use crate::attach::{self, Attached};
 use crate::output;
 
 pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("kdbridge");
-    let mut debugger = command(&arguments.debugger, &socket)?;
+    let (program, rest) = arguments
+        .debugger
+        .split_first()
+        .context("name a debugger after `--`")?;
+    let kind = kind(program)?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
-    attach::check(&mut attached, image.as_ref())?;
+    let kernel = attach::check(&mut attached, image.as_ref())?;
+    let images = kernel.map(|it| images(kind, rest, &mut attached, &it));
+    let mut debugger = Command::new(program);
+    debugger
+        .args(first(kind, &images.unwrap_or_default(), &socket))
+        .args(rest);
     let modules = attach::modules(image.clone(), &arguments.kernel)?;
     let options = Options {
         modules,
@@ -49,25 +60,54 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     Ok(code(status))
 }
 
-/// The debugger, told first of all to connect; files that it is given are read before that.
-fn command(line: &[OsString], socket: &Path) -> anyhow::Result<Command> {
-    let (program, arguments) = line.split_first().context("name a debugger after `--`")?;
-    let name = PathBuf::from(program);
-    let name = name.file_name().unwrap_or_default().to_string_lossy();
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Gdb,
+    Lldb,
+}
+
+fn kind(program: &OsStr) -> anyhow::Result<Kind> {
+    let name = Path::new(program).file_name().unwrap_or_default();
+    let name = name.to_string_lossy();
+    if name.contains("lldb") {
+        return Ok(Kind::Lldb);
+    }
+    if name.contains("gdb") {
+        return Ok(Kind::Gdb);
+    }
+    bail!("{name} is neither gdb nor lldb; `kdbridge serve` is for any debugger");
+}
+
+/// What lldb has to be given, unless it was given files: XNU's, which gdb is told of when it connects.
+fn images(
+    kind: Kind,
+    arguments: &[OsString],
+    attached: &mut Attached,
+    kernel: &Found,
+) -> Vec<PathBuf> {
+    let named = arguments.iter().any(|it| Path::new(it).is_file());
+    match kernel {
+        Found::Xnu(kernel) if kind == Kind::Lldb && !named => {
+            attached.xnu.images(attached.target.as_mut(), kernel)
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What it is told first of all, which is to connect; files that it is given are read before that.
+fn first(kind: Kind, images: &[PathBuf], socket: &Path) -> Vec<String> {
     let socket = socket.display();
-    let connect = if name.contains("lldb") {
-        [
-            "-o".to_owned(),
-            format!("process connect -p gdb-remote unix-connect://{socket}"),
-        ]
-    } else if name.contains("gdb") {
-        ["-ex".to_owned(), format!("target remote {socket}")]
-    } else {
-        bail!("{name} is neither gdb nor lldb; `kdbridge serve` is for any debugger");
-    };
-    let mut command = Command::new(program);
-    command.args(connect).args(arguments);
-    Ok(command)
+    if kind == Kind::Gdb {
+        return vec!["-ex".to_owned(), format!("target remote {socket}")];
+    }
+    let verbs = ["target create"]
+        .into_iter()
+        .chain(repeat("target modules add"));
+    let files = images.iter().zip(verbs);
+    let files = files.map(|(path, verb)| format!("{verb} '{}'", path.display()));
+    let connect = format!("process connect -p gdb-remote unix-connect://{socket}");
+    let commands = files.chain([connect]);
+    commands.flat_map(|it| ["-o".to_owned(), it]).collect()
 }
 
 fn code(status: ExitStatus) -> ExitCode {
