@@ -1,6 +1,7 @@
 //! The command itself.
 
 mod boot_args;
+mod guide;
 mod pages;
 
 use std::process::{Command, Output};

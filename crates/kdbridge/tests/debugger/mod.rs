@@ -31,13 +31,14 @@ pub(crate) fn lldb(file: &Path, socket: &Path, before: &[&str], after: &[&str]) 
 }
 
 /// For a program and its arguments.
-fn within_a_minute() -> Command {
+pub(crate) fn within_a_minute() -> Command {
     let mut command = Command::new("timeout");
     command.args(["-k", "1", "60"]);
     command
 }
 
-fn said(mut command: Command) -> String {
+/// What a program prints until it ends, errors last.
+pub(crate) fn said(mut command: Command) -> String {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -142,7 +142,7 @@ pub(crate) fn gdb(socket: &Path, file: Option<&Path>, commands: &[&str]) -> Stri
 }
 
 /// The kernel promises to end it when the test's thread ends.
-fn guarded(program: &str) -> Command {
+pub(crate) fn guarded(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", program]);
     command

@@ -9,8 +9,11 @@ mod bridge;
 mod lab_bridge;
 mod lab_commands;
 mod lab_debuggers;
+mod lab_guide;
 mod lab_machine;
 mod lab_serve_kdp;
 mod lab_symbols;
 mod lab_target;
 mod machine;
+#[path = "../transcripts/mod.rs"]
+mod transcripts;

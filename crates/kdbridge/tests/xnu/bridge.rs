@@ -21,6 +21,11 @@ impl Bridge {
         self.0.socket()
     }
 
+    /// As `kdbridge` calls it.
+    pub(crate) fn place(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
     pub(crate) fn gdb(&self, commands: &[&str]) -> String {
         gdb(&self.socket(), commands)
     }

@@ -41,6 +41,11 @@ impl Kernel {
         }
     }
 
+    /// As `kdbridge` calls it.
+    pub(crate) fn place(&self) -> String {
+        format!("kdp:{}", self.address)
+    }
+
     pub(crate) fn attach(&self) -> KdpTarget<UdpLink> {
         let link = UdpLink::connect(self.address).expect("a link");
         KdpTarget::attach(link).expect("a kernel that answers")

@@ -1,6 +1,6 @@
 /* What a debugger looks for in an XNU kernel, with the names that it has there, and just enough
-   to run: a processor that idles, a system call that makes processes, a timer that enters the
-   debugger. */
+   to run: a processor that idles, system calls that make processes and set attributes of files, a
+   timer that enters the debugger. */
 
 typedef unsigned long long uint64_t;
 typedef unsigned int uint32_t;
@@ -19,6 +19,19 @@ struct processor {
     int cpu_id;
     struct proc *active;
     uint64_t idle_count;
+};
+
+struct vnode {
+    int v_type;
+};
+
+struct vnop_setxattr_args {
+    void *a_desc;
+    struct vnode *a_vp;
+    const char *a_name;
+    void *a_uio;
+    int a_options;
+    void *a_context;
 };
 
 struct OSKextLoadedKextSummary {
@@ -49,6 +62,8 @@ struct proc initproc = {0, &kernproc, 1, 2, "launchd"};
 proc_t allproc = &kernproc;
 struct proc proc_table[8];
 int nprocs = 2;
+struct vnode rootvnode = {2};
+int vnop_setxattr_desc;
 struct processor cpu_data = {0, &kernproc, 0};
 
 struct msgbuf {
@@ -126,10 +141,37 @@ int fork(proc_t parent_proc, int *retval) {
     return 0;
 }
 
+int hfs_vnop_setxattr(struct vnop_setxattr_args *ap) {
+    return ap->a_vp->v_type + ap->a_options;
+}
+
+int VNOP_SETXATTR(struct vnode *vp, const char *name, void *uio, int options) {
+    struct vnop_setxattr_args a;
+    a.a_desc = &vnop_setxattr_desc;
+    a.a_vp = vp;
+    a.a_name = name;
+    a.a_uio = uio;
+    a.a_options = options;
+    a.a_context = 0;
+    return hfs_vnop_setxattr(&a);
+}
+
+int vn_setxattr(struct vnode *vp, const char *name, void *uio, int options) {
+    return VNOP_SETXATTR(vp, name, uio, options);
+}
+
+int setxattr(proc_t p, int *retval) {
+    *retval = vn_setxattr(&rootvnode, "com.apple.quarantine", 0, p->p_stat);
+    return 0;
+}
+
 void unix_syscall64(proc_t p, int code) {
     int retval = 0;
     if (code == 2) {
         fork(p, &retval);
+    }
+    if (code == 236) {
+        setxattr(p, &retval);
     }
 }
 
@@ -148,6 +190,9 @@ void idle_thread(void *parameter) {
         processor_idle(0, &cpu_data);
         if ((cpu_data.idle_count & 7) == 0) {
             unix_syscall64(&initproc, 2);
+        }
+        if ((cpu_data.idle_count & 7) == 4) {
+            unix_syscall64(&initproc, 236);
         }
     }
 }

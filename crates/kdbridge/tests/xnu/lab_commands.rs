@@ -70,15 +70,15 @@ impl Lab {
 fn behind_a_stub(built: &Built, files: &[&Path]) -> (Bridge, Lab) {
     let machine = Machine::new(built, SLIDE, true);
     let stub = Bridge::start(machine, Box::new(|_| None));
-    let target = format!("unix:{}", stub.socket().display());
-    (stub, Lab::new(target, files))
+    let lab = Lab::new(stub.place(), files);
+    (stub, lab)
 }
 
 /// The same over KDP, where it stands in its debugger.
 fn over_kdp(built: &Built, files: &[&Path]) -> (Kernel, Lab) {
     let kernel = Kernel::start(built, SLIDE);
-    let target = format!("kdp:{}", kernel.address);
-    (kernel, Lab::new(target, files))
+    let lab = Lab::new(kernel.place(), files);
+    (kernel, lab)
 }
 
 fn hex(address: u64) -> String {
@@ -293,7 +293,7 @@ fn k10_a_kernel_without_names_in_memory_says_what_would_keep_them() {
     let mut machine = Machine::new(&built, SLIDE, true);
     machine.forget_names();
     let stub = Bridge::start(machine, Box::new(|_| None));
-    let lab = Lab::new(format!("unix:{}", stub.socket().display()), &[]);
+    let lab = Lab::new(stub.place(), &[]);
     let info = lab.json(&["info"]);
     assert_eq!(
         (&info["symbols"], &info["modules"]),

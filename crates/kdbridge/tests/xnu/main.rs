@@ -2,13 +2,17 @@
 
 mod bridge;
 mod build;
+mod command;
 #[path = "../debugger/mod.rs"]
 mod debugger;
 mod front;
 mod machine;
 #[path = "../serving/mod.rs"]
 mod serving;
+#[path = "../transcripts/mod.rs"]
+mod transcripts;
 
+mod lab_articles;
 mod lab_commands;
 mod lab_convert;
 mod lab_debuggers;
