@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -150,9 +151,11 @@ impl Write for Stream {
 pub struct Link {
     stream: Stream,
     decoder: Decoder,
-    /// What was read and not yet decoded, from `taken` on.
     buffer: Vec<u8>,
-    taken: usize,
+    /// Where in it is what was read and not yet decoded.
+    unread: Range<usize>,
+    /// How many packets have arrived that the other side does not know of.
+    unacknowledged: usize,
     /// The last packet that was sent, as long as it may have to be sent again.
     sent: Vec<u8>,
     acks: bool,
@@ -166,8 +169,9 @@ impl Link {
         Self {
             stream,
             decoder: Decoder::of_replies(),
-            buffer: Vec::new(),
-            taken: 0,
+            buffer: vec![0; BUFFER],
+            unread: 0..0,
+            unacknowledged: 0,
             sent: Vec::new(),
             acks: true,
             repeats: 0,
@@ -186,6 +190,7 @@ impl Link {
     /// [`TargetError::Silent`] if the other side does not take them by `deadline`, and those of the
     /// socket.
     pub fn send(&mut self, payloads: &[&[u8]], deadline: Deadline) -> Result<(), TargetError> {
+        self.acknowledge(deadline)?;
         self.sent.clear();
         for payload in payloads {
             packet::encode(payload, &mut self.sent);
@@ -203,6 +208,7 @@ impl Link {
     ///
     /// As those of [`Link::send`].
     pub fn interrupt(&mut self, deadline: Deadline) -> Result<(), TargetError> {
+        self.acknowledge(deadline)?;
         self.write(&[3], deadline)
     }
 
@@ -216,12 +222,13 @@ impl Link {
         let mut over = false;
         loop {
             loop {
-                let rest = self.buffer.get(self.taken..).unwrap_or_default();
-                self.taken += self.decoder.push_plain(rest);
-                let Some(&byte) = self.buffer.get(self.taken) else {
+                let rest = self.buffer.get(self.unread.clone()).unwrap_or_default();
+                let plain = self.decoder.push_plain(rest);
+                let next = rest.get(plain).copied();
+                self.unread.start += plain + usize::from(next.is_some());
+                let Some(byte) = next else {
                     break;
                 };
-                self.taken += 1;
                 let item = self.decoder.push(byte);
                 let item = item.map_err(|_| TargetError::Protocol("a packet without end"))?;
                 if let Some(payload) = self.take(item, deadline)? {
@@ -242,8 +249,10 @@ impl Link {
     ) -> Result<Option<Vec<u8>>, TargetError> {
         match item {
             Some(Item::Packet(payload)) => {
-                if self.acks {
-                    self.write(b"+", deadline)?;
+                self.unacknowledged += usize::from(self.acks);
+                // Of several packets at once, all are acknowledged at once.
+                if self.unread.is_empty() {
+                    self.acknowledge(deadline)?;
                 }
                 return Ok(Some(payload));
             }
@@ -252,6 +261,11 @@ impl Link {
             _ => {}
         }
         Ok(None)
+    }
+
+    fn acknowledge(&mut self, deadline: Deadline) -> Result<(), TargetError> {
+        let count = std::mem::take(&mut self.unacknowledged);
+        self.write(&vec![b'+'; count], deadline)
     }
 
     fn again(&mut self, bytes: Vec<u8>, deadline: Deadline) -> Result<(), TargetError> {
@@ -264,11 +278,10 @@ impl Link {
 
     /// Reads what has come; false if nothing has by `deadline`.
     fn fill(&mut self, deadline: Deadline) -> Result<bool, TargetError> {
-        self.taken = 0;
-        self.buffer.resize(BUFFER, 0);
-        let read = self.read(deadline);
-        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
-        Ok(read? > 0)
+        self.acknowledge(deadline)?;
+        self.unread = 0..0;
+        self.unread = 0..self.read(deadline)?;
+        Ok(!self.unread.is_empty())
     }
 
     /// How many bytes came; 0 if none by `deadline`.
