@@ -327,6 +327,9 @@ fn answer<T: Target>(
     client.flush().ok();
     match requests::answer(machine, client.id, &mut client.talk, request)? {
         Answer::Packet(payload) => client.answer(&payload),
+        Answer::Memory(stretch) => {
+            client.answer_in_pieces(|answer| stretch.read(machine, answer))?;
+        }
         Answer::WithoutAcks => {
             client.answer(b"OK");
             client.stop_acks();

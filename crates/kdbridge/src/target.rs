@@ -106,6 +106,23 @@ pub trait Target: Memory {
         Ok(())
     }
 
+    /// Reads as [`Memory::read`] does, and hands what it reads to `piece` as it arrives, in order.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Memory::read`]; what comes before that may have been handed on.
+    fn read_in_pieces(
+        &mut self,
+        at: u64,
+        length: usize,
+        piece: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), TargetError> {
+        let mut bytes = vec![0; length];
+        self.read(at, &mut bytes)?;
+        piece(&bytes);
+        Ok(())
+    }
+
     /// Hands a request of the GDB protocol about `cpu` on; gives the answer, which is empty if the target
     /// does not know the request, and `None` if the target does not speak that protocol.
     ///
@@ -258,6 +275,15 @@ impl<T: Memory + ?Sized> Memory for Box<T> {
 impl<T: Target + ?Sized> Target for Box<T> {
     fn look_from(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         (**self).look_from(cpu)
+    }
+
+    fn read_in_pieces(
+        &mut self,
+        at: u64,
+        length: usize,
+        piece: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), TargetError> {
+        (**self).read_in_pieces(at, length, piece)
     }
 
     fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {

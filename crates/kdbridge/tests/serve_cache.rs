@@ -16,10 +16,10 @@ use proptest::prelude::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Two pages each, of a kernel's image and of what is mapped elsewhere.
+/// A few pages each, of a kernel's image and of what is mapped elsewhere.
 const IMAGE: u64 = 0xffff_ffff_8100_0000;
 const ELSEWHERE: u64 = 0xffff_8880_0000_0000;
-const SIZE: usize = 0x2000;
+const SIZE: usize = 0x6000;
 
 /// A machine whose memory changes with each step.
 #[derive(Clone)]
@@ -156,6 +156,11 @@ fn operation() -> impl Strategy<Value = Operation> {
     };
     prop_oneof![
         4 => (place(), 1..300usize).prop_map(|(at, length)| Operation::Read(at, length)),
+        // What is kept, and what is sent as it comes.
+        2 => (place(), prop_oneof![0x800..0x2000usize, 0x4000..0x5000usize]).prop_map(|(at, length)| {
+            let room = SIZE - (at % (SIZE as u64).next_power_of_two()) as usize;
+            Operation::Read(at, length.min(room))
+        }),
         2 => (place(), any::<u8>()).prop_map(|(at, byte)| Operation::Write(at, byte)),
         1 => Just(Operation::Step),
         1 => any::<u8>().prop_map(Operation::SetRegister),

@@ -313,6 +313,15 @@ impl Target for RspTarget {
         }))
     }
 
+    fn read_in_pieces(
+        &mut self,
+        at: u64,
+        length: usize,
+        piece: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), TargetError> {
+        self.read_as_it_arrives(at, length, piece)
+    }
+
     fn readiness(&self) -> Option<BorrowedFd<'_>> {
         Some(self.link.as_fd())
     }

@@ -16,7 +16,7 @@ const PAGE: u64 = 4096;
 const LINE: u64 = 64;
 
 /// Requests of this length are not kept.
-const LONG: usize = 1 << 14;
+pub(super) const LONG: usize = 1 << 14;
 
 /// The most that is kept.
 const MAX_BYTES: usize = 64 << 20;
@@ -75,15 +75,14 @@ impl Cache {
         let size = unit(at);
         let start = at & !(size - 1);
         let offset = (at - start) as usize;
+        let missing = self.missing(cpu, start, offset + into.len());
         let count = into.len().min(size as usize - offset);
         let into = into.get_mut(..count).unwrap_or_default();
-        if !self.units.contains_key(&(cpu, start)) {
-            let mut bytes = vec![0; size as usize];
+        if missing > 0 {
             target.look_from(cpu)?;
-            match target.read(start, &mut bytes) {
-                Ok(()) => self.keep((cpu, start), bytes),
-                Err(TargetError::Unreadable(_)) => return read_some(target, at, into),
-                Err(error) => return Err(error),
+            let kept = missing > 1 && self.fetch(target, cpu, start, missing)?;
+            if !kept && !self.fetch(target, cpu, start, 1)? {
+                return read_some(target, at, into);
             }
         }
         let kept = self
@@ -97,12 +96,40 @@ impl Cache {
         Ok(count)
     }
 
-    fn keep(&mut self, place: (Cpu, u64), bytes: Vec<u8>) {
+    /// How many units in a row are to be read, of those that so many bytes from the beginning of one are in.
+    fn missing(&self, cpu: Cpu, start: u64, bytes: usize) -> usize {
+        let size = unit(start);
+        let count = bytes.div_ceil(size as usize) as u64;
+        let places = (0..count).map_while(|index| start.checked_add(index * size));
+        let missing =
+            places.take_while(|&at| unit(at) == size && !self.units.contains_key(&(cpu, at)));
+        missing.count()
+    }
+
+    /// Reads and keeps units that stand in a row; false if not all of them are there.
+    fn fetch(
+        &mut self,
+        target: &mut dyn Target,
+        cpu: Cpu,
+        start: u64,
+        count: usize,
+    ) -> Result<bool, TargetError> {
+        let size = unit(start) as usize;
+        let mut bytes = vec![0; count * size];
+        match target.read(start, &mut bytes) {
+            Ok(()) => {}
+            Err(TargetError::Unreadable(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        }
         if self.bytes + bytes.len() > MAX_BYTES {
             self.clear();
         }
         self.bytes += bytes.len();
-        self.units.insert(place, bytes);
+        let units = bytes.chunks(size).map(<[u8]>::to_vec);
+        let places = (start..).step_by(size).map(|at| (cpu, at));
+        self.units
+            .extend(units.zip(places).map(|(unit, at)| (at, unit)));
+        Ok(true)
     }
 }
 

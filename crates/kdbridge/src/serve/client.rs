@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::dialect::Dialect;
 use crate::rsp::hex;
 use crate::rsp::link::Stream;
-use crate::rsp::packet::{self, Decoder, Item};
+use crate::rsp::packet::{Decoder, Encoder, Item};
 use crate::target::Cpu;
 
 /// The most answers, in bytes, that wait for a debugger that does not read.
@@ -14,6 +14,9 @@ const MAX_WAITING: usize = 16 << 20;
 
 /// How much is taken from a debugger in its turn.
 const TURN: usize = 1 << 16;
+
+/// How much of an answer is sent while the rest is being made.
+const PIECE: usize = 1 << 14;
 
 /// Which of the debuggers; numbers are not used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,9 +119,31 @@ impl Client {
     }
 
     pub(super) fn answer(&mut self, payload: &[u8]) {
+        self.answer_in_pieces(|answer| answer.push(payload));
+    }
+
+    /// Answers with what is pushed; a debugger that takes no copies has it sent meanwhile.
+    pub(super) fn answer_in_pieces<R>(&mut self, make: impl FnOnce(&mut Reply<'_>) -> R) -> R {
         self.last.clear();
-        packet::encode(payload, &mut self.last);
-        self.out.extend_from_slice(&self.last);
+        let into = if self.acks {
+            &mut self.last
+        } else {
+            &mut self.out
+        };
+        let encoder = Encoder::begin(into);
+        let mut answer = Reply {
+            client: self,
+            encoder,
+        };
+        let result = make(&mut answer);
+        let Reply { encoder, .. } = answer;
+        if self.acks {
+            encoder.end(&mut self.last);
+            self.out.extend_from_slice(&self.last);
+        } else {
+            encoder.end(&mut self.out);
+        }
+        result
     }
 
     /// Has the debugger print a line, which it does only while it waits for a stop.
@@ -149,6 +174,26 @@ impl Client {
             return Err(Closed);
         }
         Ok(())
+    }
+}
+
+/// An answer that is being made.
+pub(super) struct Reply<'a> {
+    client: &'a mut Client,
+    encoder: Encoder,
+}
+
+impl Reply<'_> {
+    /// Goes on with it.
+    pub(super) fn push(&mut self, payload: &[u8]) {
+        if self.client.acks {
+            return self.encoder.push(payload, &mut self.client.last);
+        }
+        self.encoder.push(payload, &mut self.client.out);
+        if self.client.out.len() >= PIECE {
+            // That a debugger has left is noticed when the answer is complete.
+            self.client.flush().ok();
+        }
     }
 }
 

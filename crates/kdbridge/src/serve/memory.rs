@@ -1,12 +1,93 @@
 //! Requests for memory.
 
+use std::borrow::Cow;
+
+use super::cache::LONG;
+use super::client::Reply;
 use super::dialect::Dialect;
+use super::machine::Machine;
 use super::requests::{Answer, Conversation, Refusal};
 use crate::rsp::hex;
-use crate::target::{Target, TargetError};
+use crate::target::{Cpu, Target, TargetError};
 
 /// The most that is read at once; debuggers ask for less than a packet can be long.
 const MAX_READ: u64 = 0x1_0000;
+
+const UNREADABLE: &str = "E14";
+
+/// How bytes stand in an answer.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Digits,
+    /// As they are, with a letter before them that tells them from an error.
+    Marked,
+    Plain,
+}
+
+impl Form {
+    fn mark(self) -> &'static [u8] {
+        match self {
+            Self::Marked => b"b",
+            Self::Digits | Self::Plain => b"",
+        }
+    }
+
+    fn encode(self, bytes: &[u8]) -> Cow<'_, [u8]> {
+        match self {
+            Self::Digits => hex::encode(bytes).into_bytes().into(),
+            Self::Marked | Self::Plain => bytes.into(),
+        }
+    }
+}
+
+/// More memory than is kept. It is sent as it arrives, so that bridge, target and debugger are busy at the
+/// same time.
+#[derive(Debug)]
+pub(super) struct Stretch {
+    cpu: Cpu,
+    at: u64,
+    length: usize,
+    form: Form,
+}
+
+impl Stretch {
+    /// Answers with what of it is there.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError::Gone`].
+    pub(super) fn read<T: Target>(
+        &self,
+        machine: &mut Machine<T>,
+        answer: &mut Reply<'_>,
+    ) -> Result<(), TargetError> {
+        let mut mark = self.form.mark();
+        let mut begun = false;
+        let mut push = |answer: &mut Reply<'_>, bytes: &[u8]| {
+            answer.push(std::mem::take(&mut mark));
+            answer.push(&self.form.encode(bytes));
+        };
+        let target = &mut machine.target;
+        let result = target.read_in_pieces(self.at, self.length, &mut |bytes| {
+            begun = true;
+            push(answer, bytes);
+        });
+        if let Err(TargetError::Gone) = result {
+            return Err(TargetError::Gone);
+        }
+        if begun {
+            return Ok(());
+        }
+        // Page tables may know the way to it.
+        let mut bytes = vec![0; self.length];
+        match machine.cache.read(target, self.cpu, self.at, &mut bytes) {
+            Err(TargetError::Gone) => return Err(TargetError::Gone),
+            Ok(count) if count > 0 => push(answer, bytes.get(..count).unwrap_or_default()),
+            _ => answer.push(UNREADABLE.as_bytes()),
+        }
+        Ok(())
+    }
+}
 
 impl<T: Target> Conversation<'_, T> {
     /// `m` in digits, `x` as it is.
@@ -17,17 +98,29 @@ impl<T: Target> Conversation<'_, T> {
             return Ok("OK".into());
         }
         self.standing()?;
-        let mut bytes = vec![0; length.min(MAX_READ) as usize];
+        let length = length.min(MAX_READ) as usize;
+        let form = match (kind, self.talk.dialect) {
+            (b'm', _) => Form::Digits,
+            (_, Dialect::Gdb) => Form::Marked,
+            (_, Dialect::Lldb) => Form::Plain,
+        };
+        if length >= LONG && !self.talk.physical {
+            let cpu = self.cpu();
+            self.machine.target.look_from(cpu)?;
+            return Ok(Answer::Memory(Stretch {
+                cpu,
+                at,
+                length,
+                form,
+            }));
+        }
+        let mut bytes = vec![0; length];
         let count = self.read(at, &mut bytes)?;
         bytes.truncate(count);
         if bytes.is_empty() && length > 0 {
-            return Ok("E14".into());
+            return Ok(UNREADABLE.into());
         }
-        Ok(match (kind, self.talk.dialect) {
-            (b'm', _) => hex::encode(&bytes).into(),
-            (_, Dialect::Gdb) => Answer::Packet([b"b", bytes.as_slice()].concat()),
-            (_, Dialect::Lldb) => Answer::Packet(bytes),
-        })
+        Ok(Answer::Packet([form.mark(), &form.encode(&bytes)].concat()))
     }
 
     /// How many bytes are there.

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::client::{Id, Talk};
 use super::dialect::Dialect;
 use super::machine::{Machine, NotYours};
+use super::memory::Stretch;
 use super::xml::Owner;
 use super::{lldb, xml};
 use crate::rsp::hex;
@@ -23,6 +24,8 @@ const EXEC_FILE: &str = "qXfer:exec-file:read:";
 #[derive(Debug)]
 pub(super) enum Answer {
     Packet(Vec<u8>),
+    /// So much memory, as it comes.
+    Memory(Stretch),
     /// `OK`, and nothing is acknowledged from then on.
     WithoutAcks,
     /// Once the machine has stopped.

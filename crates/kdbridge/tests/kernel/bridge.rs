@@ -1,6 +1,6 @@
 //! The program under test, and the debuggers that use it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
@@ -27,7 +27,7 @@ impl Bridge {
     }
 
     pub(crate) fn serve_at(machine: &Machine, listen: &str, arguments: &[&str]) -> Self {
-        Self::start("serve", machine, listen, arguments)
+        Self::start("serve", &machine.stub(), listen, arguments)
     }
 
     /// The guard alone in front of `machine`, at a path in its folder.
@@ -35,16 +35,17 @@ impl Bridge {
         let socket = machine.folder().join("guard");
         Self::start(
             "kill-guard",
-            machine,
+            &machine.stub(),
             &format!("unix:{}", socket.display()),
             &[],
         )
     }
 
-    fn start(command: &str, machine: &Machine, listen: &str, arguments: &[&str]) -> Self {
+    /// In front of whatever listens at `stub`.
+    pub(crate) fn start(command: &str, stub: &Path, listen: &str, arguments: &[&str]) -> Self {
         let mut child = guarded(env!("CARGO_BIN_EXE_kdbridge"))
             .arg(command)
-            .arg(machine.stub())
+            .arg(stub)
             .args(["--listen", listen])
             .args(arguments)
             .stdout(Stdio::piped())
@@ -139,6 +140,53 @@ pub(crate) fn gdb(socket: &Path, file: Option<&Path>, commands: &[&str]) -> Stri
     }
     let output = gdb.stdin(Stdio::null()).output().unwrap();
     shown(&output.stdout, &output.stderr)
+}
+
+/// GDB that is given its commands one after the other; it ends with the test.
+pub(crate) struct Session {
+    gdb: Child,
+    output: ChildStdout,
+}
+
+impl Session {
+    /// GDB that has run `commands`.
+    pub(crate) fn start(commands: &[&str]) -> Self {
+        let mut gdb = guarded("timeout")
+            .args(["-k", "1", PATIENCE, "gdb", "-nx", "-q"])
+            .args(["-ex", "set pagination off", "-ex", "set width 0"])
+            .args(["-ex", "set confirm off"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = gdb.stdout.take().unwrap();
+        let mut session = Self { gdb, output };
+        for command in commands {
+            session.run(command);
+        }
+        session
+    }
+
+    /// What it prints.
+    pub(crate) fn run(&mut self, command: &str) -> String {
+        let input = self.gdb.stdin.as_mut().unwrap();
+        writeln!(input, "{command}\necho it has ended\\n").unwrap();
+        read_until(&mut self.output, "it has ended\n")
+    }
+
+    /// Leaves the machine to itself.
+    pub(crate) fn end(mut self) {
+        drop(self.gdb.stdin.take());
+        self.gdb.wait().unwrap();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Fails only for a process that has ended.
+        self.gdb.kill().ok();
+        self.gdb.wait().ok();
+    }
 }
 
 /// The kernel promises to end it when the test's thread ends.

@@ -11,9 +11,11 @@ mod lab_commands;
 mod lab_debuggers;
 mod lab_guide;
 mod lab_machine;
+mod lab_memory;
 mod lab_serve_kdp;
 mod lab_symbols;
 mod lab_target;
 mod machine;
+mod relay;
 #[path = "../transcripts/mod.rs"]
 mod transcripts;

@@ -30,54 +30,88 @@ impl RspTarget {
         (packet.saturating_sub(8) / 2).clamp(16, 1 << 14)
     }
 
-    /// Reads in as many requests as it takes, none of which crosses into another page.
-    pub(super) fn read_parts(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
-        let mut parts = split(at, into, self.chunk());
-        let ahead = if self.pipelined { AHEAD } else { 1 };
-        for parts in parts.chunks_mut(ahead) {
-            let requests: Vec<String> = parts
-                .iter()
-                .map(|(at, part)| format!("m{at:x},{:x}", part.len()))
-                .collect();
-            let requests: Vec<&[u8]> = requests.iter().map(String::as_bytes).collect();
-            let deadline = self.deadline();
-            self.link.send(&requests, deadline)?;
-            let mut failure = None;
-            for (at, part) in parts {
-                // All answers are taken, so that none is taken for another's.
-                let reply = self.answer(deadline)?;
-                if let Err(error) = self.take_part(*at, part, &reply) {
-                    failure.get_or_insert(error);
-                }
-            }
-            failure.map_or(Ok(()), Err)?;
-        }
-        Ok(())
+    /// Gives memory as it arrives.
+    pub(super) fn read_as_it_arrives(
+        &mut self,
+        at: u64,
+        length: usize,
+        piece: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), TargetError> {
+        self.select(self.view)?;
+        self.ask_for_pieces(at, length, &mut |target, at, bytes| {
+            target.hide_traps(at, bytes);
+            piece(bytes);
+        })
     }
 
-    fn take_part(&mut self, at: u64, part: &mut [u8], reply: &[u8]) -> Result<(), TargetError> {
-        if reply.first() == Some(&b'E') && reply.len() % 2 == 1 {
-            return Err(TargetError::Unreadable(at));
+    pub(super) fn read_parts(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+        let mut rest = into;
+        self.ask_for_pieces(at, rest.len(), &mut |_, _, bytes| {
+            if let Some(part) = rest.split_off_mut(..bytes.len()) {
+                part.copy_from_slice(bytes);
+            }
+        })
+    }
+
+    /// Reads in as many requests as it takes, none of which crosses into another page, and hands on what
+    /// comes before the first byte that is not there.
+    fn ask_for_pieces(
+        &mut self,
+        at: u64,
+        length: usize,
+        take: &mut dyn FnMut(&Self, u64, &mut [u8]),
+    ) -> Result<(), TargetError> {
+        let pieces = split(at, length, self.chunk());
+        let requests = pieces
+            .iter()
+            .map(|(at, length)| format!("m{at:x},{length:x}"));
+        let requests: Vec<String> = requests.collect();
+        let requests: Vec<&[u8]> = requests.iter().map(String::as_bytes).collect();
+        let ahead = if self.pipelined { AHEAD } else { 1 };
+        let mut buffer = [0; PAGE as usize];
+        let mut deadline = self.deadline();
+        let mut sent = 0;
+        let mut failure = None;
+        for (index, (at, length)) in pieces.into_iter().enumerate() {
+            let until = requests.len().min(index + ahead);
+            // While one half of them is answered, the other is on the way.
+            if failure.is_none() && sent < until && sent - index <= ahead / 2 {
+                deadline = self.deadline();
+                let next = requests.get(sent..until).unwrap_or_default();
+                self.link.send(next, deadline)?;
+                sent = until;
+            }
+            // All answers are taken, so that none is taken for another's.
+            if index == sent {
+                break;
+            }
+            let reply = self.answer(deadline)?;
+            if failure.is_some() {
+                continue;
+            }
+            let part = buffer.get_mut(..length).unwrap_or_default();
+            let result = memory_in(&reply, at, part).and_then(|count| {
+                if let Some(bytes @ [_, ..]) = part.get_mut(..count) {
+                    take(self, at, bytes);
+                }
+                // A stub may answer with less: what follows may or may not be there.
+                let end = at.wrapping_add(count as u64);
+                (count == length)
+                    .then_some(())
+                    .ok_or(TargetError::Unreadable(end))
+            });
+            failure = result.err();
         }
-        let bytes = hex::decode(reply);
-        let bytes = bytes.ok_or(TargetError::Protocol("memory that is not hexadecimal"))?;
-        if bytes.len() > part.len() {
-            return Err(TargetError::Protocol("more memory than was asked for"));
-        }
-        let (start, rest) = part.split_at_mut(bytes.len());
-        start.copy_from_slice(&bytes);
-        if rest.is_empty() {
-            return Ok(());
-        }
-        // A stub may answer with less: what follows may or may not be there.
-        Err(TargetError::Unreadable(at.wrapping_add(bytes.len() as u64)))
+        failure.map_or(Ok(()), Err)
     }
 
     /// Reads memory of the kernel though the processor stands in user mode, with page tables that do not
     /// have it.
     fn read_by_tables(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
         let root = self.root()?.ok_or(TargetError::Unreadable(at))?;
-        for (at, part) in split(at, into, PAGE as usize) {
+        let mut rest = into;
+        for (at, length) in split(at, rest.len(), PAGE as usize) {
+            let part = rest.split_off_mut(..length).unwrap_or_default();
             let physical = self.translate(root, at)?;
             self.read_physical_parts(physical, part)?;
         }
@@ -165,20 +199,32 @@ impl RspTarget {
     }
 }
 
-/// Pieces of at most `chunk` bytes, each within a page.
-fn split(at: u64, into: &mut [u8], chunk: usize) -> Vec<(u64, &mut [u8])> {
-    let mut parts = Vec::new();
-    let mut at = at;
-    let mut rest = into;
-    while !rest.is_empty() {
-        let in_page = (PAGE - at % PAGE) as usize;
-        let (part, after) = rest.split_at_mut(rest.len().min(chunk).min(in_page));
-        let next = at.wrapping_add(part.len() as u64);
-        parts.push((at, part));
-        at = next;
-        rest = after;
+/// How many bytes, all of them in `into`, an answer has of those that were asked for.
+fn memory_in(reply: &[u8], at: u64, into: &mut [u8]) -> Result<usize, TargetError> {
+    if reply.first() == Some(&b'E') && reply.len() % 2 == 1 {
+        return Err(TargetError::Unreadable(at));
     }
-    parts
+    let count = reply.len() / 2;
+    let start = into.get_mut(..count);
+    let start = start.ok_or(TargetError::Protocol("more memory than was asked for"))?;
+    if !hex::decode_into(reply, start) {
+        return Err(TargetError::Protocol("memory that is not hexadecimal"));
+    }
+    Ok(count)
+}
+
+/// Pieces of at most `chunk` bytes, each within a page.
+fn split(at: u64, length: usize, chunk: usize) -> Vec<(u64, usize)> {
+    let mut pieces = Vec::new();
+    let mut done = 0;
+    while done < length {
+        let at = at.wrapping_add(done as u64);
+        let in_page = (PAGE - at % PAGE) as usize;
+        let piece = (length - done).min(chunk).min(in_page);
+        pieces.push((at, piece));
+        done += piece;
+    }
+    pieces
 }
 
 #[cfg(test)]
@@ -187,11 +233,8 @@ mod tests {
 
     #[test]
     fn requests_stay_within_pages() {
-        let mut memory = [0; 5000];
-        let parts = split(0x1ff0, &mut memory, 2048);
-        let parts: Vec<_> = parts.iter().map(|(at, part)| (*at, part.len())).collect();
         assert_eq!(
-            parts,
+            split(0x1ff0, 5000, 2048),
             [(0x1ff0, 16), (0x2000, 2048), (0x2800, 2048), (0x3000, 888)]
         );
     }
