@@ -18,10 +18,10 @@ use crate::macho::Uuid;
 use crate::modules::{self, Layout, Module, ModulesError};
 use crate::symbols::bytes::text_at;
 use crate::symbols::{
-    Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind, SourceFrame,
-    Symbol, SymbolTable, kallsyms, may_be_kernel,
+    BuildId, Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind,
+    SourceFrame, Symbol, SymbolTable, kallsyms, may_be_kernel,
 };
-use crate::target::{KERNEL_HALF, Memory, Registers, TargetError};
+use crate::target::{KERNEL_HALF, Memory, Registers, Target, TargetError};
 use crate::types::{BtfError, Tag, Type, TypeId, Types};
 use crate::unwind::{Arrays, Format, Frame, OrcTable, Unwinder};
 use crate::xnu::FilesError;
@@ -29,6 +29,8 @@ use crate::xnu::FilesError;
 /// Where the kernel may be.
 const KERNEL: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 const MOST_BTF: u64 = 64 << 20;
+/// Is called with the module that is unloaded.
+const FREE_MODULE: &str = "free_module";
 const SYMBOLS_CACHE: &str = "kallsyms-2";
 const BTF_CACHE: &str = "btf-1";
 
@@ -273,11 +275,31 @@ impl Kernel {
     }
 
     /// Where a module is loaded and unloaded, to be told of both: the functions that are called once
-    /// its sections have their addresses, and before they lose them.
+    /// its sections have their addresses, before those are freed that only its start needed, and
+    /// before all are.
     #[must_use]
     pub fn module_hooks(&self) -> Vec<u64> {
-        let names = ["do_init_module", "free_module"];
+        let names = ["do_init_module", "do_free_init", FREE_MODULE];
         names.iter().filter_map(|it| self.address_of(it)).collect()
+    }
+
+    /// Where the modules are described that processors are about to free.
+    ///
+    /// # Errors
+    ///
+    /// [`TargetError`] if it does not tell its registers.
+    pub fn leaving_modules(&self, target: &mut dyn Target) -> Result<Vec<u64>, TargetError> {
+        /// The first argument of a function.
+        const RDI: usize = 5;
+        let mut leaving = Vec::new();
+        let free = self.address_of(FREE_MODULE);
+        for cpu in target.cpus()? {
+            let registers = target.registers(cpu)?;
+            if Some(registers.rip) == free {
+                leaving.push(registers.general[RDI]);
+            }
+        }
+        Ok(leaving)
     }
 
     /// The name of what is at an address, and how far behind its beginning that is.
@@ -463,10 +485,16 @@ impl Kernel {
         Layout::of(&self.types, module)
     }
 
+    /// The file of a module, which has its build-id.
+    #[must_use]
+    pub fn file_of(&self, module: &Module, id: &BuildId) -> Option<ElfFile> {
+        let path = self.index.find(id, |name| module.may_be_file(name));
+        path.and_then(|path| ElfFile::open(&path).ok())
+    }
+
     fn loaded(&mut self, memory: &mut dyn Memory, module: Module) -> Loaded {
         let id = module.build_id(memory);
-        let path = id.and_then(|id| self.index.find(&id, |name| module.may_be_file(name)));
-        let file = path.and_then(|path| ElfFile::open(&path).ok());
+        let file = id.and_then(|id| self.file_of(&module, &id));
         let layout = self.module_layout();
         let symbols = layout.map(|it| modules::symbol_table(memory, &it, &module));
         Loaded {

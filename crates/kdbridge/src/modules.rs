@@ -13,7 +13,7 @@ use crate::types::{Type, TypeId, Types};
 use crate::unwind::Arrays;
 
 pub use libraries::Libraries;
-pub use library::{library_addresses, library_list};
+pub use library::{library_addresses, library_list, library_memory};
 pub use materialise::{MaterialiseError, Materialised, materialise};
 
 /// More modules than this no kernel has; a list that goes on is damaged.
@@ -25,6 +25,9 @@ const SYMBOL_BYTES: u64 = 24;
 
 /// `MODULE_STATE_LIVE`: what only its start needed is gone.
 const LIVE: u32 = 0;
+
+/// `MODULE_STATE_UNFORMED`: not there yet, or not any more.
+const UNFORMED: u32 = 3;
 
 /// A module that is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,26 +214,36 @@ pub fn list(
 ) -> Result<Vec<Module>, ModulesError> {
     let mut modules = Vec::new();
     let mut next = memory.word(head)?;
+    let mut left = MOST_MODULES;
     while next != head {
-        if modules.len() == MOST_MODULES || next == 0 {
+        if left == 0 || next == 0 {
             return Err(ModulesError::Endless);
         }
-        modules.push(module(memory, layout, next.wrapping_sub(layout.list))?);
+        left -= 1;
+        modules.extend(module(memory, layout, next.wrapping_sub(layout.list))?);
         next = memory.word(next)?;
     }
     Ok(modules)
 }
 
-fn module(memory: &mut dyn Memory, layout: &Layout, at: u64) -> Result<Module, TargetError> {
+fn module(
+    memory: &mut dyn Memory,
+    layout: &Layout,
+    at: u64,
+) -> Result<Option<Module>, TargetError> {
     let mut state = [0; 4];
     memory.read(at.wrapping_add(layout.state), &mut state)?;
+    let state = u32::from_le_bytes(state);
+    if state == UNFORMED {
+        return Ok(None);
+    }
     let mut size = [0; 8];
     let size_at = at.wrapping_add(layout.size);
     memory.read(size_at, &mut size[..layout.size_bytes])?;
-    let live = u32::from_le_bytes(state) == LIVE;
+    let live = state == LIVE;
     // What cannot be read of one module is missing, and no reason to show none at all.
     let sections = sections(memory, layout, at, live).unwrap_or_default();
-    Ok(Module {
+    Ok(Some(Module {
         name: text(memory, at.wrapping_add(layout.name))?,
         at,
         base: memory.word(at.wrapping_add(layout.base))?,
@@ -238,7 +251,7 @@ fn module(memory: &mut dyn Memory, layout: &Layout, at: u64) -> Result<Module, T
         live,
         sections,
         orc: arrays(memory, layout, at).ok().flatten(),
-    })
+    }))
 }
 
 fn sections(
@@ -436,6 +449,15 @@ mod tests {
         assert_eq!(modules[1].sections, [text], "it has started");
         assert!(modules[1].contains(BASE + 0x10_3fff));
         assert!(!modules[1].contains(BASE + 0x10_4000));
+    }
+
+    #[test]
+    fn a_module_that_is_not_there_yet_is_none() {
+        let mut image = image();
+        put(&mut image, BASE + 0x100, &[UNFORMED as u8]);
+        let modules = list(&mut image, &layout(), HEAD).unwrap();
+        let names: Vec<&str> = modules.iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, ["two"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod cache;
 mod client;
 mod dialect;
+mod hooks;
 mod listen;
 mod lldb;
 mod machine;
@@ -16,6 +17,7 @@ mod stops;
 mod xml;
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
@@ -62,17 +64,45 @@ pub struct Library {
     pub sections: Vec<u64>,
     /// A copy that is linked to where it is, for LLDB, and the lowest address in it.
     pub copy: Option<(PathBuf, u64)>,
+    /// The memory that it takes.
+    pub memory: Vec<Range<u64>>,
 }
 
-/// Lists the modules that have files, each time that a debugger asks.
-pub type Modules = Box<dyn FnMut(&mut dyn Target) -> Vec<Library> + Send>;
+/// What a kernel has loaded.
+pub trait Modules: Send {
+    /// The modules that have files, but for those that are just being unloaded.
+    fn list(&mut self, target: &mut dyn Target) -> Vec<Library>;
+
+    /// The functions that the kernel calls when one was loaded, and before one is unloaded: where
+    /// the list may be another one whenever a processor comes there.
+    fn hooks(&mut self, target: &mut dyn Target) -> Vec<u64> {
+        let _ = target;
+        Vec::new()
+    }
+
+    /// A file with nothing in it, and an address where nothing is. LLDB does not look at a list that is
+    /// empty, and does not let go of the first file on it if it has no other: so this one comes first.
+    fn nothing(&self) -> Option<(PathBuf, u64)> {
+        None
+    }
+}
+
+/// A kernel without modules.
+#[derive(Debug)]
+pub struct NoModules;
+
+impl Modules for NoModules {
+    fn list(&mut self, _: &mut dyn Target) -> Vec<Library> {
+        Vec::new()
+    }
+}
 
 /// What a server does beside answering.
 pub struct Options {
     /// Finds the kernel.
     pub locate: Locate,
     /// Lists the modules.
-    pub modules: Modules,
+    pub modules: Box<dyn Modules>,
     /// A debugger that kills what it debugs ends the machine; else it only leaves it.
     pub allow_kill: bool,
     /// Is told what no debugger can be told.
@@ -246,7 +276,7 @@ impl<T: Target> Server<T> {
         }
         for client in &mut self.clients {
             if std::mem::take(&mut client.talk.waits) {
-                let stop = self.machine.stop_reply(&client.talk)?;
+                let stop = self.machine.news(&client.talk)?;
                 client.answer(stop.as_bytes());
             }
         }

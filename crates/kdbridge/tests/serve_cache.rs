@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kdbridge::rsp::hex;
 use kdbridge::rsp::link::{Address, Deadline, Link, Stream};
-use kdbridge::serve::{Listener, Options, Server};
+use kdbridge::serve::{Listener, NoModules, Options, Server};
 use kdbridge::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
 use proptest::prelude::*;
 
@@ -225,7 +225,7 @@ proptest! {
         let machine = Machine::new();
         let folder = tempfile::tempdir().unwrap();
         let address = Address::Unix(folder.path().join("bridge"));
-        let options = Options { locate: Box::new(|_| None), modules: Box::new(|_| Vec::new()), allow_kill: false, remark: Box::new(|_| ()) };
+        let options = Options { locate: Box::new(|_| None), modules: Box::new(NoModules), allow_kill: false, remark: Box::new(|_| ()) };
         let listener = Listener::bind(&address).unwrap();
         let mut server = Server::new(machine.clone(), listener, options).unwrap();
         let (end, ended) = UnixStream::pair().unwrap();

@@ -133,6 +133,13 @@ impl Kernel {
         let rest = self.version.split(' ').nth(2);
         rest.unwrap_or_default()
     }
+
+    /// Whether another search found this one too.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let of = |kernel: &Self| (kernel.text, kernel.slide, kernel.banner);
+        of(self) == of(other) && self.build_id == other.build_id && self.version == other.version
+    }
 }
 
 /// Why no kernel was found.

@@ -1,5 +1,7 @@
 //! Modules as a debugger is told of them.
 
+use std::ops::Range;
+
 use super::Module;
 use crate::symbols::ElfFile;
 
@@ -11,6 +13,18 @@ pub fn library_addresses(module: &Module, elf: &ElfFile) -> Vec<u64> {
     let loaded = elf.sections().iter().enumerate();
     let loaded = loaded.filter(|(_, section)| section.is_loaded());
     loaded.map(|(number, _)| placement.of(number)).collect()
+}
+
+/// The memory of those sections that the kernel has not dropped.
+#[must_use]
+pub fn library_memory(module: &Module, elf: &ElfFile) -> Vec<Range<u64>> {
+    let placement = module.placement(elf);
+    let sections = elf.sections().iter().enumerate();
+    let sections = sections.map(|(number, section)| (placement.of(number), section.size));
+    let loaded = sections.filter(|(at, _)| *at != 0);
+    loaded
+        .map(|(at, size)| at..at.saturating_add(size))
+        .collect()
 }
 
 /// GDB's list of libraries, of files and the addresses of their sections.
@@ -66,6 +80,8 @@ mod tests {
             orc: None,
         };
         assert_eq!(library_addresses(&module, &elf), [0x1000, 0, 0x2000]);
+        let memory = [0x1000..0x1008, 0x2000..0x2008];
+        assert_eq!(library_memory(&module, &elf), memory);
     }
 
     #[test]

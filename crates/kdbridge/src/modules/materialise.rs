@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::Module;
 use crate::elf::{
     ET_DYN, FILE_HEADER_BYTES, FileHeader, PF_EXECUTE, PF_READ, PF_WRITE, PROGRAM_HEADER_BYTES,
-    ProgramHeader, RESERVED_SECTION, SHF_EXECINSTR, SHF_WRITE, SHT_NULL, SHT_PROGBITS,
+    ProgramHeader, RESERVED_SECTION, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_NULL, SHT_PROGBITS,
     SYMBOL_BYTES, SectionHeader,
 };
 use crate::symbols::bytes::Bytes;
@@ -54,6 +54,29 @@ pub fn materialise(
         bytes: write(&mut copies, names),
         base: base.ok_or(MaterialiseError::NotLoaded)?,
     })
+}
+
+/// A file with nothing in it, and the address of that, where no module and no program is.
+pub(super) fn nothing() -> Materialised {
+    const BASE: u64 = 0x1000;
+    let section = Section {
+        name: String::new(),
+        name_at: 0,
+        kind: SHT_PROGBITS,
+        flags: SHF_ALLOC,
+        address: BASE,
+        offset: 0,
+        size: 16,
+        link: 0,
+        info: 0,
+        alignment: 1,
+        entry_size: 0,
+    };
+    let bytes = vec![0; 16];
+    Materialised {
+        bytes: write(&mut [Copy { section, bytes }], 0),
+        base: BASE,
+    }
 }
 
 /// A section of the copy and what is in it.
@@ -259,6 +282,14 @@ mod tests {
         let symbols = SymbolTable::of_file(&copy).unwrap();
         assert_eq!(symbols.by_name("run").unwrap().address, AT + 4);
         assert!(symbols.by_name("start").is_none(), "it is gone");
+    }
+
+    #[test]
+    fn a_file_with_nothing_in_it_has_one_segment() {
+        let nothing = nothing();
+        assert_eq!(nothing.bytes.u16(16), Some(ET_DYN));
+        assert_eq!(nothing.bytes.u16(56), Some(1), "segments");
+        assert_eq!(nothing.bytes.u64(HEADER + 16), Some(nothing.base));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 
 use super::dialect::Dialect;
 use crate::rsp::hex;
@@ -51,12 +52,28 @@ pub(super) struct Talk {
     pub(super) error_texts: bool,
     /// Memory that is asked for is physical.
     pub(super) physical: bool,
-    /// It has asked for the modules.
-    pub(super) knows_libraries: bool,
+    /// Which state of the list of modules it has asked for last, if for any.
+    pub(super) knows_libraries: Option<u64>,
+    /// The copies of modules that it was told of, if it is LLDB.
+    pub(super) copies: Vec<(PathBuf, u64)>,
     /// The list of modules that it reads in pieces.
     pub(super) libraries: String,
     /// It waits to be told of a stop.
     pub(super) waits: bool,
+}
+
+impl Talk {
+    /// Says whether all copies can be told of at once. LLDB takes what comes for loaded before it has let
+    /// go of what is gone, and loses both if they are at the same place; so it is told of what stays first.
+    pub(super) fn takes_copies(&mut self, now: Vec<(PathBuf, u64)>) -> bool {
+        let before = self.copies.len();
+        self.copies.retain(|copy| now.contains(copy));
+        let all = self.copies.len() == before || self.copies == now;
+        if all {
+            self.copies = now;
+        }
+        all
+    }
 }
 
 /// A connection that is of no more use.

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use super::cache::Cache;
 use super::client::Id;
-use super::dialect::Dialect;
+use super::hooks::Hooks;
 use super::{Options, Whereabouts};
-use crate::modules::library_list;
 use crate::target::{Cpu, Stop, Target, TargetError, Trap};
 
 /// How long a machine may take to stop. A virtual machine takes less than a millisecond, on a busy
@@ -32,8 +31,9 @@ pub(super) struct Machine<T> {
     foreign_traps: BTreeSet<String>,
     pub(super) stop: Option<Stop>,
     pub(super) options: Options,
-    controller: Option<Id>,
-    running: bool,
+    pub(super) hooks: Hooks,
+    pub(super) controller: Option<Id>,
+    pub(super) running: bool,
 }
 
 impl<T> std::fmt::Debug for Machine<T> {
@@ -63,6 +63,7 @@ impl<T: Target> Machine<T> {
             foreign_traps: BTreeSet::new(),
             stop: None,
             options,
+            hooks: Hooks::default(),
             controller: None,
             running: false,
         };
@@ -136,7 +137,7 @@ impl<T: Target> Machine<T> {
         Ok(())
     }
 
-    /// Whether the machine has stopped.
+    /// Whether the machine has stopped for a debugger to know of.
     pub(super) fn look(&mut self) -> Result<bool, TargetError> {
         if !self.running {
             // What a target says while it stands still is of no interest, but must not be left unread.
@@ -147,20 +148,7 @@ impl<T: Target> Machine<T> {
             return Ok(false);
         };
         self.stopped(stop)?;
-        Ok(true)
-    }
-
-    /// The modules, as a debugger of this dialect reads them.
-    pub(super) fn libraries(&mut self, dialect: Dialect) -> String {
-        let libraries = (self.options.modules)(&mut self.target);
-        let listed = libraries.iter().filter_map(|library| match dialect {
-            Dialect::Gdb => Some((library.file.to_str()?, library.sections.as_slice())),
-            Dialect::Lldb => {
-                let (path, base) = library.copy.as_ref()?;
-                Some((path.to_str()?, std::slice::from_ref(base)))
-            }
-        });
-        library_list(listed)
+        Ok(!self.goes_on(stop)?)
     }
 
     /// Asks for control, which whoever asks first has until it leaves.
@@ -176,13 +164,26 @@ impl<T: Target> Machine<T> {
 
     pub(super) fn resume(&mut self) -> Result<(), TargetError> {
         self.cache.clear();
+        self.hooks.steps = false;
+        if self.pass_hook()? {
+            return Ok(());
+        }
+        self.run()
+    }
+
+    pub(super) fn run(&mut self) -> Result<(), TargetError> {
         self.target.resume()?;
         self.running = true;
+        if self.hooks.interrupted {
+            self.target.interrupt()?;
+        }
         Ok(())
     }
 
     pub(super) fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.cache.clear();
+        self.lift_hook(cpu)?;
+        self.hooks.steps = true;
         self.target.step(cpu)?;
         self.running = true;
         Ok(())
@@ -190,20 +191,29 @@ impl<T: Target> Machine<T> {
 
     /// Only who made it run may stop it.
     pub(super) fn interrupt(&mut self, id: Id) -> Result<(), TargetError> {
-        if self.running && self.controller == Some(id) {
+        if self.controller != Some(id) {
+            return Ok(());
+        }
+        if self.running && !self.hooks.pass() {
             self.target.interrupt()?;
         }
+        let runs_for_it = self.running || self.news_of_libraries().is_some();
+        self.hooks.interrupted = runs_for_it && self.target.can_interrupt();
         Ok(())
     }
 
     pub(super) fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
-        self.target.set(at, trap)?;
+        match self.target.set(at, trap) {
+            Err(TargetError::TooMany(_)) if self.give_up_hooks()? => self.target.set(at, trap)?,
+            result => result?,
+        }
         self.traps.insert((at, trap));
         Ok(())
     }
 
     pub(super) fn clear(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
-        if self.traps.remove(&(at, trap)) {
+        let is_hook = trap == Trap::Software && self.hooks.is_set(at);
+        if self.traps.remove(&(at, trap)) && !is_hook {
             self.target.clear(at, trap)?;
         }
         Ok(())
@@ -233,7 +243,8 @@ impl<T: Target> Machine<T> {
             return Ok(());
         }
         self.controller = None;
-        if self.traps.is_empty() && self.foreign_traps.is_empty() {
+        let has_traps = !self.traps.is_empty() || !self.foreign_traps.is_empty();
+        if !has_traps && !self.hooks.are_set() {
             return Ok(());
         }
         let ran = self.running;
@@ -246,7 +257,9 @@ impl<T: Target> Machine<T> {
         if ran { self.resume() } else { Ok(()) }
     }
 
-    fn clear_all(&mut self) -> Result<(), TargetError> {
+    /// Takes everything off that is not the machine's own.
+    pub(super) fn clear_all(&mut self) -> Result<(), TargetError> {
+        self.unhook()?;
         for (at, trap) in std::mem::take(&mut self.traps) {
             self.target.clear(at, trap)?;
         }

@@ -252,6 +252,12 @@ impl<T: Target> Conversation<'_, T> {
     fn resume(&mut self) -> Result<Answer, Refusal> {
         self.standing()?;
         self.machine.control(self.id)?;
+        if let Some(news) = self.machine.rest_of_libraries(self.talk)? {
+            return Ok(news.into());
+        }
+        if self.talk.knows_libraries.is_some() {
+            self.machine.hook()?;
+        }
         self.machine.resume()?;
         Ok(Answer::Later)
     }
@@ -259,6 +265,9 @@ impl<T: Target> Conversation<'_, T> {
     fn step(&mut self, cpu: Cpu) -> Result<Answer, Refusal> {
         self.standing()?;
         self.machine.control(self.id)?;
+        if let Some(news) = self.machine.rest_of_libraries(self.talk)? {
+            return Ok(news.into());
+        }
         self.machine.step(cpu)?;
         Ok(Answer::Later)
     }
@@ -428,8 +437,7 @@ impl<T: Target> Conversation<'_, T> {
         let range = hex::pair(range).ok_or(Refusal::Malformed)?;
         self.standing()?;
         if range.0 == 0 {
-            self.talk.knows_libraries = true;
-            self.talk.libraries = self.machine.libraries(self.talk.dialect);
+            self.talk.libraries = self.machine.libraries(self.talk)?;
         }
         Ok(piece(self.talk.libraries.as_bytes(), range))
     }

@@ -5,13 +5,36 @@ use std::fmt::Write;
 use super::client::Talk;
 use super::dialect::Dialect;
 use super::machine::Machine;
-use crate::target::{Stop, Target, TargetError, Trap};
+use crate::target::{Cpu, Stop, Target, TargetError, Trap};
 
 const SIGINT: u8 = 2;
 const SIGTRAP: u8 = 5;
 
 impl<T: Target> Machine<T> {
-    /// The answer to `?`, and to what made the machine run.
+    /// The answer to what made the machine run.
+    pub(super) fn news(&mut self, talk: &Talk) -> Result<String, TargetError> {
+        match self.news_of_libraries() {
+            Some(cpu) => self.library_stop(cpu, talk),
+            None => self.stop_reply(talk),
+        }
+    }
+
+    /// That there are other modules, and nothing else.
+    pub(super) fn library_stop(&mut self, cpu: Cpu, talk: &Talk) -> Result<String, TargetError> {
+        let thread = cpu.0 + 1;
+        // Without a signal LLDB sees no reason to stop. Both go on when they have read the list.
+        let (signal, value) = match talk.dialect {
+            Dialect::Gdb => (SIGTRAP, ""),
+            Dialect::Lldb => (0, "1"),
+        };
+        // LLDB takes any stop for the one that it has asked for.
+        self.hooks.interrupted &= talk.dialect == Dialect::Gdb;
+        let mut reply = format!("T{signal:02x}thread:{thread:x};library:{value};");
+        self.push_threads(&mut reply, talk)?;
+        Ok(reply)
+    }
+
+    /// The answer to `?`.
     pub(super) fn stop_reply(&mut self, talk: &Talk) -> Result<String, TargetError> {
         let stop = self.stop.unwrap_or(Stop::Interrupted(self.first_cpu()));
         let signal = match stop {
@@ -32,18 +55,20 @@ impl<T: Target> Machine<T> {
             }
             _ => {}
         }
-        if talk.dialect == Dialect::Lldb && !talk.knows_libraries && self.may_have_kernel() {
+        let known = talk.knows_libraries == Some(self.libraries_state());
+        if talk.dialect == Dialect::Lldb && !known && self.may_have_kernel() {
             // It asks for the modules only when it is told that there are others.
             reply += "library:1;";
         }
-        if talk.list_threads && !self.is_running() {
-            self.push_threads(&mut reply)?;
-        }
+        self.push_threads(&mut reply, talk)?;
         Ok(reply)
     }
 
     /// All threads, and where they are: LLDB then asks less.
-    fn push_threads(&mut self, reply: &mut String) -> Result<(), TargetError> {
+    fn push_threads(&mut self, reply: &mut String, talk: &Talk) -> Result<(), TargetError> {
+        if !talk.list_threads || self.is_running() {
+            return Ok(());
+        }
         let ids = self.cpus.iter().map(|cpu| format!("{:x}", cpu.0 + 1));
         push(
             reply,

@@ -80,6 +80,11 @@ impl Bridge {
         gdb(self.socket(), file, commands)
     }
 
+    /// GDB that still has to be started; it ends with its commands.
+    pub(crate) fn gdb_command(&self, file: Option<&Path>, commands: &[&str]) -> Command {
+        gdb_command(self.socket(), file, commands)
+    }
+
     /// The same for LLDB.
     pub(crate) fn lldb(&self, file: Option<&Path>, commands: &[&str]) -> String {
         let output = self.lldb_command(file, commands).output().unwrap();
@@ -131,6 +136,11 @@ impl Drop for Bridge {
 
 /// What GDB prints that connects to `socket`.
 pub(crate) fn gdb(socket: &Path, file: Option<&Path>, commands: &[&str]) -> String {
+    let output = gdb_command(socket, file, commands).output().unwrap();
+    shown(&output.stdout, &output.stderr)
+}
+
+fn gdb_command(socket: &Path, file: Option<&Path>, commands: &[&str]) -> Command {
     let mut gdb = guarded("timeout");
     gdb.args(["-k", "1", PATIENCE, "gdb", "-nx", "-q", "-batch"]);
     gdb.args(file);
@@ -138,8 +148,8 @@ pub(crate) fn gdb(socket: &Path, file: Option<&Path>, commands: &[&str]) -> Stri
     for command in [&[connect.as_str()], commands].concat() {
         gdb.args(["-ex", command]);
     }
-    let output = gdb.stdin(Stdio::null()).output().unwrap();
-    shown(&output.stdout, &output.stderr)
+    gdb.stdin(Stdio::null());
+    gdb
 }
 
 /// GDB that is given its commands one after the other; it ends with the test.

@@ -12,6 +12,7 @@ mod lab_debuggers;
 mod lab_guide;
 mod lab_machine;
 mod lab_memory;
+mod lab_modules;
 mod lab_serve_kdp;
 mod lab_symbols;
 mod lab_target;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 use kdbridge::rsp::link::Address;
-use kdbridge::serve::{Listener, Locate, Options, ServeError, Server};
+use kdbridge::serve::{Listener, Locate, NoModules, Options, ServeError, Server};
 use kdbridge::target::Target;
 use tempfile::TempDir;
 
@@ -24,7 +24,7 @@ impl Serving {
         let listener = Listener::bind(&Address::Unix(socket)).expect("a socket");
         let options = Options {
             locate,
-            modules: Box::new(|_| Vec::new()),
+            modules: Box::new(NoModules),
             allow_kill: false,
             remark: Box::new(|_| ()),
         };

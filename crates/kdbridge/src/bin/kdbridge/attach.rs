@@ -1,16 +1,16 @@
 //! From what was typed to a machine and its kernel.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kdbridge::discover::linux::{self, Image, NotFound};
-use kdbridge::kernel::Found;
+use kdbridge::kernel::{Found, KernelError};
 use kdbridge::modules::Libraries;
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
 use kdbridge::rsp::target::PATIENCE;
-use kdbridge::serve::{Locate, Modules, Whereabouts};
+use kdbridge::serve::{Library, Locate, Modules, Whereabouts};
 use kdbridge::symbols::{ElfFile, Index, SymbolTable};
 use kdbridge::target::{Memory, Target};
 use kdbridge::xnu::FilesError;
@@ -119,19 +119,51 @@ pub(crate) fn locate(image: Option<Image>, xnu: Xnu) -> Locate {
     })
 }
 
-/// Lists the modules of a Linux kernel; LLDB finds XNU's extensions by itself.
-pub(crate) fn modules(image: Option<Image>, kernel: &Kernel) -> anyhow::Result<Modules> {
+/// The modules of a Linux kernel; LLDB finds XNU's extensions by itself.
+pub(crate) fn modules(image: Option<Image>, kernel: &Kernel) -> anyhow::Result<Box<dyn Modules>> {
     let places = kernel.vmlinux.iter().chain(&kernel.files);
     let libraries = Libraries::new(Index::new(places.cloned().collect()))?;
-    Ok(Box::new(move |target| {
-        let Ok(found) = find_linux(target, image.as_ref()) else {
-            return Vec::new();
+    Ok(Box::new(LinuxModules { image, libraries }))
+}
+
+struct LinuxModules {
+    image: Option<Image>,
+    libraries: Libraries,
+}
+
+impl LinuxModules {
+    /// What `ask` says of the kernel that runs, if it is Linux.
+    fn of<T: Default>(
+        &mut self,
+        target: &mut dyn Target,
+        ask: impl FnOnce(&mut Libraries, &mut dyn Target, linux::Kernel) -> Result<T, KernelError>,
+    ) -> T {
+        let Ok(found) = find_linux(target, self.image.as_ref()) else {
+            return T::default();
         };
-        libraries.list(target, found).unwrap_or_else(|error| {
+        ask(&mut self.libraries, target, found).unwrap_or_else(|error| {
             remark(format_args!("debuggers get no modules: {error}"));
-            Vec::new()
+            T::default()
         })
-    }))
+    }
+}
+
+impl Modules for LinuxModules {
+    fn list(&mut self, target: &mut dyn Target) -> Vec<Library> {
+        self.of(target, |libraries, target, found| {
+            libraries.list(target, found)
+        })
+    }
+
+    fn hooks(&mut self, target: &mut dyn Target) -> Vec<u64> {
+        self.of(target, |libraries, target, found| {
+            libraries.hooks(target, found)
+        })
+    }
+
+    fn nothing(&self) -> Option<(PathBuf, u64)> {
+        Some(self.libraries.nothing())
+    }
 }
 
 /// Why there is no kernel.

@@ -1,7 +1,7 @@
 //! `kdbridge kill-guard`
 
 use anyhow::Context;
-use kdbridge::serve::Options;
+use kdbridge::serve::{NoModules, Options};
 
 use super::serve;
 use crate::args::KillGuard;
@@ -14,7 +14,7 @@ pub(crate) fn run(arguments: &KillGuard) -> anyhow::Result<()> {
     let target = attach::stub(stub).with_context(|| format!("{stub}"))?;
     let options = Options {
         locate: Box::new(|_| None),
-        modules: Box::new(|_| Vec::new()),
+        modules: Box::new(NoModules),
         allow_kill: false,
         remark: Box::new(|text| output::remark(text)),
     };
