@@ -11,12 +11,12 @@ use crate::machine::{Machine, release, root, vmlinux};
 const BUSY: &str = "do_sys_openat2";
 
 /// Has the machine open files.
-fn keep_busy(machine: &mut Machine) {
+pub(crate) fn keep_busy(machine: &mut Machine) {
     machine.run("{ while :; do cat /proc/uptime >/dev/null; done; } & :");
 }
 
 /// The time goes on, and nothing that is called often stops the machine.
-fn lives(machine: &mut Machine) {
+pub(crate) fn lives(machine: &mut Machine) {
     let before = machine.uptime();
     machine.run("usleep 100000");
     assert!(machine.uptime() > before);

@@ -6,10 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
 
 mod bridge;
+mod dap;
 mod lab_bridge;
 mod lab_commands;
 mod lab_debuggers;
 mod lab_guide;
+mod lab_ide;
 mod lab_machine;
 mod lab_memory;
 mod lab_modules;
