@@ -63,8 +63,9 @@ enum Chore {
     /// Needs Debian, qemu-system-x86 and busybox-static, and downloads kernels of about 30 MB each.
     /// The machines are emulated, which takes several minutes for each.
     Kernels {
-        /// Only those of these versions, such as 6.12
-        versions: Vec<String>,
+        /// Only those of these versions, such as 6.12, or another kernel by its path, such as /boot/vmlinuz
+        #[arg(value_name = "VERSION|FILE")]
+        kernels: Vec<String>,
     },
     /// All that CI does: `test`, a minute of `soak`, `hostile`, `loom` and `fuzz`, then `lint`
     Ci,
@@ -112,7 +113,7 @@ fn run(chore: &Chore) -> anyhow::Result<()> {
         Chore::Hostile(time) => chores::hostile(&root, time.seconds),
         Chore::KernelLab => kernel_lab::run(&root),
         Chore::Measure { quick } => chores::measure(&root, *quick),
-        Chore::Kernels { versions } => kernels::test(&root, versions),
+        Chore::Kernels { kernels } => kernels::test(&root, kernels),
         Chore::Ci => chores::ci(&root),
     }
 }
