@@ -251,18 +251,25 @@ impl<T: Target> Server<T> {
     }
 
     fn welcome(&mut self, stream: Stream) -> Result<(), TargetError> {
-        if self.clients.is_empty() {
+        self.accepted += 1;
+        let mut client = Client::new(Id(self.accepted), stream);
+        // One that is to be sent away has nothing to do with the machine.
+        if self.clients.iter().all(Client::is_unwelcome) {
             match self.machine.begin() {
-                Err(TargetError::CannotInterrupt(why)) => {
-                    (self.machine.options.remark)(&format!("a debugger was sent away: {why}"));
-                    return Ok(());
+                Err(error) if error.is_final() => return Err(error),
+                Err(error) => {
+                    self.remark(&format!("a debugger was sent away: {error}"));
+                    client.refuse(error.to_string());
                 }
-                result => result?,
+                Ok(()) => {}
             }
         }
-        self.accepted += 1;
-        self.clients.push(Client::new(Id(self.accepted), stream));
+        self.clients.push(client);
         Ok(())
+    }
+
+    fn remark(&mut self, text: &str) {
+        (self.machine.options.remark)(text);
     }
 
     /// Tells whoever waits for it of a stop.
@@ -270,9 +277,11 @@ impl<T: Target> Server<T> {
         if !self.machine.look()? {
             return Ok(());
         }
-        if self.clients.is_empty() {
-            // A breakpoint of a debugger that left while nothing could stop the machine.
-            return self.machine.leave_alone();
+        if self.clients.iter().all(Client::is_unwelcome) {
+            if !self.machine.stopped_by_itself() {
+                return self.machine.leave_alone();
+            }
+            self.remark("the machine stands still, and waits for a debugger");
         }
         for client in &mut self.clients {
             if std::mem::take(&mut client.talk.waits) {
@@ -303,6 +312,7 @@ impl<T: Target> Server<T> {
             }
             last = Some(item.clone());
             match item {
+                Item::Packet(request) if client.is_unwelcome() => client.send_away(&request),
                 Item::Packet(request) => answer(&mut self.machine, client, &request)?,
                 Item::Damaged => client.acknowledge(false),
                 Item::Nack => client.again(),
@@ -329,14 +339,31 @@ impl<T: Target> Server<T> {
     /// Forgets debuggers that have left.
     fn let_go(&mut self) -> Result<(), TargetError> {
         let gone = self.clients.extract_if(.., |client| client.closed);
+        let gone: Vec<Client> = gone.collect();
+        let gone = gone.iter().filter(|client| !client.is_unwelcome());
         let gone: Vec<Id> = gone.map(|client| client.id).collect();
         for id in &gone {
-            self.machine.release(*id)?;
+            let released = self.machine.release(*id);
+            self.survive(released)?;
         }
-        if self.clients.is_empty() && !gone.is_empty() {
-            self.machine.leave_alone()?;
+        if !gone.is_empty() && self.clients.iter().all(Client::is_unwelcome) {
+            let left = self.machine.leave_alone();
+            self.survive(left)?;
         }
         Ok(())
+    }
+
+    /// Goes on if the target may answer again.
+    fn survive(&mut self, result: Result<(), TargetError>) -> Result<(), TargetError> {
+        match result {
+            Err(error) if !error.is_final() => {
+                self.remark(&format!(
+                    "breakpoints of a debugger that has left may still be there: {error}"
+                ));
+                Ok(())
+            }
+            result => result,
+        }
     }
 }
 

@@ -367,6 +367,14 @@ impl<T: Target + ?Sized> Target for Box<T> {
     }
 }
 
+impl TargetError {
+    /// Whether nothing more can be asked of the target.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Ended(_) | Self::Gone | Self::Io(_))
+    }
+}
+
 /// How what was debugged ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {

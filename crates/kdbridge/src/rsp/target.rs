@@ -24,6 +24,12 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The most packets that an answer may be kept waiting by: unsolicited stops, console output.
 const MAX_ASIDES: u32 = 64;
 
+/// What kgdb calls the first processor: beside tasks it lists processors, as if their numbers were below 0.
+const KGDB_FIRST: &[u8] = b"fffffffe";
+
+const KGDB_ADVICE: &str = "kgdb does not listen meanwhile; \
+    `echo g > /proc/sysrq-trigger` in the machine, or SysRq-G at its console, makes it";
+
 /// The most packets that a list of threads comes in.
 const MAX_LISTS: usize = 4096;
 
@@ -44,6 +50,8 @@ pub struct RspTarget {
     threads: Threads,
     /// Threads begin and end, as those of kgdb and of programs do.
     threads_change: bool,
+    /// It is a kernel's own stub, which does not listen while that runs.
+    kgdb: bool,
     /// The processor that the stub was told to look from.
     selected: Option<Cpu>,
     /// The one that memory is read from.
@@ -92,6 +100,7 @@ impl RspTarget {
             pipelined: false,
             threads: Threads::default(),
             threads_change: false,
+            kgdb: false,
             selected: None,
             view: Cpu(0),
             root: None,
@@ -122,7 +131,9 @@ impl RspTarget {
         self.threads_change = qemu.is_empty();
         self.physical = contains(&qemu, b"PhyMemMode");
         self.vcont = contains(&self.ask(b"vCont?")?, b";c");
-        self.list_threads()
+        self.list_threads()?;
+        self.kgdb = self.threads.find(KGDB_FIRST).is_some();
+        Ok(())
     }
 
     /// The answer to a request that a stub does not take long for.
@@ -390,9 +401,14 @@ impl Target for RspTarget {
         Ok(())
     }
 
+    fn can_interrupt(&self) -> bool {
+        !self.kgdb
+    }
+
     fn interrupt(&mut self) -> Result<(), TargetError> {
         match self.state {
             State::Stopped => Ok(()),
+            _ if self.kgdb => Err(TargetError::CannotInterrupt(KGDB_ADVICE)),
             _ => self.link.interrupt(self.deadline()),
         }
     }

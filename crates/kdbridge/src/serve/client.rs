@@ -35,6 +35,8 @@ pub(super) struct Client {
     acks: bool,
     /// It has left, or is to be hung up on.
     pub(super) closed: bool,
+    /// Why it is to be sent away, and whether it was told.
+    unwelcome: Option<(String, bool)>,
     pub(super) talk: Talk,
 }
 
@@ -90,6 +92,7 @@ impl Client {
             last: Vec::new(),
             acks: true,
             closed: false,
+            unwelcome: None,
             talk: Talk::default(),
         }
     }
@@ -111,6 +114,30 @@ impl Client {
             items.extend(item);
         }
         Ok(items)
+    }
+
+    pub(super) fn is_unwelcome(&self) -> bool {
+        self.unwelcome.is_some()
+    }
+
+    /// From here on it is only told why.
+    pub(super) fn refuse(&mut self, why: String) {
+        self.unwelcome = Some((why, false));
+    }
+
+    /// Answers the request about features with the reason, which GDB prints, and hangs up at the next one:
+    /// the answer arrives before that.
+    pub(super) fn send_away(&mut self, request: &[u8]) {
+        self.acknowledge(true);
+        match &mut self.unwelcome {
+            Some((_, true)) => self.closed = true,
+            Some((why, told)) if request.starts_with(b"qSupported") => {
+                *told = true;
+                let answer = format!("E.{why}");
+                self.answer(answer.as_bytes());
+            }
+            _ => self.answer(b""),
+        }
     }
 
     /// Acknowledges a packet, or asks for it again.

@@ -114,10 +114,25 @@ impl<T: Target> Machine<T> {
         self.target.readiness()
     }
 
-    /// Makes the machine stand still, for the first debugger.
+    /// Makes the machine stand still, for the first debugger; where that fails it goes on.
     pub(super) fn begin(&mut self) -> Result<(), TargetError> {
+        let ran = self.running;
         self.halt()?;
-        self.look_around()
+        // What a debugger has left that could not be taken off before.
+        let cleared = self.clear_all();
+        let looked = cleared.and_then(|()| self.look_around());
+        if looked.is_err() && ran {
+            self.resume()?;
+        }
+        looked
+    }
+
+    /// Whether a stop that nobody waits for was meant: nothing stops this machine but what happens in it,
+    /// and it is no trap of a debugger that has left.
+    pub(super) fn stopped_by_itself(&self) -> bool {
+        let trapped = matches!(self.stop, Some(Stop::Breakpoint(_) | Stop::Watchpoint(..)));
+        let others = self.traps.is_empty() && !self.hooks.are_set();
+        !self.target.can_interrupt() && (others || !trapped)
     }
 
     fn halt(&mut self) -> Result<(), TargetError> {

@@ -10,6 +10,9 @@ use crate::target::{Cpu, Stop, Target, TargetError, Trap};
 const SIGINT: u8 = 2;
 const SIGTRAP: u8 = 5;
 
+/// Of so many threads it is not told where each is: a kernel with kgdb takes long for that.
+const MANY: usize = 64;
+
 impl<T: Target> Machine<T> {
     /// The answer to what made the machine run.
     pub(super) fn news(&mut self, talk: &Talk) -> Result<String, TargetError> {
@@ -74,7 +77,7 @@ impl<T: Target> Machine<T> {
             reply,
             format_args!("threads:{};", ids.collect::<Vec<_>>().join(",")),
         );
-        if !self.amd64 {
+        if !self.amd64 || self.cpus.len() > MANY {
             return Ok(());
         }
         let mut places = Vec::new();

@@ -19,9 +19,22 @@ impl Debugger {
 
     /// What the bridge answers.
     pub(crate) fn ask(&mut self, request: &str) -> String {
+        self.send(request);
+        self.hear()
+    }
+
+    pub(crate) fn send(&mut self, request: &str) {
         let deadline = Deadline::after(PATIENCE);
         self.0.send(&[request.as_bytes()], deadline).unwrap();
-        let reply = self.0.receive(deadline).unwrap();
-        String::from_utf8_lossy(&reply.expect("an answer in time")).into_owned()
+    }
+
+    pub(crate) fn interrupt(&mut self) {
+        self.0.interrupt(Deadline::after(PATIENCE)).unwrap();
+    }
+
+    /// The next packet of the bridge's.
+    pub(crate) fn hear(&mut self) -> String {
+        let packet = self.0.receive(Deadline::after(PATIENCE)).unwrap();
+        String::from_utf8_lossy(&packet.expect("a packet in time")).into_owned()
     }
 }

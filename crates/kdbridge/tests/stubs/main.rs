@@ -4,6 +4,7 @@
 
 mod debugger;
 mod hostile;
+mod kgdb;
 #[path = "../serving/mod.rs"]
 mod serving;
 mod stub;

@@ -76,9 +76,16 @@ impl RspTarget {
             };
             return Ok(stop(cpu));
         }
-        let rip = self.registers(cpu)?.rip;
-        let at = |trap| self.traps.contains_key(&(rip, trap));
-        let hit = at(Trap::Software) || at(Trap::Hardware);
+        let mut registers = self.registers(cpu)?;
+        let at = |rip, trap| self.traps.contains_key(&(rip, trap));
+        let mut hit = at(registers.rip, Trap::Software) || at(registers.rip, Trap::Hardware);
+        let before = registers.rip.wrapping_sub(1);
+        if !hit && !stepping && at(before, Trap::Software) {
+            // kgdb leaves it behind the breakpoint, where the processor does.
+            registers.rip = before;
+            self.set_registers(cpu, &registers)?;
+            hit = true;
+        }
         Ok(match (hit, stepping) {
             (false, true) => Stop::Stepped(cpu),
             (true, _) => Stop::Breakpoint(cpu),

@@ -1,0 +1,147 @@
+//! A stub as a Linux kernel has it with kgdb: no features, processors beside tasks in the list of threads,
+//! and nothing is heard while the kernel runs.
+
+use std::sync::mpsc::{self, Receiver};
+use std::time::{Duration, Instant};
+
+use kdbridge::rsp::RspTarget;
+use kdbridge::rsp::hex;
+
+use crate::debugger::Debugger;
+use crate::serving::Serving;
+use crate::stub::{Say, Stub};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Kgdb {
+    /// The kernel stops when it is told to.
+    stops: Receiver<()>,
+    /// Parts of the list of threads that are still to be sent.
+    parts: Vec<&'static str>,
+    registers: Vec<u8>,
+}
+
+impl Kgdb {
+    fn new(stops: Receiver<()>) -> Self {
+        Self {
+            stops,
+            parts: Vec::new(),
+            registers: b"10".repeat(164),
+        }
+    }
+
+    fn answer(&mut self, request: &[u8]) -> Say {
+        match request {
+            b"?" => "S05".into(),
+            b"qC" => "QC01".into(),
+            b"qfThreadInfo" => {
+                self.parts = vec!["m02,"];
+                "mfffffffe,fffffffd,01,".into()
+            }
+            b"qsThreadInfo" => self.parts.pop().unwrap_or("l").into(),
+            b"qThreadExtraInfo,fffffffd" => text("shadowCPU1"),
+            b"qThreadExtraInfo,02" => text("kthreadd"),
+            b"g" => Say::Packet(self.registers.clone()),
+            b"c" => match self.stops.recv() {
+                Ok(()) => "T05thread:01;".into(),
+                Err(_) => Say::Silence,
+            },
+            [b'G', registers @ ..] => {
+                self.registers = registers.to_vec();
+                "OK".into()
+            }
+            [b'm', ..] => "90".into(),
+            [b'Z' | b'z', b'0', ..] | [b'H', b'g', ..] => "OK".into(),
+            _ => "".into(),
+        }
+    }
+}
+
+fn text(text: &str) -> Say {
+    Say::Packet(hex::encode(text.as_bytes()).into_bytes())
+}
+
+#[test]
+fn k25_a_kernel_with_kgdb_waits_for_its_debugger_and_says_how_it_is_stopped() {
+    let (stop, stops) = mpsc::channel();
+    let mut kgdb = Kgdb::new(stops);
+    let (_stub, line) = Stub::play(move |request| kgdb.answer(request));
+    let target = RspTarget::over(line, PATIENCE).unwrap();
+    let bridge = Serving::start(target, Box::new(|_| None));
+    // Dropped before the stub is, which may wait for it.
+    let stop = stop;
+
+    let mut first = Debugger::connect(&bridge);
+    assert!(first.ask("qSupported:swbreak+").contains("PacketSize"));
+    assert_eq!(first.ask("qfThreadInfo"), "m1,2,3,4");
+    assert_eq!(first.ask("qThreadExtraInfo,2"), hex::encode(b"shadowCPU1"));
+    assert_eq!(first.ask("qThreadExtraInfo,4"), hex::encode(b"kthreadd"));
+    first.send("c");
+    first.interrupt();
+    let said = first.hear();
+    let said = hex::decode(said.strip_prefix('O').unwrap().as_bytes()).unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(said.contains("echo g > /proc/sysrq-trigger"), "{said}");
+    drop(first);
+
+    let (_, sent_away) = connect_until(&bridge, |answer| answer.starts_with("E."));
+    assert!(sent_away.contains("cannot be interrupted"), "{sent_away}");
+    assert!(sent_away.contains("/proc/sysrq-trigger"), "{sent_away}");
+
+    stop.send(()).unwrap();
+    let (mut second, _) = connect_until(&bridge, |answer| answer.contains("PacketSize"));
+    assert_eq!(second.ask("?"), "T05thread:3;");
+}
+
+#[test]
+fn k25_a_processor_that_kgdb_leaves_behind_a_breakpoint_is_at_it() {
+    let (stop, stops) = mpsc::channel();
+    let mut kgdb = Kgdb::new(stops);
+    let (_stub, line) = Stub::play(move |request| kgdb.answer(request));
+    let target = RspTarget::over(line, PATIENCE).unwrap();
+    let bridge = Serving::start(target, Box::new(|_| None));
+    let stop = stop;
+
+    let mut debugger = Debugger::connect(&bridge);
+    assert!(debugger.ask("qSupported:swbreak+").contains("PacketSize"));
+    assert_eq!(debugger.ask("p10"), "1010101010101010");
+    assert_eq!(debugger.ask("Z0,101010101010100f,1"), "OK");
+    stop.send(()).unwrap();
+    assert_eq!(debugger.ask("c"), "T05thread:3;swbreak:;");
+    assert_eq!(debugger.ask("p10"), "0f10101010101010");
+}
+
+#[test]
+fn a_debugger_of_a_silent_machine_is_told_and_the_next_one_is_served() {
+    let (wake, wakes) = mpsc::channel::<()>();
+    let (_stub, line) = Stub::play(move |request| match request {
+        b"?" => "S05".into(),
+        b"\x03" => {
+            // It fails when nobody is left who may tell it to.
+            wakes.recv().ok();
+            "T02thread:1;".into()
+        }
+        b"c" => Say::Silence,
+        _ => "".into(),
+    });
+    let target = RspTarget::over(line, PATIENCE).unwrap();
+    let bridge = Serving::start(target, Box::new(|_| None));
+    let wake = wake;
+    let (_, sent_away) = connect_until(&bridge, |_| true);
+    assert_eq!(sent_away, "E.no answer from the target within 10000 ms");
+    drop(wake);
+    connect_until(&bridge, |answer| answer.contains("PacketSize"));
+}
+
+/// Connects until the answer to the first request is one that is wanted.
+fn connect_until(bridge: &Serving, wanted: impl Fn(&str) -> bool) -> (Debugger, String) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut debugger = Debugger::connect(bridge);
+        let answer = debugger.ask("qSupported:swbreak+");
+        if wanted(&answer) {
+            return (debugger, answer);
+        }
+        assert!(Instant::now() < deadline, "{answer}");
+    }
+}
