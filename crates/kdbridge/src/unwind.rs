@@ -2,7 +2,7 @@
 
 mod orc;
 
-use crate::target::{Memory, Registers, TargetError};
+use crate::target::{KERNEL_HALF, Memory, Registers, TargetError};
 use orc::{Base, Between, Entry};
 
 pub use orc::{Arrays, Format, OrcTable};
@@ -85,8 +85,7 @@ impl Unwinder<'_> {
         };
         let entry = match entry {
             Some(entry) => entry,
-            None if state.exact => Entry::of_code(memory, ip),
-            None => Entry::FRAME_POINTER,
+            None => state.entry_of_code(memory),
         };
         let Some(sp) = state.caller_sp(memory, entry.sp)? else {
             return Ok(false);
@@ -103,7 +102,8 @@ impl Unwinder<'_> {
         if entry.between != Between::Registers {
             state.load_bp(memory, entry.bp, sp)?;
         }
-        Ok(true)
+        // What is no program's and no kernel's is no frame.
+        Ok(state.user || ip < KERNEL_HALF || state.ip >= KERNEL_HALF)
     }
 }
 
@@ -140,6 +140,18 @@ impl State {
         }
     }
 
+    /// What leads out of code that has no entry.
+    fn entry_of_code(&self, memory: &mut dyn Memory) -> Entry {
+        let entry = match self.exact {
+            true => Entry::of_code(memory, self.ip),
+            false => Entry::FRAME_POINTER,
+        };
+        match entry {
+            Entry::FRAME_POINTER if self.bp & 1 != 0 => Entry::ODD_FRAME_POINTER,
+            entry => entry,
+        }
+    }
+
     fn caller_sp(
         &self,
         memory: &mut dyn Memory,
@@ -149,6 +161,8 @@ impl State {
         let register = |number: usize| self.general.map(|it| it[number]);
         let plain = match base {
             Base::Sp => Some(self.sp),
+            // A program's, which the kernel has not replaced yet.
+            Base::Bp if self.ip >= KERNEL_HALF && self.bp < KERNEL_HALF => None,
             Base::Bp => Some(self.bp),
             Base::R10 => register(R10),
             Base::R13 => register(R13),
@@ -407,6 +421,43 @@ mod tests {
             let frames = unwinder.frames(&mut memory, &registers);
             let ips: Vec<u64> = frames.iter().skip(1).map(|it| it.ip).collect();
             assert_eq!(ips, callers, "{offset}");
+        }
+    }
+
+    #[test]
+    fn an_odd_frame_pointer_leads_to_what_was_interrupted() {
+        let mut stack = vec![STACK + 0x20 + 1, 0x22_0000, 0, 0];
+        stack.extend([0; 16]);
+        stack.extend([0x33_0000, 0x10, 0x202, STACK + 0x200, 0x18]);
+        stack[4 + 4] = STACK + 0x180;
+        stack.resize(0x180 / 8, 0);
+        stack.extend([0, 0x44_0000]);
+        let machine = Machine {
+            stack,
+            ..calls(0, 4)
+        };
+        let mut registers = at(0x21_0000, STACK);
+        registers.general[BP] = STACK;
+        let frames = machine.frames(OLD, &registers);
+        let ips: Vec<u64> = frames.iter().map(|it| it.ip).collect();
+        assert_eq!(ips, [0x21_0000, 0x22_0000, 0x33_0000, 0x44_0000]);
+        assert!(frames[2].exact && frames[2].sp == STACK + 0x200);
+    }
+
+    #[test]
+    fn the_frame_pointer_of_a_program_leads_nowhere() {
+        const KERNEL: u64 = 0xffff_ffff_8100_0000;
+        let stack = [0, 0x40_1000, 0, 0];
+        let bytes: Vec<u8> = stack.iter().flat_map(|it: &u64| it.to_le_bytes()).collect();
+        for bp in [STACK, KERNEL_HALF] {
+            let mut memory = Image::new(bp, bytes.clone());
+            let mut registers = at(KERNEL, KERNEL_HALF + 0x100);
+            registers.general[BP] = bp;
+            let unwinder = Unwinder {
+                tables: &[],
+                format: OLD,
+            };
+            assert_eq!(unwinder.frames(&mut memory, &registers).len(), 1, "{bp:#x}");
         }
     }
 

@@ -83,6 +83,14 @@ impl Entry {
         between: Between::Call,
     };
 
+    /// In the kernel's entry code the frame pointer, less one, leads to all registers of what was
+    /// interrupted, in kernels that are built with frame pointers.
+    pub(super) const ODD_FRAME_POINTER: Self = Self {
+        sp: (Base::Bp, -1),
+        bp: (Base::Undefined, 0),
+        between: Between::Registers,
+    };
+
     /// What follows from the instruction at `ip`, for code without an entry: the frame pointer is not
     /// the function's own before it is set, and behind where it was given back.
     pub(super) fn of_code(memory: &mut dyn Memory, ip: u64) -> Self {
