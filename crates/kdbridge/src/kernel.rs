@@ -205,14 +205,10 @@ impl Kernel {
         let modules = self.list_modules(memory).unwrap_or_default();
         let loaded = modules.into_iter().map(|it| self.loaded(memory, it));
         let loaded: Vec<Loaded> = loaded.collect();
-        let tables = loaded.iter().filter_map(|it| {
-            let Module {
-                base, size, orc, ..
-            } = &it.module;
-            Some((
-                *base..base.saturating_add(*size),
-                OrcTable::in_memory((*orc)?),
-            ))
+        let tables = loaded.iter().flat_map(|it| {
+            let table = it.module.orc.map(OrcTable::in_memory);
+            let parts = it.module.parts();
+            parts.filter_map(move |part| Some((part, table.clone()?)))
         });
         self.tables = tables.chain(std::mem::take(&mut self.tables)).collect();
         self.modules = loaded;

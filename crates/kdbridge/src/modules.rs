@@ -4,6 +4,8 @@ mod libraries;
 mod library;
 mod materialise;
 
+use std::ops::Range;
+
 use thiserror::Error;
 
 use crate::symbols::bytes::{Bytes, text_at};
@@ -22,6 +24,8 @@ const MOST_SECTIONS: u64 = 4096;
 const MOST_SYMBOLS: u64 = 1 << 20;
 const LONGEST_NAME: usize = 256;
 const SYMBOL_BYTES: u64 = 24;
+/// Kernels have seven.
+const MOST_PARTS: u64 = 16;
 
 /// `MODULE_STATE_LIVE`: what only its start needed is gone.
 const LIVE: u32 = 0;
@@ -40,6 +44,9 @@ pub struct Module {
     pub base: u64,
     /// How long the part is that begins there.
     pub size: u64,
+    /// Its other parts: its data, which kernels before 6.4 have in the first one, and while it starts what
+    /// only that needs.
+    pub others: Vec<Range<u64>>,
     /// Whether it has started.
     pub live: bool,
     /// Its sections, in the order of its file, and where they are; those that only its start needed
@@ -53,7 +60,13 @@ impl Module {
     /// Whether an address is in the module's code or data.
     #[must_use]
     pub fn contains(&self, address: u64) -> bool {
-        address.wrapping_sub(self.base) < self.size
+        self.parts().any(|part| part.contains(&address))
+    }
+
+    /// Where its parts are, the one with its code first.
+    pub fn parts(&self) -> impl Iterator<Item = Range<u64>> {
+        let first = self.base..self.base.saturating_add(self.size);
+        [first].into_iter().chain(self.others.iter().cloned())
     }
 
     /// Where the sections of its file are.
@@ -92,12 +105,21 @@ pub struct Layout {
     list: u64,
     name: u64,
     state: u64,
-    base: u64,
-    size: u64,
-    size_bytes: usize,
+    parts: Parts,
     sections: Option<SectionLayout>,
     orc: Option<[u64; 3]>,
     symbols: Option<[u64; 4]>,
+}
+
+/// Where a `struct module` says where a part of the module begins and how long it is, and how far apart it
+/// says so of several.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    base: u64,
+    size: u64,
+    size_bytes: usize,
+    step: u64,
+    count: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,14 +140,11 @@ impl Layout {
     #[must_use]
     pub fn of(types: &Types, module: TypeId) -> Option<Self> {
         let offset = |name| types.offset(module, name);
-        let (base, size, size_ty) = extent(types, module)?;
         Some(Self {
             list: offset("list")?,
             name: offset("name")?,
             state: offset("state")?,
-            base,
-            size,
-            size_bytes: types.size(size_ty)?.clamp(1, 8) as usize,
+            parts: Parts::of(types, module)?,
             sections: SectionLayout::of(types, module),
             orc: orc(types, module),
             symbols: symbols(types, module),
@@ -133,18 +152,55 @@ impl Layout {
     }
 }
 
-/// Where a module's code is: `core_layout` in kernels before 6.4, `mem[0]` since.
-fn extent(types: &Types, module: TypeId) -> Option<(u64, u64, TypeId)> {
-    let around = types.member(module, "core_layout");
-    let around = around.or_else(|| types.member(module, "mem"))?;
-    let inner = match types.bare(around.ty) {
-        Type::Array { element, .. } => element,
-        _ => around.ty,
-    };
-    let base = types.member(inner, "base")?;
-    let size = types.member(inner, "size")?;
-    let offset = |bits| (around.offset + bits) / 8;
-    Some((offset(base.offset), offset(size.offset), size.ty))
+impl Parts {
+    /// `core_layout` and `init_layout` in kernels before 6.4, `mem` since, which begins with the code.
+    fn of(types: &Types, module: TypeId) -> Option<Self> {
+        let (first, part, step, count) = match types.member(module, "core_layout") {
+            Some(core) => {
+                let init = types.offset(module, "init_layout");
+                let step = init.map(|it| it.wrapping_sub(core.offset / 8));
+                (
+                    core.offset / 8,
+                    core.ty,
+                    step.unwrap_or(0),
+                    1 + u64::from(step.is_some()),
+                )
+            }
+            None => {
+                let all = types.member(module, "mem")?;
+                let Type::Array { element, count } = types.bare(all.ty) else {
+                    return None;
+                };
+                (
+                    all.offset / 8,
+                    element,
+                    types.size(element)?,
+                    count?.min(MOST_PARTS),
+                )
+            }
+        };
+        let size = types.member(part, "size")?;
+        Some(Self {
+            base: first + types.offset(part, "base")?,
+            size: first + size.offset / 8,
+            size_bytes: types.size(size.ty)?.clamp(1, 8) as usize,
+            step,
+            count,
+        })
+    }
+
+    /// The parts that are there of the module at `at`, the one with its code first.
+    fn read(&self, memory: &mut dyn Memory, at: u64) -> Result<Vec<Range<u64>>, TargetError> {
+        let mut parts = Vec::new();
+        for number in 0..self.count {
+            let at = at.wrapping_add(number.wrapping_mul(self.step));
+            let base = memory.word(at.wrapping_add(self.base))?;
+            let mut size = [0; 8];
+            memory.read(at.wrapping_add(self.size), &mut size[..self.size_bytes])?;
+            parts.push(base..base.saturating_add(u64::from_le_bytes(size)));
+        }
+        Ok(parts)
+    }
 }
 
 fn orc(types: &Types, module: TypeId) -> Option<[u64; 3]> {
@@ -237,17 +293,17 @@ fn module(
     if state == UNFORMED {
         return Ok(None);
     }
-    let mut size = [0; 8];
-    let size_at = at.wrapping_add(layout.size);
-    memory.read(size_at, &mut size[..layout.size_bytes])?;
+    let mut parts = layout.parts.read(memory, at)?.into_iter();
+    let first = parts.next().unwrap_or_default();
     let live = state == LIVE;
     // What cannot be read of one module is missing, and no reason to show none at all.
     let sections = sections(memory, layout, at, live).unwrap_or_default();
     Ok(Some(Module {
         name: text(memory, at.wrapping_add(layout.name))?,
         at,
-        base: memory.word(at.wrapping_add(layout.base))?,
-        size: u64::from_le_bytes(size),
+        base: first.start,
+        size: first.end - first.start,
+        others: parts.filter(|it| !it.is_empty()).collect(),
         live,
         sections,
         orc: arrays(memory, layout, at).ok().flatten(),
@@ -386,9 +442,13 @@ mod tests {
             list: 8,
             name: 24,
             state: 0,
-            base: 88,
-            size: 96,
-            size_bytes: 4,
+            parts: Parts {
+                base: 88,
+                size: 96,
+                size_bytes: 4,
+                step: 24,
+                count: 2,
+            },
             sections: Some(SectionLayout {
                 pointer: 104,
                 count: Some(0),
@@ -424,6 +484,8 @@ mod tests {
             put_word(&mut image, at + 88, BASE + 0x10_0000 * number as u64);
             put_word(&mut image, at + 96, 0x4000);
             put_word(&mut image, at + 104, BASE + 0x300);
+            put_word(&mut image, at + 112, BASE + 0x100_0000);
+            put_word(&mut image, at + 120, 0x1000 * number as u64);
         }
         put_word(&mut image, BASE + 0x300, 2);
         for (number, name) in [".text", ".init.text"].iter().enumerate() {
@@ -449,6 +511,8 @@ mod tests {
         assert_eq!(modules[1].sections, [text], "it has started");
         assert!(modules[1].contains(BASE + 0x10_3fff));
         assert!(!modules[1].contains(BASE + 0x10_4000));
+        assert!(modules[1].contains(BASE + 0x100_0fff), "its data");
+        assert!(modules[0].others.is_empty());
     }
 
     #[test]

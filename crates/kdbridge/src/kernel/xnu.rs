@@ -111,6 +111,7 @@ fn loaded(memory: &mut dyn Memory, kext: Kext, places: Option<&Places>) -> Loade
             at: kext.address,
             base: kext.address,
             size: kext.size,
+            others: Vec::new(),
             live: true,
             sections: segments.collect(),
             orc: None,

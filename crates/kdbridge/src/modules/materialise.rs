@@ -242,6 +242,7 @@ mod tests {
             at: 0,
             base: AT,
             size: 0x1000,
+            others: Vec::new(),
             live: true,
             sections: sections
                 .iter()
