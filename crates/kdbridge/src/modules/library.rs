@@ -5,14 +5,21 @@ use std::ops::Range;
 use super::Module;
 use crate::symbols::ElfFile;
 
-/// Where GDB must put each section of a module's file that takes up memory, in the order of the
-/// file: 0 for those that the kernel has dropped.
+/// Where no memory can be, for sections that the kernel has dropped. A section without an address is put by
+/// GDB where the one before it is, and its names with it.
+const NOWHERE: u64 = 0x8000_0000_0000_0000;
+
+/// Where GDB must put each section of a module's file that takes up memory, in the order of the file.
 #[must_use]
 pub fn library_addresses(module: &Module, elf: &ElfFile) -> Vec<u64> {
     let placement = module.placement(elf);
     let loaded = elf.sections().iter().enumerate();
     let loaded = loaded.filter(|(_, section)| section.is_loaded());
-    loaded.map(|(number, _)| placement.of(number)).collect()
+    let addresses = loaded.map(|(number, _)| match placement.of(number) {
+        0 => NOWHERE,
+        address => address,
+    });
+    addresses.collect()
 }
 
 /// The memory of those sections that the kernel has not dropped.
@@ -75,11 +82,12 @@ mod tests {
             at: 0,
             base: 0x1000,
             size: 0x2000,
+            others: Vec::new(),
             live: true,
             sections: sections.map(|(name, at)| (name.to_owned(), at)).into(),
             orc: None,
         };
-        assert_eq!(library_addresses(&module, &elf), [0x1000, 0, 0x2000]);
+        assert_eq!(library_addresses(&module, &elf), [0x1000, NOWHERE, 0x2000]);
         let memory = [0x1000..0x1008, 0x2000..0x2008];
         assert_eq!(library_memory(&module, &elf), memory);
     }
