@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::hex;
 use crate::kernel::Kernel;
 use crate::pages::Pages;
-use crate::target::{Cpu, Memory, Registers, Target, TargetError};
+use crate::target::{Cpu, KERNEL_HALF, Memory, Registers, Target, TargetError};
 
 /// Which kernel it is, where it lies, and what its processors do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -100,12 +100,19 @@ pub(super) fn processor(
     cpu: Cpu,
     registers: &Registers,
 ) -> Processor {
-    let task = kernel.task(memory, cpu.0);
+    let user = registers.segments[0] & 3 != 0;
+    // One that has not been started yet executes for nobody.
+    let starts = !user && registers.rip < KERNEL_HALF;
+    let task = if starts {
+        None
+    } else {
+        kernel.task(memory, cpu.0)
+    };
     Processor {
         cpu: cpu.0,
         at: registers.rip,
         name: kernel.shown_at(registers.rip),
-        user: registers.segments[0] & 3 != 0,
+        user,
         task: task.as_ref().map(|(name, _)| name.clone()),
         pid: task.map(|(_, pid)| pid),
     }
