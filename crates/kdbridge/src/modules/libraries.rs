@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::library::without_addresses;
 use super::materialise::{self, materialise};
 use super::{Module, library_addresses, library_memory};
 use crate::discover::linux;
@@ -166,10 +167,12 @@ impl Libraries {
             let path = self.write(&module.name, &copy.bytes).ok()?;
             Some((path, copy.base))
         });
+        let unplaced = without_addresses(elf).and_then(|it| self.write(&module.name, &it).ok());
+        let file = unplaced.unwrap_or_else(|| elf.path().to_owned());
         Library {
             file: match module.live {
-                true => elf.path().to_owned(),
-                false => other_path(elf.path()),
+                true => file,
+                false => other_path(&file),
             },
             sections: library_addresses(module, elf),
             copy,

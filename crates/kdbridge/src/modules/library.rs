@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::Module;
 use crate::symbols::ElfFile;
+use crate::symbols::bytes::Bytes;
 
 /// Where no memory can be, for sections that the kernel has dropped. A section without an address is put by
 /// GDB where the one before it is, and its names with it.
@@ -20,6 +21,25 @@ pub fn library_addresses(module: &Module, elf: &ElfFile) -> Vec<u64> {
         address => address,
     });
     addresses.collect()
+}
+
+/// A module's file with all sections at 0, if it has some elsewhere, as linkers leave them. GDB takes that as
+/// their places then, and takes one section's variables for another's.
+#[must_use]
+pub(super) fn without_addresses(elf: &ElfFile) -> Option<Vec<u8>> {
+    const ADDRESS: Range<usize> = 16..24;
+    let mut sections = elf.sections().iter();
+    if sections.all(|it| it.address == 0) {
+        return None;
+    }
+    let mut bytes = std::fs::read(elf.path()).ok()?;
+    let table = usize::try_from(bytes.as_slice().u64(40)?).ok()?;
+    let size = usize::from(bytes.as_slice().u16(58)?).max(ADDRESS.end);
+    let headers = bytes.get_mut(table..)?.chunks_exact_mut(size);
+    for header in headers.take(elf.sections().len()) {
+        header.get_mut(ADDRESS)?.fill(0);
+    }
+    Some(bytes)
 }
 
 /// The memory of those sections that the kernel has not dropped.
@@ -90,6 +110,29 @@ mod tests {
         assert_eq!(library_addresses(&module, &elf), [0x1000, NOWHERE, 0x2000]);
         let memory = [0x1000..0x1008, 0x2000..0x2008];
         assert_eq!(library_memory(&module, &elf), memory);
+    }
+
+    #[test]
+    fn a_file_whose_sections_have_addresses_is_copied_without_them() {
+        let file = |data| {
+            let elf = Elf::new()
+                .section(".text", 1, 0, &[0x90; 8])
+                .loaded(4)
+                .section(".data", 1, data, &[7; 8])
+                .loaded(1);
+            elf.write()
+        };
+        let placed = file(0xd8);
+        let copy = without_addresses(&ElfFile::open(placed.path()).unwrap()).unwrap();
+        let copy = Elf::file(&copy);
+        let copy = ElfFile::open(copy.path()).unwrap();
+        assert!(copy.sections().iter().all(|it| it.address == 0));
+        assert_eq!(copy.bytes(&copy.sections()[2]).unwrap(), [7; 8]);
+        let plain = file(0);
+        assert_eq!(
+            without_addresses(&ElfFile::open(plain.path()).unwrap()),
+            None
+        );
     }
 
     #[test]
