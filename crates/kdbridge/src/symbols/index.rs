@@ -45,23 +45,34 @@ impl Index {
     }
 
     /// The file of this build-id. First each place is asked for it by name, then the files whose
-    /// name satisfies `may_be` are opened.
+    /// name satisfies `may_be` are opened; one with debug information comes before others.
     #[must_use]
     pub fn find(&self, id: &BuildId, may_be: impl Fn(&str) -> bool) -> Option<PathBuf> {
         let named = self.places.iter().filter_map(|place| named(place, id));
-        let mut named = named.filter(|path| is(path, id));
-        named.next().or_else(|| self.search(id, &may_be))
+        let is_it = |path: &Path| opened(path, id).is_some();
+        let has_all = |path: &Path| {
+            let elf = opened(path, id);
+            elf.is_some_and(|elf| elf.section(".debug_info").is_some())
+        };
+        let mut named = named.filter(|path| is_it(path));
+        let searched = || self.search(&may_be, &has_all);
+        let found = named.next().or_else(searched);
+        found.or_else(|| self.search(&may_be, &is_it))
     }
 
-    fn search(&self, id: &BuildId, may_be: &impl Fn(&str) -> bool) -> Option<PathBuf> {
+    fn search(
+        &self,
+        may_be: &impl Fn(&str) -> bool,
+        is: &impl Fn(&Path) -> bool,
+    ) -> Option<PathBuf> {
         let mut left = MOST_FILES;
         self.places.iter().find_map(|place| {
             if place.is_file() {
-                return is(place, id).then(|| place.clone());
+                return is(place).then(|| place.clone());
             }
             walk(place, DEEPEST, &mut left, &|path: &Path| {
                 let name = path.file_name().unwrap_or_default();
-                may_be(&name.to_string_lossy()) && is(path, id)
+                may_be(&name.to_string_lossy()) && is(path)
             })
         })
     }
@@ -80,8 +91,10 @@ fn named(place: &Path, id: &BuildId) -> Option<PathBuf> {
     [tree, place.join(name)].into_iter().find(|it| it.is_file())
 }
 
-fn is(path: &Path, id: &BuildId) -> bool {
-    ElfFile::open(path).is_ok_and(|elf| elf.build_id().as_ref() == Some(id))
+/// The file, if it has this build-id.
+fn opened(path: &Path, id: &BuildId) -> Option<ElfFile> {
+    let elf = ElfFile::open(path).ok()?;
+    (elf.build_id().as_ref() == Some(id)).then_some(elf)
 }
 
 /// The first file below `folder` that satisfies `is`; links to folders are not followed.
@@ -115,10 +128,14 @@ mod tests {
     use tempfile::TempDir;
 
     fn kernel(id: u8) -> Vec<u8> {
+        linked(id).bytes()
+    }
+
+    fn linked(id: u8) -> Elf {
         let mut notes = [4u32, 20, 3].map(u32::to_le_bytes).concat();
         notes.extend(b"GNU\0");
         notes.extend([id; 20]);
-        Elf::new().section(".notes", 7, 0, &notes).bytes()
+        Elf::new().section(".notes", 7, 0, &notes)
     }
 
     fn put(folder: &TempDir, name: &str, id: u8) -> PathBuf {
@@ -159,6 +176,17 @@ mod tests {
         let path = put(&folder, "mine", 3);
         assert_eq!(find(&path, 3).unwrap(), path);
         assert_eq!(find(&path, 4), None);
+    }
+
+    #[test]
+    fn a_file_with_debug_information_comes_before_others() {
+        let folder = TempDir::new().unwrap();
+        put(&folder, "a/vmlinux", 5);
+        let path = folder.path().join("b/vmlinux");
+        fs::create_dir_all(folder.path().join("b")).unwrap();
+        let whole = linked(5).section(".debug_info", 1, 0, b"unit").bytes();
+        fs::write(&path, whole).unwrap();
+        assert_eq!(find(folder.path(), 5).unwrap(), path);
     }
 
     #[test]
