@@ -536,14 +536,23 @@ impl Kernel {
 }
 
 impl Loaded {
-    /// Source lines, whose reading begins when the first one is asked for.
     fn lines(&mut self, address: u64) -> Vec<SourceFrame> {
+        let linked = self.linked(address);
+        let debug = self.debug();
+        debug.map(|it| it.frames(linked)).unwrap_or_default()
+    }
+
+    /// Where its debug information has what is at `address`.
+    fn linked(&self, address: u64) -> u64 {
+        address.wrapping_sub(self.slide.unwrap_or_default())
+    }
+
+    /// Its debug information, whose reading begins when it is asked for.
+    fn debug(&mut self) -> Option<&mut DebugInfo> {
         if self.debug.is_none() {
             self.debug = self.open_debug();
         }
-        let linked = address.wrapping_sub(self.slide.unwrap_or_default());
-        let debug = self.debug.as_mut();
-        debug.map(|it| it.frames(linked)).unwrap_or_default()
+        self.debug.as_mut()
     }
 
     fn open_debug(&self) -> Option<DebugInfo> {

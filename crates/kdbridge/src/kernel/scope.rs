@@ -83,11 +83,13 @@ impl Kernel {
         }
     }
 
+    /// The type of what is at `address`, by the debug information of the kernel or of the module that
+    /// has this name.
     fn type_of(
         &mut self,
         name: &str,
         kind: Kind,
-        linked: u64,
+        address: u64,
     ) -> Result<Option<TypeId>, ProblemKind> {
         if kind == Kind::Function {
             let (result, parameters) = (TypeId::VOID, Vec::new());
@@ -95,7 +97,16 @@ impl Kernel {
             let name = "<function>".to_owned();
             return Ok(Some(self.types.add(Type::Named { name, target })));
         }
-        let debug = self.debug.as_mut();
+        let own = self.symbols.by_name(name).map(|it| it.address);
+        let (debug, linked) = match own {
+            Some(linked) => (self.debug.as_mut(), linked),
+            None => {
+                let mut modules = self.modules.iter_mut();
+                let loaded = modules.find(|it| it.symbols.by_name(name).is_some());
+                let linked = loaded.as_ref().map_or(address, |it| it.linked(address));
+                (loaded.and_then(|it| it.debug()), linked)
+            }
+        };
         let found = debug.map(|it| it.variable(name, linked, &mut self.types));
         let found = found.transpose().map_err(ProblemKind::DebugInfo)?.flatten();
         Ok(found.or_else(|| self.types.variable(name)))
@@ -111,7 +122,6 @@ impl Scope for OfCpu<'_> {
     ) -> Result<(u64, Option<TypeId>), ProblemKind> {
         let found = self.kernel.find(name);
         let (kind, mut address) = found.ok_or_else(|| ProblemKind::NoSymbol(name.to_owned()))?;
-        let linked = self.kernel.symbols.by_name(name).map(|it| it.address);
         if kind == Kind::PerCpu {
             let cpu = cpu.unwrap_or(self.cpu);
             let base = self.kernel.per_cpu_base(memory, cpu);
@@ -123,8 +133,7 @@ impl Scope for OfCpu<'_> {
         } else if cpu.is_some() {
             return Err(ProblemKind::NotPerCpu);
         }
-        let linked = linked.unwrap_or_default();
-        Ok((address, self.kernel.type_of(name, kind, linked)?))
+        Ok((address, self.kernel.type_of(name, kind, address)?))
     }
 
     fn named_type(&mut self, tag: Tag, name: &str) -> Option<TypeId> {

@@ -123,6 +123,66 @@ fn a_breakpoint_and_a_watchpoint_are_waited_for() {
 }
 
 #[test]
+fn a_breakpoint_and_a_watchpoint_in_a_module_are_waited_for() {
+    let mut lab = Lab::new();
+    lab.machine
+        .run("{ while :; do ip link add name d type dummy; ip link del dev d; done; } & :");
+    for with_file in [true, false] {
+        let hit = lab.json(&["break", "dummy_setup"], with_file);
+        let frames = &hit["backtrace"]["frames"];
+        assert_eq!(frames[0]["function"], "dummy_setup", "{hit}");
+        assert_eq!(frames[0]["module"], "dummy");
+        assert_eq!(frames[0]["line"].is_number(), with_file, "{hit}");
+        assert_eq!(hit["name"], "<dummy_setup>");
+    }
+    let kind = lab.said(&["print", "dummy_link_ops.kind"], true);
+    assert!(kind.contains("dummy"), "{kind}");
+
+    lab.machine.send("sleep 3; rmmod dummy");
+    let hit = lab.json(&["watch", "dummy_link_ops.list.next"], true);
+    let frames = hit["backtrace"]["frames"].as_array().unwrap();
+    let mut names = frames.iter().map(|it| it["function"].as_str());
+    assert!(
+        names.any(|name| name == Some("__rtnl_link_unregister")),
+        "{hit}"
+    );
+}
+
+#[test]
+fn every_command_answers_in_json() {
+    let lab = Lab::new();
+    let json = |arguments: &[&str]| lab.json(arguments, false);
+    let stacks = json(&["bt", "--all"]);
+    assert_eq!(stacks.as_array().unwrap().len(), 2);
+    assert!(
+        stacks[1]["frames"][0]["at"]
+            .as_str()
+            .unwrap()
+            .starts_with("0x")
+    );
+    let registers = json(&["regs", "--cpu", "1"]);
+    assert_eq!(
+        (&registers["cpu"], &registers["registers"][0]["name"]),
+        (&1.into(), &"rax".into())
+    );
+    let symbols = json(&["symbols", "linux_banner"]);
+    let banner = symbols[0]["at"].as_str().unwrap();
+    let bytes = json(&["mem", banner, "5"]);
+    assert_eq!(bytes["bytes"], serde_json::json!(*b"Linux"));
+    let named = "((struct task_struct *)&init_task)->pid";
+    assert_eq!(json(&["print", named])["value"], "0");
+    let log = json(&["log"]);
+    assert!(
+        log[0]["text"]
+            .as_str()
+            .unwrap()
+            .starts_with("Linux version 6.")
+    );
+    let hit = json(&["break", "vfs_statx"]);
+    assert_eq!(hit["backtrace"]["frames"][0]["function"], "vfs_statx");
+}
+
+#[test]
 fn what_cannot_be_answered_is_said() {
     let lab = Lab::new();
     let error = lab.refused(&["print", "init_task.no_such"]);

@@ -230,6 +230,8 @@ fn k10_names_of_an_extension_are_where_it_lies() {
         at - base,
         machine::address_in(&built.kext(), "_example_start")
     );
+    let said = lab.said(&["print", "example_count"]);
+    assert_eq!(said, "example_count = 0\n");
 }
 
 fn number(text: &str) -> u64 {
