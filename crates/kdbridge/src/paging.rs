@@ -9,6 +9,15 @@ pub struct Root {
     pub five_levels: bool,
 }
 
+/// What page tables say of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The physical address of what is there.
+    There(u64),
+    /// Nothing is there, nor in this many bytes around, which begin at a multiple of it.
+    Hole(u64),
+}
+
 const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
@@ -42,22 +51,38 @@ impl Root {
     pub fn translate<E>(
         self,
         at: u64,
-        mut entry: impl FnMut(u64) -> Result<u64, E>,
+        entry: impl FnMut(u64) -> Result<u64, E>,
     ) -> Result<Option<u64>, E> {
+        Ok(match self.look_up(at, entry)? {
+            Place::There(physical) => Some(physical),
+            Place::Hole(_) => None,
+        })
+    }
+
+    /// The same, and how large the hole is if nothing is there.
+    ///
+    /// # Errors
+    ///
+    /// What `entry` says.
+    pub fn look_up<E>(
+        self,
+        at: u64,
+        mut entry: impl FnMut(u64) -> Result<u64, E>,
+    ) -> Result<Place, E> {
         let mut table = self.cr3 & ADDRESS;
         let top = if self.five_levels { 48 } else { 39 };
         for shift in (12..=top).rev().step_by(9) {
             let value = entry(table + (at >> shift & 0x1ff) * 8)?;
             if value & PRESENT == 0 {
-                return Ok(None);
+                return Ok(Place::Hole(1 << shift));
             }
             let offset = (1 << shift) - 1;
             if shift == 12 || (shift <= 30 && value & LARGE != 0) {
-                return Ok(Some(value & ADDRESS & !offset | at & offset));
+                return Ok(Place::There(value & ADDRESS & !offset | at & offset));
             }
             table = value & ADDRESS;
         }
-        Ok(None)
+        Ok(Place::Hole(1 << 12))
     }
 }
 
@@ -91,6 +116,22 @@ mod tests {
         ];
         assert_eq!(translate(FOUR, &entries, AT), Some(0x123_4567));
         assert_eq!(translate(FOUR, &entries[..3], AT), None);
+    }
+
+    #[test]
+    fn a_hole_is_as_large_as_what_the_absent_entry_is_for() {
+        let entries = [(0x5000, 0x6063), (0x6000, 0x7063)];
+        let hole = |at| {
+            let entry = |place| {
+                let found = entries.iter().find(|(known, _)| *known == place);
+                Ok::<_, Infallible>(found.map_or(0, |(_, value)| *value))
+            };
+            let Ok(place) = FOUR.look_up(at, entry);
+            place
+        };
+        assert_eq!(hole(0x1000), Place::Hole(2 << 20));
+        assert_eq!(hole(1 << 30), Place::Hole(1 << 30));
+        assert_eq!(hole(AT), Place::Hole(1 << 39));
     }
 
     #[test]

@@ -49,6 +49,14 @@ pub struct Registers {
     pub segments: [u32; 6],
 }
 
+impl Registers {
+    /// rbp, rsp and rip, with the numbers that they have in all descriptions of x86-64.
+    pub(crate) fn expedited(&self) -> [(u8, u64); 3] {
+        let [.., rbp, rsp, _, _, _, _, _, _, _, _] = self.general;
+        [(6, rbp), (7, rsp), (16, self.rip)]
+    }
+}
+
 /// Why a machine stands still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -149,6 +157,17 @@ pub trait Target: Memory {
     /// Whether the processors are x86-64 ones; of others [`Target::registers`] cannot tell.
     fn is_amd64(&self) -> bool {
         true
+    }
+
+    /// How large the part of the address space around `at` is in which nothing can be read: a power of two,
+    /// at a multiple of which it begins. `None` if only `at` itself is known not to be readable.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn hole(&mut self, at: u64) -> Result<Option<u64>, TargetError> {
+        let _ = at;
+        Ok(None)
     }
 
     /// What a processor, or a task where these are listed as processors, is called.
@@ -300,6 +319,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn is_amd64(&self) -> bool {
         (**self).is_amd64()
+    }
+
+    fn hole(&mut self, at: u64) -> Result<Option<u64>, TargetError> {
+        (**self).hole(at)
     }
 
     fn name(&mut self, cpu: Cpu) -> Result<String, TargetError> {

@@ -307,6 +307,10 @@ impl Target for RspTarget {
         self.amd64
     }
 
+    fn hole(&mut self, at: u64) -> Result<Option<u64>, TargetError> {
+        self.size_of_hole(at)
+    }
+
     fn name(&mut self, cpu: Cpu) -> Result<String, TargetError> {
         let processor = format!("CPU#{}", cpu.0);
         if !self.threads_change {

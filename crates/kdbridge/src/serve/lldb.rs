@@ -1,5 +1,7 @@
 //! What only LLDB asks.
 
+use std::ops::Range;
+
 use super::requests::{Answer, Conversation, Refusal};
 use crate::rsp::hex;
 use crate::target::Target;
@@ -49,11 +51,23 @@ fn is_about_program(request: &[u8]) -> bool {
     matches!(request, b"qHostInfo" | b"qProcessInfo") || request.starts_with(b"qMemoryRegionInfo:")
 }
 
-/// A page, which is there or not; what may be done with it is not known.
+/// What no x86-64 processor has addresses for, not with five levels of page tables either.
+const NOWHERE: Range<u64> = 1 << 56..0xff00_0000_0000_0000;
+
+/// A page that is there, or a hole; what may be done with a page is not known. LLDB looks for room where
+/// nothing is, hole by hole.
 fn region<T: Target>(conversation: &mut Conversation<'_, T>, at: &[u8]) -> Result<Answer, Refusal> {
     let at = hex::number(at).ok_or(Refusal::Malformed)? & !(PAGE - 1);
     conversation.standing()?;
-    let there = conversation.read(at, &mut [0])? > 0;
-    let permissions = if there { "permissions:rwx;" } else { "" };
-    Ok(format!("start:{at:x};size:{PAGE:x};{permissions}").into())
+    if conversation.read(at, &mut [0])? > 0 {
+        return Ok(format!("start:{at:x};size:{PAGE:x};permissions:rwx;").into());
+    }
+    if conversation.machine.amd64 && NOWHERE.contains(&at) {
+        let size = NOWHERE.end - NOWHERE.start;
+        return Ok(format!("start:{:x};size:{size:x};", NOWHERE.start).into());
+    }
+    conversation.machine.target.look_from(conversation.cpu())?;
+    let size = conversation.machine.target.hole(at)?.unwrap_or(PAGE);
+    let start = at & !(size - 1);
+    Ok(format!("start:{start:x};size:{size:x};").into())
 }

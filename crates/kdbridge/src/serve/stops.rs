@@ -5,6 +5,7 @@ use std::fmt::Write;
 use super::client::Talk;
 use super::dialect::Dialect;
 use super::machine::Machine;
+use crate::rsp::hex;
 use crate::target::{Cpu, Stop, Target, TargetError, Trap};
 
 const SIGINT: u8 = 2;
@@ -63,8 +64,24 @@ impl<T: Target> Machine<T> {
             // It asks for the modules only when it is told that there are others.
             reply += "library:1;";
         }
+        if talk.dialect == Dialect::Lldb {
+            self.push_registers(&mut reply, stop.cpu())?;
+        }
         self.push_threads(&mut reply, talk)?;
         Ok(reply)
+    }
+
+    /// Where the processor is and its stack: what LLDB asks for at each stop, one by one.
+    fn push_registers(&mut self, reply: &mut String, cpu: Cpu) -> Result<(), TargetError> {
+        if !self.amd64 || self.is_running() {
+            return Ok(());
+        }
+        let registers = self.target.registers(cpu)?;
+        for (number, value) in registers.expedited() {
+            let digits = hex::encode(&value.to_le_bytes());
+            push(reply, format_args!("{number:02x}:{digits};"));
+        }
+        Ok(())
     }
 
     /// All threads, and where they are: LLDB then asks less.

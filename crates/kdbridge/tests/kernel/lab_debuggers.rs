@@ -1,5 +1,6 @@
 //! Real debuggers, with nothing typed but what is wanted of them.
 
+use std::fs;
 use std::process::{Command, Stdio};
 
 use kdbridge::symbols::{ElfFile, SymbolTable};
@@ -115,7 +116,15 @@ fn k25_each_version_of_lldb_is_served() {
     ];
     let banner = format!("Linux version {}", release());
     for version in [14, 16, 19] {
+        let log = machine.folder().join(format!("packets-{version}"));
+        let logged = format!("log enable -f {} gdb-remote packets", log.display());
+        let session = [&[logged.as_str()], session.as_slice()].concat();
         let said = bridge.lldb_of_version(version, &file, &session);
+        let requests = fs::read(&log).unwrap();
+        let requests = String::from_utf8_lossy(&requests);
+        let requests = requests.matches("send packet: $").count();
+        // It looks for room in the address space, which takes 130 if it is told of one page at a time.
+        assert!((10..90).contains(&requests), "{version}: {requests}");
         let version = format!("lldb version {version}.");
         let wanted = [
             &version,

@@ -1,7 +1,7 @@
 //! Memory of a kernel behind a stub.
 
 use super::{RspTarget, hex};
-use crate::paging::Root;
+use crate::paging::{Place, Root};
 use crate::target::{KERNEL_HALF, TargetError};
 
 const PAGE: u64 = 4096;
@@ -132,8 +132,37 @@ impl RspTarget {
         self.in_physical_mode(|target| target.read_parts(at, into))
     }
 
+    /// How large the hole around an address is at which nothing can be read, where page tables tell that.
+    pub(super) fn size_of_hole(&mut self, at: u64) -> Result<Option<u64>, TargetError> {
+        self.select(self.view)?;
+        let Some(root) = self.tables()? else {
+            return Ok(None);
+        };
+        if at >= KERNEL_HALF && root.may_be_without_kernel() {
+            return Ok(None);
+        }
+        let place = self.in_physical_mode(|target| {
+            root.look_up(at, |at| {
+                let mut entry = [0; 8];
+                target.read_parts(at, &mut entry)?;
+                Ok::<_, TargetError>(u64::from_le_bytes(entry))
+            })
+        });
+        match place {
+            Ok(Place::Hole(size)) => Ok(Some(size)),
+            Ok(Place::There(_)) | Err(TargetError::Unreadable(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The kernel's page tables, if those that the processor uses may be without it.
     fn root(&mut self) -> Result<Option<Root>, TargetError> {
+        let root = self.tables()?.filter(|root| root.may_be_without_kernel());
+        Ok(root.map(Root::of_the_kernel))
+    }
+
+    /// The page tables that the processor uses.
+    fn tables(&mut self) -> Result<Option<Root>, TargetError> {
         if !self.physical || !self.amd64 {
             return Ok(None);
         }
@@ -145,8 +174,7 @@ impl RspTarget {
                 five_levels: cr4 & 1 << 12 != 0,
             });
         }
-        let root = self.root.filter(|root| root.may_be_without_kernel());
-        Ok(root.map(Root::of_the_kernel))
+        Ok(self.root)
     }
 
     pub(super) fn in_physical_mode<T>(
