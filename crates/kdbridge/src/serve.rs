@@ -384,6 +384,7 @@ fn answer<T: Target>(
     client.flush().ok();
     match requests::answer(machine, client.id, &mut client.talk, request)? {
         Answer::Packet(payload) => client.answer(&payload),
+        Answer::Packets(payloads) => payloads.iter().for_each(|it| client.answer(it)),
         Answer::Memory(stretch) => {
             client.answer_in_pieces(|answer| stretch.read(machine, answer))?;
         }

@@ -142,6 +142,16 @@ pub trait Target: Memory {
         Ok(None)
     }
 
+    /// Has the target's own monitor do what `request`, of the GDB protocol, says. Gives the packets of the
+    /// answer: what the monitor prints, and how it ended.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong on the way to the target.
+    fn monitor(&mut self, cpu: Cpu, request: &[u8]) -> Result<Vec<Vec<u8>>, TargetError> {
+        Ok(vec![self.forward(cpu, request)?.unwrap_or_default()])
+    }
+
     /// Whether the stub that the target is behind names this feature, as in `qXfer:auxv:read+`.
     fn has_feature(&self, feature: &str) -> bool {
         let _ = feature;
@@ -307,6 +317,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
         (**self).forward(cpu, request)
+    }
+
+    fn monitor(&mut self, cpu: Cpu, request: &[u8]) -> Result<Vec<Vec<u8>>, TargetError> {
+        (**self).monitor(cpu, request)
     }
 
     fn has_feature(&self, feature: &str) -> bool {

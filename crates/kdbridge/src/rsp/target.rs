@@ -33,6 +33,9 @@ const KGDB_ADVICE: &str = "kgdb does not listen meanwhile; \
 /// The most packets that a list of threads comes in.
 const MAX_LISTS: usize = 4096;
 
+/// The most that a command of the stub's monitor may print, as digits.
+const MAX_PRINTED: usize = 8 << 20;
+
 /// A kernel behind a stub.
 #[derive(Debug)]
 pub struct RspTarget {
@@ -297,6 +300,22 @@ impl Target for RspTarget {
         self.select(cpu)?;
         self.root = None;
         self.ask(request).map(Some)
+    }
+
+    fn monitor(&mut self, cpu: Cpu, request: &[u8]) -> Result<Vec<Vec<u8>>, TargetError> {
+        let mut packets = Vec::new();
+        let mut length = 0;
+        let mut packet = self.forward(cpu, request)?.unwrap_or_default();
+        while packet.first() == Some(&b'O') && packet != b"OK" {
+            length += packet.len();
+            if length > MAX_PRINTED {
+                return Err(TargetError::Protocol("a monitor that prints without end"));
+            }
+            packets.push(packet);
+            packet = self.answer(self.deadline())?;
+        }
+        packets.push(packet);
+        Ok(packets)
     }
 
     fn has_feature(&self, feature: &str) -> bool {

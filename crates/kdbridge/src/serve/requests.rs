@@ -24,6 +24,8 @@ const EXEC_FILE: &str = "qXfer:exec-file:read:";
 #[derive(Debug)]
 pub(super) enum Answer {
     Packet(Vec<u8>),
+    /// What is to be printed, and how it ended.
+    Packets(Vec<Vec<u8>>),
     /// So much memory, as it comes.
     Memory(Stretch),
     /// `OK`, and nothing is acknowledged from then on.
@@ -456,12 +458,14 @@ impl<T: Target> Conversation<'_, T> {
         if !command && !passed.any(|known| request.starts_with(known.as_bytes())) {
             return Ok("".into());
         }
-        self.standing()?;
-        if command {
-            self.machine.control(self.id)?;
-            self.machine.cache.clear();
+        if !command {
+            return self.forward(request);
         }
-        self.forward(request)
+        self.standing()?;
+        self.machine.control(self.id)?;
+        self.machine.cache.clear();
+        let packets = self.machine.target.monitor(self.cpu(), request)?;
+        Ok(Answer::Packets(packets))
     }
 
     pub(super) fn forward(&mut self, request: &[u8]) -> Result<Answer, Refusal> {

@@ -200,3 +200,19 @@ fn k27_only_the_owner_can_connect_and_the_end_leaves_the_machine_running() {
         bridge.address()
     );
 }
+
+#[test]
+fn what_a_monitor_prints_arrives() {
+    let machine = Machine::boot();
+    let bridge = Bridge::serve(&machine, &[]);
+    let commands = ["monitor info registers", "monitor info version", "p $pc"];
+    let output = bridge.gdb(None, &commands);
+    assert_eq!(output.matches("XMM15=").count(), 1, "{output}");
+    assert!(output.contains("$1 = "), "{output}");
+    drop(bridge);
+    let directly = gdb(&machine.stub(), None, &["monitor info version"]);
+    let mut lines = directly.lines();
+    let version = lines
+        .find(|line| line.starts_with(|it: char| it.is_ascii_digit()) && !line.starts_with("0x"));
+    assert!(output.contains(version.expect("a version")), "{output}");
+}
