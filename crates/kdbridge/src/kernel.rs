@@ -387,7 +387,8 @@ impl Kernel {
             None => {
                 let (kind, hot) = self.find("pcpu_hot")?;
                 let ty = self.find_type(Tag::Struct, "pcpu_hot")?;
-                (kind, hot + self.types.offset(ty, "current_task")?)
+                let offset = self.types.offset(ty, "current_task")?;
+                (kind, hot.wrapping_add(offset))
             }
         };
         // A kernel for one processor has it for all.
@@ -441,7 +442,7 @@ impl Kernel {
         let inside = frame.inside();
         let name = self.name_at(inside);
         let offset = name.as_ref().map(|(_, offset)| *offset);
-        let offset = offset.map(|it| it + frame.ip.wrapping_sub(inside));
+        let offset = offset.map(|it| it.wrapping_add(frame.ip.wrapping_sub(inside)));
         let name = name.map(|(symbol, _)| symbol.name.into_owned());
         let module = self.module_at(inside).map(|it| it.module.name.clone());
         let mut lines = match frame.user {

@@ -4,6 +4,7 @@ mod libraries;
 mod library;
 mod materialise;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use thiserror::Error;
@@ -21,7 +22,7 @@ pub use materialise::{MaterialiseError, Materialised, materialise};
 /// More modules than this no kernel has; a list that goes on is damaged.
 const MOST_MODULES: usize = 4096;
 const MOST_SECTIONS: u64 = 4096;
-const MOST_SYMBOLS: u64 = 1 << 20;
+const MOST_SYMBOLS: u64 = 1 << 18;
 const LONGEST_NAME: usize = 256;
 const SYMBOL_BYTES: u64 = 24;
 /// Kernels have seven.
@@ -269,13 +270,12 @@ pub fn list(
     head: u64,
 ) -> Result<Vec<Module>, ModulesError> {
     let mut modules = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut next = memory.word(head)?;
-    let mut left = MOST_MODULES;
     while next != head {
-        if left == 0 || next == 0 {
+        if seen.len() == MOST_MODULES || next == 0 || !seen.insert(next) {
             return Err(ModulesError::Endless);
         }
-        left -= 1;
         modules.extend(module(memory, layout, next.wrapping_sub(layout.list))?);
         next = memory.word(next)?;
     }

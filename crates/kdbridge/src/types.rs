@@ -3,6 +3,7 @@
 mod btf;
 mod show;
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use btf::{Btf, Kind};
@@ -12,6 +13,8 @@ pub use show::Show;
 
 /// Types that are made of types are never followed further than this.
 const DEEPEST: usize = 64;
+/// So many types are looked at for one, which may be made of the same ones again and again.
+const MOST_STEPS: usize = 4096;
 /// The numbers of types that come from elsewhere than the kernel's BTF begin here.
 const OWN: u32 = 1 << 30;
 
@@ -247,7 +250,7 @@ impl Types {
     /// and how many it has if it is a bit field.
     #[must_use]
     pub fn member(&self, record: TypeId, name: &str) -> Option<Member> {
-        self.member_within(record, name, DEEPEST)
+        self.member_within(record, name, DEEPEST, &Cell::new(MOST_STEPS))
     }
 
     /// Where a member begins, in bytes.
@@ -259,12 +262,13 @@ impl Types {
     /// The type as C has it: `struct task_struct *`.
     #[must_use]
     pub fn name(&self, id: TypeId) -> String {
-        self.declare(id, String::new(), DEEPEST)
+        self.declare(id, String::new(), DEEPEST, &Cell::new(MOST_STEPS))
     }
 
     /// A declaration of `what` as something of this type; pointers and arrays stand around it.
-    fn declare(&self, id: TypeId, what: String, depth: usize) -> String {
-        let Some(depth) = depth.checked_sub(1) else {
+    fn declare(&self, id: TypeId, what: String, depth: usize, steps: &Cell<usize>) -> String {
+        let depth = depth.checked_sub(1).filter(|_| is_left(steps));
+        let Some(depth) = depth else {
             return "...".to_owned();
         };
         let spaced = |word: &str| match what.chars().next() {
@@ -281,31 +285,31 @@ impl Types {
             Type::Enum { name, .. } => spaced(&tagged("enum", &name)),
             Type::Void => spaced("void"),
             Type::Qualified(word, target) => match self.get(target) {
-                _ if word.is_empty() => self.declare(target, what, depth),
+                _ if word.is_empty() => self.declare(target, what, depth, steps),
                 Type::Pointer(_) => {
                     let inner = if what.is_empty() {
                         word.to_owned()
                     } else {
                         format!("{word} {what}")
                     };
-                    self.declare(target, format!(" {inner}"), depth)
+                    self.declare(target, format!(" {inner}"), depth, steps)
                 }
-                _ => format!("{word} {}", self.declare(target, what, depth)),
+                _ => format!("{word} {}", self.declare(target, what, depth, steps)),
             },
             Type::Pointer(target) => match self.bare(target) {
                 Type::Array { .. } | Type::Function { .. } => {
-                    self.declare(target, format!("(*{what})"), depth)
+                    self.declare(target, format!("(*{what})"), depth, steps)
                 }
-                _ => self.declare(target, format!("*{what}"), depth),
+                _ => self.declare(target, format!("*{what}"), depth, steps),
             },
             Type::Array { element, count } => {
                 let count = count.map(|it| it.to_string()).unwrap_or_default();
-                self.declare(element, format!("{what}[{count}]"), depth)
+                self.declare(element, format!("{what}[{count}]"), depth, steps)
             }
             Type::Function { result, parameters } => {
                 let names = parameters.iter().map(|it| match it.0 {
                     0 => "...".to_owned(),
-                    _ => self.declare(*it, String::new(), depth),
+                    _ => self.declare(*it, String::new(), depth, steps),
                 });
                 let names: Vec<String> = names.collect();
                 let names = if names.is_empty() {
@@ -313,7 +317,7 @@ impl Types {
                 } else {
                     names.join(", ")
                 };
-                self.declare(result, format!("{what}({names})"), depth)
+                self.declare(result, format!("{what}({names})"), depth, steps)
             }
         }
     }
@@ -333,15 +337,24 @@ impl Types {
         }
     }
 
-    fn member_within(&self, record: TypeId, name: &str, depth: usize) -> Option<Member> {
+    fn member_within(
+        &self,
+        record: TypeId,
+        name: &str,
+        depth: usize,
+        steps: &Cell<usize>,
+    ) -> Option<Member> {
         let Type::Record { members, .. } = self.bare(record) else {
             return None;
         };
+        if !is_left(steps) {
+            return None;
+        }
         let mut unnamed = members.iter().filter(|it| it.name.is_empty());
         let own = members.iter().find(|it| it.name == name).cloned();
         own.or_else(|| {
             unnamed.find_map(|around| {
-                let inner = self.member_within(around.ty, name, depth.checked_sub(1)?)?;
+                let inner = self.member_within(around.ty, name, depth.checked_sub(1)?, steps)?;
                 Some(Member {
                     offset: around.offset + inner.offset,
                     ..inner
@@ -349,6 +362,13 @@ impl Types {
             })
         })
     }
+}
+
+/// Takes one of the steps that are left.
+fn is_left(steps: &Cell<usize>) -> bool {
+    let left = steps.get().checked_sub(1);
+    steps.set(left.unwrap_or_default());
+    left.is_some()
 }
 
 fn tagged(word: &str, name: &str) -> String {

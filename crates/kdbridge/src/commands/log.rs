@@ -16,6 +16,8 @@ use crate::types::{Tag, Type, TypeId, Types};
 
 /// No ring has more descriptors, or longer texts, than this.
 const MOST_BITS: u32 = 26;
+/// No ring takes up more.
+const MOST_BYTES: usize = 128 << 20;
 const STATE_SHIFT: u32 = 62;
 const COMMITTED: u64 = 1;
 const FINALIZED: u64 = 2;
@@ -145,9 +147,13 @@ impl Ring {
             return Err(LogError::Damaged);
         }
         let mut bytes = |at: u64, size: usize, bits: u32| {
-            let mut bytes = vec![0; size.min(1024) << bits];
+            let length = size.min(1024) << bits;
+            if length > MOST_BYTES {
+                return Err(LogError::Damaged);
+            }
+            let mut bytes = vec![0; length];
             memory.read(at, &mut bytes)?;
-            Ok::<_, TargetError>(bytes)
+            Ok(bytes)
         };
         Ok(Self {
             descriptors: bytes(descriptors, layout.descriptor[0], count_bits)?,
@@ -166,6 +172,15 @@ impl Ring {
         }
         let ids = (0..=numbers).map(|it| mask(self.tail.wrapping_add(it)));
         let messages = ids.filter_map(|id| self.message(layout, id, (id % count) as usize));
+        // No two texts lie in the same place; a byte that is none of a text takes three.
+        let mut room = self.texts.len() * 3;
+        let messages = messages.take_while(|it| match room.checked_sub(it.text.len()) {
+            Some(left) => {
+                room = left;
+                true
+            }
+            None => false,
+        });
         Ok(Log {
             messages: messages.collect(),
         })

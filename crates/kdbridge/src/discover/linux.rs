@@ -33,6 +33,9 @@ const SEARCH_STEP: usize = 1 << 16;
 const OF_CODE: u8 = 0x48;
 const PAGE: usize = 4096;
 
+/// So many things in a slot, or beside a banner, may look like what is searched for.
+const MAX_LOOKALIKES: usize = 256;
+
 /// The most notes that are read.
 const MAX_NOTES: u64 = 1 << 16;
 
@@ -375,7 +378,10 @@ impl Counted<'_> {
         for &slot in slots {
             let end = slot + SLOT;
             let mut start = slot;
-            while let Some(found) = self.search(start..end, BANNER, 8)? {
+            for _ in 0..MAX_LOOKALIKES {
+                let Some(found) = self.search(start..end, BANNER, 8)? else {
+                    break;
+                };
                 if let Some(version) = self.banner(found)? {
                     return Ok(Some((found, version)));
                 }
@@ -389,7 +395,10 @@ impl Counted<'_> {
         // The name's size, that of a SHA-1, and the kind, in front of the name.
         const HEAD: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
         let mut next = start;
-        while let Some(found) = self.search(next..start.wrapping_add(SEARCHED), HEAD, 4)? {
+        for _ in 0..MAX_LOOKALIKES {
+            let Some(found) = self.search(next..start.wrapping_add(SEARCHED), HEAD, 4)? else {
+                break;
+            };
             let (mut page, mut note) = ([0; 4], [0; 36]);
             // The kernel has whole files in its memory, which it lends to programs; they begin at a page.
             let is_of_file = self.read(found & !0xfff, &mut page)? && page == *b"\x7fELF";

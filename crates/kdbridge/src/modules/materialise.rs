@@ -22,6 +22,8 @@ const SEGMENT: usize = PROGRAM_HEADER_BYTES as usize;
 
 /// No section of a module is longer than this; the kernel has 1 GiB for all modules.
 const MOST_LIVE: u64 = 1 << 28;
+/// Nor is a whole one longer than this.
+const MOST_BYTES: usize = 1 << 30;
 
 /// A copy of a module's file.
 #[derive(Debug)]
@@ -45,8 +47,15 @@ pub fn materialise(
     let placement = module.placement(elf);
     let names = u16::try_from(elf.name_section()).unwrap_or(0);
     let mut copies = Vec::new();
+    let mut length = 0;
     for (number, section) in elf.sections().iter().enumerate() {
-        copies.push(copy(memory, elf, number, section, &placement)?);
+        let copy = copy(memory, elf, number, section, &placement)?;
+        // Sections of a damaged file may all be the same part of it.
+        length += copy.bytes.len();
+        if length > MOST_BYTES {
+            return Err(ElfError::Short.into());
+        }
+        copies.push(copy);
     }
     let loaded = copies.iter().filter(|it| it.section.address != 0);
     let base = loaded.map(|it| it.section.address).min();

@@ -25,6 +25,14 @@ const MOST_SYMBOLS: usize = 4 << 20;
 const PER_MARKER: usize = 256;
 /// The tables of a kernel whose markers are fewer than this are not found.
 const FEWEST_MARKERS: usize = 4;
+const MOST_MARKERS: usize = MOST_SYMBOLS / PER_MARKER;
+/// Longer are all names of a kernel together not.
+const MOST_NAME_BYTES: u64 = 64 << 20;
+/// What is longer is no name, and all names together are no longer than `MOST_TEXT`.
+const LONGEST_NAME: usize = 1024;
+const MOST_TEXT: usize = 256 << 20;
+/// In so many places digits may stand in a row without being tokens.
+const MOST_PLACES: usize = 256;
 /// No 256 names take up more than this.
 const MOST_BETWEEN_MARKERS: u64 = 64 * PER_MARKER as u64;
 const LOWEST_ADDRESS: u64 = 0xffff_8000_0000_0000;
@@ -43,11 +51,17 @@ pub fn kallsyms(memory: &mut dyn Memory, near: u64) -> Result<SymbolTable, Kalls
     let names = Names::read(memory, &markers)?;
     let addresses = addresses(memory, &names, &tokens)?;
     let mut texts = Vec::with_capacity(names.number);
+    let mut length = 0;
     let mut rest = names.bytes.as_slice();
     for _ in &addresses {
         let (name, after) = split_name(rest).ok_or(KallsymsError::Contradictory)?;
         rest = after;
-        texts.push(tokens.join(name));
+        let text = tokens.join(name);
+        length += text.len();
+        if length > MOST_TEXT {
+            return Err(KallsymsError::Contradictory);
+        }
+        texts.push(text);
     }
     let parts = Parts::of(&texts, &addresses);
     let mut table = SymbolTable::default();
@@ -65,14 +79,17 @@ fn search(memory: &mut dyn Memory, near: u64) -> Result<Tokens, KallsymsError> {
     const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\x00";
     let begin = near & !0xfff;
     let mut chunk = vec![0; CHUNK + DIGITS.len()];
+    let mut tried = 0;
     for offset in (0..SEARCHED).step_by(CHUNK) {
         let at = begin.wrapping_add(offset);
         if memory.read(at, &mut chunk).is_err() && memory.read(at, &mut chunk[..CHUNK]).is_err() {
             continue;
         }
         let windows = chunk.windows(DIGITS.len()).enumerate();
-        let mut places = windows.filter(|(_, it)| *it == DIGITS);
-        let tokens = places.find_map(|(it, _)| Tokens::read(memory, at + it as u64).ok());
+        let places = windows.filter(|(_, it)| *it == DIGITS);
+        let mut places = places.take(MOST_PLACES - tried).inspect(|_| tried += 1);
+        let tokens =
+            places.find_map(|(it, _)| Tokens::read(memory, at.wrapping_add(it as u64)).ok());
         if let Some(tokens) = tokens {
             return Ok(tokens);
         }
@@ -101,11 +118,11 @@ impl Tokens {
         let (last, _) = ends.nth(behind - 1).ok_or(KallsymsError::Contradictory)?;
         // The assembler fills up to a multiple of 4 or 8, which the index itself tells apart: it
         // begins with 0 and has the offset of `1` two after that of `0`.
-        let begin = last + 1 + (digits as usize + last + 1) % 2;
+        let begin = last + 1 + (digits as usize % 2 + last + 1) % 2;
         let index = (begin..begin + 16).step_by(2).find_map(|at| {
             let index = Self::index(bytes.get(at..)?)?;
             let zero = u64::from(*index.get(usize::from(b'0'))?);
-            let end = digits + (at + Self::NUMBER * 2) as u64;
+            let end = digits.checked_add((at + Self::NUMBER * 2) as u64)?;
             Some((index, digits.checked_sub(zero)?, end))
         });
         let (index, begin, end) = index.ok_or(KallsymsError::Contradictory)?;
@@ -131,7 +148,7 @@ impl Tokens {
         let tokens = name
             .iter()
             .filter_map(|&it| self.texts.get(usize::from(it)));
-        tokens.flatten().copied().collect()
+        tokens.flatten().copied().take(LONGEST_NAME).collect()
     }
 }
 
@@ -153,15 +170,16 @@ impl Markers {
         let most = MOST_SYMBOLS * 4;
         let mut words: Vec<u32> = Vec::new();
         let mut at = tokens & !3;
-        while words.len() * 4 < most {
+        for _ in 0..most / 4096 {
             let mut chunk = vec![0; 4096];
-            at -= chunk.len() as u64;
+            let before = at.checked_sub(chunk.len() as u64);
+            at = before.ok_or(KallsymsError::Contradictory)?;
             memory.read(at, &mut chunk)?;
             let mut more: Vec<u32> = (0..1024).filter_map(|it| chunk.u32(it * 4)).collect();
-            more.extend(&words);
+            more.extend(words.iter().take(MOST_MARKERS));
             words = more;
             for begin in (0..1024).rev() {
-                let offsets = ascending(&words[begin..]);
+                let offsets = ascending(words.get(begin..).unwrap_or_default());
                 if offsets.len() >= FEWEST_MARKERS {
                     let begin = at + begin as u64 * 4;
                     return Ok(Self { begin, offsets });
@@ -194,6 +212,9 @@ struct Names {
 impl Names {
     fn read(memory: &mut dyn Memory, markers: &Markers) -> Result<Self, KallsymsError> {
         let last = u64::from(*markers.offsets.last().ok_or(KallsymsError::Contradictory)?);
+        if last > MOST_NAME_BYTES {
+            return Err(KallsymsError::Contradictory);
+        }
         let latest = markers.begin.saturating_sub(last) & !3;
         let most = (markers.offsets.len() * PER_MARKER) as u32;
         let numbers = most - PER_MARKER as u32 + 1..=most;
@@ -264,14 +285,14 @@ fn addresses(
 ) -> Result<Vec<u64>, KallsymsError> {
     let number = names.number;
     let before = |bytes: usize| (names.number_at & !7).wrapping_sub(bytes as u64);
-    let behind = tokens.end.next_multiple_of(8);
+    let behind = aligned(tokens.end, 8);
     // Offsets would do for distances too, so these come last.
     let places = [
         (Form::Offsets, before((number * 4).next_multiple_of(8) + 8)),
         (Form::Addresses, before(number * 8)),
         (Form::Offsets, behind),
         (Form::Addresses, behind),
-        (Form::Distances, tokens.end.next_multiple_of(4)),
+        (Form::Distances, aligned(tokens.end, 4)),
     ];
     for (form, at) in places {
         let found = match form.read(memory, at, number) {
@@ -299,7 +320,7 @@ impl Form {
         let words = || (0..number).filter_map(|it| bytes.u32(it * 4));
         Ok(match self {
             Self::Offsets => {
-                let behind = at.wrapping_add(bytes.len() as u64).next_multiple_of(8);
+                let behind = aligned(at.wrapping_add(bytes.len() as u64), 8);
                 let base = memory.word(behind)?;
                 if base % PAGE != 0 {
                     return Ok(Vec::new());
@@ -309,13 +330,18 @@ impl Form {
             }
             Self::Addresses => (0..number).filter_map(|it| bytes.u64(it * 8)).collect(),
             Self::Distances => {
-                let places = (at..).step_by(4).zip(words());
+                let places = (0..).map(|it: u64| at.wrapping_add(it * 4)).zip(words());
                 let addresses =
                     places.map(|(at, it)| at.wrapping_add_signed(it.cast_signed().into()));
                 addresses.collect()
             }
         })
     }
+}
+
+/// The next multiple of `step`, a power of two.
+fn aligned(at: u64, step: u64) -> u64 {
+    at.wrapping_add(step - 1) & !(step - 1)
 }
 
 /// Addresses out of offsets. Kernels whose per-CPU variables are linked at 0 have these as they are, and

@@ -1,11 +1,15 @@
 //! BTF: the types of a kernel as it carries them in its own memory (`CONFIG_DEBUG_INFO_BTF`), and
 //! those of a module, which continue the kernel's.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
 
 use super::{Encoding, Member, Type, TypeId};
 use crate::symbols::bytes::{Bytes, text_at};
 
+/// What is longer is no name.
+const LONGEST_NAME: usize = 1024;
 const MAGIC: u16 = 0xeb9f;
 const HEADER: usize = 24;
 
@@ -160,13 +164,19 @@ impl Btf {
 
     fn name(&self, at: u32, base: Option<&Self>) -> String {
         let text = match at.checked_sub(self.first.1) {
-            Some(own) => text_at(&self.bytes, self.strings.saturating_add(own as usize)),
+            Some(own) => self.text(own),
             None => match base {
                 Some(base) => return base.name(at, None),
                 None => return String::new(),
             },
         };
         text.into_owned()
+    }
+
+    fn text(&self, at: u32) -> Cow<'_, str> {
+        let begin = self.strings.saturating_add(at as usize);
+        let rest = self.bytes.get(begin..).unwrap_or_default();
+        text_at(rest.get(..LONGEST_NAME).unwrap_or(rest), 0)
     }
 
     /// Whether the name at `at` is this one; a name in the kernel's strings is not, for then the

@@ -11,6 +11,7 @@ mod lab_bridge;
 mod lab_commands;
 mod lab_debuggers;
 mod lab_guide;
+mod lab_hostile;
 mod lab_ide;
 mod lab_machine;
 mod lab_memory;
