@@ -425,6 +425,25 @@ mod tests {
     }
 
     #[test]
+    fn a_function_that_keeps_no_frame_has_its_caller_at_its_beginning() {
+        let mut bytes = [0xcc, 0xf3, 0x0f, 0x1e, 0xfa, 0x8b, 0x47, 0x0c].to_vec();
+        bytes.resize(0x1000, 0);
+        let stack = [0x22_0000, STACK + 0x40, 0x33_0000, 0];
+        bytes.extend(stack.iter().flat_map(|it: &u64| it.to_le_bytes()));
+        bytes.resize(0x2000, 0);
+        let mut registers = at(STACK - 0x1000 + 1, STACK);
+        registers.general[BP] = STACK + 8;
+        let unwinder = Unwinder {
+            tables: &[],
+            format: OLD,
+        };
+        let mut memory = Image::new(STACK - 0x1000, bytes);
+        let frames = unwinder.frames(&mut memory, &registers);
+        let ips: Vec<u64> = frames.iter().skip(1).map(|it| it.ip).collect();
+        assert_eq!(ips, [0x22_0000, 0x33_0000]);
+    }
+
+    #[test]
     fn an_odd_frame_pointer_leads_to_what_was_interrupted() {
         let mut stack = vec![STACK + 0x20 + 1, 0x22_0000, 0, 0];
         stack.extend([0; 16]);

@@ -14,6 +14,8 @@ const ENTRY_BYTES: u64 = 6;
 const PUSH_BP: u8 = 0x55;
 const SET_BP: [u8; 3] = [0x48, 0x89, 0xe5];
 const RETURN: u8 = 0xc3;
+/// `endbr64`, with which functions begin that may be called by their address.
+const BEGIN: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// The number of the stack pointer in [`Format::Renumbered`]; a function's first argument has it in others.
 const RENUMBERED_SP: u8 = 3;
@@ -101,6 +103,7 @@ impl Entry {
         }
         match code {
             [_, RETURN, ..] => Self::UNTOUCHED,
+            [_, rest @ ..] if rest == BEGIN => Self::UNTOUCHED,
             [_, PUSH_BP, rest @ ..] if rest == SET_BP => Self::UNTOUCHED,
             [PUSH_BP, rest @ .., _] if rest == SET_BP => Self::SAVED,
             _ => Self::FRAME_POINTER,
