@@ -15,6 +15,7 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::command::{self, say};
+use crate::kernels::package;
 use crate::packages::{megabytes, unpack};
 use crate::setup::{self, Tool};
 
@@ -27,6 +28,9 @@ const PREFIX: &str = "linux-image-";
 /// The kernels that will do: the ones for virtual machines have the smallest debug information.
 const SERIES: &str = "6.1.0-";
 const FLAVOUR: &str = "-cloud-amd64";
+
+/// The version of another kernel, which has no debug information here.
+const OTHER: &str = "6.12";
 
 /// Modules that tests load; the last one needs the one before it.
 const MODULES: &[&str] = &[
@@ -97,6 +101,9 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     if !lab.has_kernel() {
         lab.fetch_kernel()?;
     }
+    if !lab.has_other_kernel() {
+        package::kernel(&lab.other(), &package::newest(OTHER)?)?;
+    }
     if !lab.has_lldbs() {
         lab.fetch(lldb::packages().collect())?;
     }
@@ -109,7 +116,8 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
 /// Whether the tests that need the lab can run.
 pub(crate) fn is_there(root: &Path) -> bool {
     let lab = Lab::of(root);
-    let complete = lab.has_kernel() && lab.has_lldbs() && lab.initramfs().exists();
+    let kernels = lab.has_kernel() && lab.has_other_kernel();
+    let complete = kernels && lab.has_lldbs() && lab.initramfs().exists();
     complete && setup::missing_tools(TOOLS).is_empty()
 }
 
@@ -141,6 +149,15 @@ impl Lab {
             let mut files = image_files(&release).chain(debug_files(&release));
             files.all(|file| self.root().join(file).exists())
         })
+    }
+
+    /// What belongs to the kernel without debug information.
+    fn other(&self) -> PathBuf {
+        self.0.join("other")
+    }
+
+    fn has_other_kernel(&self) -> bool {
+        fs::read_dir(self.other().join("boot")).is_ok_and(|mut files| files.next().is_some())
     }
 
     fn has_lldbs(&self) -> bool {

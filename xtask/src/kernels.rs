@@ -6,7 +6,7 @@
 
 mod image;
 mod machine;
-mod package;
+pub(crate) mod package;
 
 use std::fs;
 use std::path::{Path, PathBuf};

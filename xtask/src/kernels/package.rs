@@ -10,7 +10,7 @@ use crate::command::{output, run, say};
 use crate::packages::{megabytes, unpack};
 
 /// The release of the newest kernel of a version, such as `6.1.0-57-cloud-amd64`.
-pub(super) fn newest(version: &str) -> anyhow::Result<String> {
+pub(crate) fn newest(version: &str) -> anyhow::Result<String> {
     let names = output(Command::new("apt-cache").args(["pkgnames", PREFIX]))?;
     let names = String::from_utf8(names)?;
     let releases = names.lines().filter_map(|name| name.strip_prefix(PREFIX));
@@ -33,7 +33,7 @@ fn numbers(name: &str) -> Vec<u64> {
 }
 
 /// The kernel of this release, which is downloaded if it has not been.
-pub(super) fn kernel(directory: &Path, release: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn kernel(directory: &Path, release: &str) -> anyhow::Result<PathBuf> {
     let file = format!("boot/vmlinuz-{release}");
     let kernel = directory.join(&file);
     if kernel.exists() {

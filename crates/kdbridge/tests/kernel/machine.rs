@@ -42,6 +42,12 @@ pub(crate) fn vmlinux() -> PathBuf {
     root().join(format!("usr/lib/debug/boot/vmlinux-{}", release()))
 }
 
+/// A kernel of another version, of which there is no file with symbols.
+pub(crate) fn other_kernel() -> PathBuf {
+    let mut files = fs::read_dir(lab().join("other/boot")).expect("run `cargo xtask kernel-lab`");
+    files.next().unwrap().unwrap().path()
+}
+
 /// A running QEMU; it ends when this is dropped, and if the test is killed.
 pub(crate) struct Machine {
     qemu: Child,
@@ -57,6 +63,7 @@ pub(crate) struct Options {
     /// Appended to the kernel's command line.
     pub(crate) append: &'static str,
     pub(crate) cpu_model: &'static str,
+    pub(crate) kernel: PathBuf,
 }
 
 impl Default for Options {
@@ -65,6 +72,7 @@ impl Default for Options {
             cpus: 2,
             append: "",
             cpu_model: "qemu64",
+            kernel: root().join(format!("boot/vmlinuz-{}", release())),
         }
     }
 }
@@ -209,7 +217,6 @@ impl Drop for Machine {
 
 /// `setpriv` becomes QEMU, with the kernel's promise to end it when the test's thread ends.
 fn qemu(options: &Options, stub: &Path) -> Command {
-    let release = release();
     // On a busy computer the kernel's check of its timer fails.
     let mut append = String::from("console=ttyS0 quiet panic=-1 no_timer_check");
     write!(append, " {}", options.append).unwrap();
@@ -227,7 +234,7 @@ fn qemu(options: &Options, stub: &Path) -> Command {
         .args(["-m", "512", "-smp", &options.cpus.to_string()])
         .args(["-cpu", options.cpu_model, "-append", &append])
         .arg("-kernel")
-        .arg(root().join(format!("boot/vmlinuz-{release}")))
+        .arg(&options.kernel)
         .arg("-initrd")
         .arg(lab().join("initramfs.cpio"))
         .args(["-chardev", "file,id=out,path=/dev/stdout"])

@@ -16,6 +16,7 @@ mod lab_ide;
 mod lab_machine;
 mod lab_memory;
 mod lab_modules;
+mod lab_other_kernel;
 mod lab_serve_kdp;
 mod lab_symbols;
 mod lab_target;
