@@ -21,6 +21,9 @@ use threads::Threads;
 /// for a while.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The most digits that a command of the stub's console may print.
+const MAX_OUTPUT: usize = 1 << 20;
+
 /// The most packets that an answer may be kept waiting by: unsolicited stops, console output.
 const MAX_ASIDES: u32 = 64;
 
@@ -158,6 +161,23 @@ impl RspTarget {
         Err(TargetError::Protocol(
             "stops without end while it stands still",
         ))
+    }
+
+    /// The answer to a command for the stub's own console, whose lines come in packets of their own
+    /// before it: all of it in one.
+    fn command(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
+        let deadline = self.deadline();
+        self.link.send(&[request], deadline)?;
+        let mut lines = Vec::new();
+        while lines.len() <= MAX_OUTPUT {
+            let reply = self.answer(deadline)?;
+            match reply.strip_prefix(b"O") {
+                Some(line) if hex::decode(line).is_some() => lines.extend_from_slice(line),
+                _ if reply == b"OK" && !lines.is_empty() => return Ok(lines),
+                _ => return Ok(reply),
+            }
+        }
+        Err(TargetError::Protocol("console output without end"))
     }
 
     fn ask_for_stop(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
@@ -299,7 +319,10 @@ impl Target for RspTarget {
     fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
         self.select(cpu)?;
         self.root = None;
-        self.ask(request).map(Some)
+        match request.starts_with(b"qRcmd,") {
+            true => self.command(request).map(Some),
+            false => self.ask(request).map(Some),
+        }
     }
 
     fn monitor(&mut self, cpu: Cpu, request: &[u8]) -> Result<Vec<Vec<u8>>, TargetError> {

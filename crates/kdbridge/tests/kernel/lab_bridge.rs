@@ -187,6 +187,16 @@ fn k16_gdb_is_refused_a_breakpoint_where_nothing_is() {
 }
 
 #[test]
+fn commands_for_the_console_of_qemu_are_passed_on() {
+    let machine = Machine::boot();
+    let bridge = Bridge::serve(&machine, &[]);
+    let gdb = bridge.gdb(None, &["monitor info registers", "monitor info status"]);
+    assert!(gdb.contains("CR3="), "{gdb}");
+    assert!(gdb.contains("VM status: paused"), "{gdb}");
+    assert!(!gdb.contains("Ignoring packet error"), "{gdb}");
+}
+
+#[test]
 fn k27_only_the_owner_can_connect_and_the_end_leaves_the_machine_running() {
     let mut machine = Machine::boot();
     let bridge = Bridge::serve(&machine, &[]);
