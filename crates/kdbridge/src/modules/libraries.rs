@@ -1,7 +1,8 @@
 //! Modules as the files that debuggers read them from.
 
-use std::fs;
-use std::io;
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -18,6 +19,9 @@ use crate::target::{Memory, Target};
 
 /// The name of a file with nothing in it, as LLDB shows it.
 const NOTHING: &str = "modules";
+
+/// The kernel has no module with a longer name.
+const LONGEST_NAME: usize = 64;
 
 /// Files of modules, and copies of them that are linked to where the modules are; the copies are removed
 /// when this is dropped.
@@ -185,9 +189,19 @@ impl Libraries {
         self.copied += 1;
         let folder = self.copies.path().join(self.copied.to_string());
         fs::create_dir(&folder)?;
-        let path = folder.join(format!("{name}.ko"));
-        fs::write(&path, bytes)?;
+        let path = folder.join(format!("{}.ko", file_name(name, self.copied)));
+        File::create_new(&path)?.write_all(bytes)?;
         Ok(path)
+    }
+}
+
+/// The name itself if files can have it: it is what a guest says, which may say `../..`.
+fn file_name(name: &str, number: u64) -> Cow<'_, str> {
+    let is_usual = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'-');
+    if (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(is_usual) {
+        name.into()
+    } else {
+        format!("module-{number}").into()
     }
 }
 
@@ -196,4 +210,30 @@ impl Libraries {
 fn other_path(path: &Path) -> PathBuf {
     let folder = path.parent().unwrap_or(Path::new("."));
     folder.join(".").join(path.file_name().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_of_a_module_leads_out_of_the_folder() {
+        let mut libraries = Libraries::new(Index::only(Vec::new())).unwrap();
+        let inside = fs::canonicalize(libraries.copies.path()).unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        let other = outside.path().join("other");
+        fs::write(other.with_extension("ko"), "before").unwrap();
+        let long = "m".repeat(LONGEST_NAME + 1);
+        let escaping = ["", "..", "../../m", "a/b", "a b", "a\0", "é", &long];
+        for name in escaping.into_iter().chain(other.to_str()) {
+            let path = libraries.write(name, b"after").unwrap();
+            assert!(fs::canonicalize(&path).unwrap().starts_with(&inside));
+            let number = libraries.copied;
+            assert!(path.ends_with(format!("{number}/module-{number}.ko")));
+        }
+        assert_eq!(fs::read(other.with_extension("ko")).unwrap(), b"before");
+        let path = libraries.write("snd-hda_0", b"usual").unwrap();
+        assert!(path.ends_with("snd-hda_0.ko"));
+        assert_eq!(fs::read(path).unwrap(), b"usual");
+    }
 }
