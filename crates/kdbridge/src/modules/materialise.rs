@@ -25,6 +25,9 @@ const MOST_LIVE: u64 = 1 << 28;
 /// Nor is a whole one longer than this.
 const MOST_BYTES: usize = 1 << 30;
 
+/// What dropped sections are said to be at is a multiple of this.
+const APART: u64 = 0x1000;
+
 /// A copy of a module's file.
 #[derive(Debug)]
 pub struct Materialised {
@@ -45,11 +48,15 @@ pub fn materialise(
     elf: &ElfFile,
 ) -> Result<Materialised, MaterialiseError> {
     let placement = module.placement(elf);
+    let places = Places {
+        of_references: with_places_for_dropped(elf, &placement),
+        of_sections: placement,
+    };
     let names = u16::try_from(elf.name_section()).unwrap_or(0);
     let mut copies = Vec::new();
     let mut length = 0;
     for (number, section) in elf.sections().iter().enumerate() {
-        let copy = copy(memory, elf, number, section, &placement)?;
+        let copy = copy(memory, elf, number, section, &places)?;
         // Sections of a damaged file may all be the same part of it.
         length += copy.bytes.len();
         if length > MOST_BYTES {
@@ -88,6 +95,33 @@ pub(super) fn nothing() -> Materialised {
     }
 }
 
+struct Places {
+    /// 0 for sections that are dropped.
+    of_sections: Placement,
+    /// What lines and variables of dropped sections are said to be at.
+    of_references: Placement,
+}
+
+/// Gives dropped sections addresses behind all others. LLDB forgets all of a source file that says
+/// it has something at 0.
+fn with_places_for_dropped(elf: &ElfFile, placement: &Placement) -> Placement {
+    let sections = || elf.sections().iter().enumerate();
+    let ends = sections().map(|(number, section)| match placement.of(number) {
+        0 => 0,
+        at => at.saturating_add(section.size),
+    });
+    let mut next = ends.max().unwrap_or_default();
+    let places = sections().map(|(number, section)| match placement.of(number) {
+        0 if section.is_loaded() => {
+            let at = next.checked_next_multiple_of(APART).unwrap_or_default();
+            next = at.saturating_add(section.size).saturating_add(1);
+            at
+        }
+        at => at,
+    });
+    Placement(places.collect())
+}
+
 /// A section of the copy and what is in it.
 struct Copy {
     section: Section,
@@ -99,9 +133,9 @@ fn copy(
     elf: &ElfFile,
     number: usize,
     section: &Section,
-    placement: &Placement,
+    places: &Places,
 ) -> Result<Copy, ElfError> {
-    let address = placement.of(number);
+    let address = places.of_sections.of(number);
     let is_dropped = section.is_loaded() && address == 0;
     if is_dropped || section.is_relocations() {
         let section = Section {
@@ -116,9 +150,9 @@ fn copy(
     }
     let mut bytes = elf.bytes(section)?;
     if section.is_symbols() {
-        place_symbols(&mut bytes, placement);
+        place_symbols(&mut bytes, &places.of_sections);
     } else {
-        relocate(elf, number, &mut bytes, placement)?;
+        relocate(elf, number, &mut bytes, &places.of_references)?;
     }
     let mut section = Section {
         address,
@@ -263,15 +297,16 @@ mod tests {
 
     #[test]
     fn the_copy_is_linked_where_the_module_is() {
-        let entry = [0, 1 << 32 | 1, 4].map(u64::to_le_bytes).concat();
+        let entry = |at: u64, symbol: u64| [at, symbol << 32 | 1, 4].map(u64::to_le_bytes).concat();
+        let entries = [entry(0, 1), entry(8, 2)].concat();
         let symbols = [symbol(0, 0, 0), symbol(1, 1, 4), symbol(5, 3, 0)].concat();
         let file = Elf::new()
             .section(".text", 1, 0, b"from file")
             .loaded(4)
-            .section(".debug_info", 1, 0, &[0; 8])
+            .section(".debug_info", 1, 0, &[0; 16])
             .section(".init.text", 1, 0, &[0; 8])
             .loaded(4)
-            .section(".rela.debug_info", 4, 0, &entry)
+            .section(".rela.debug_info", 4, 0, &entries)
             .linked(5, 2)
             .section(".symtab", 2, 0, &symbols)
             .linked(6, 0)
@@ -289,6 +324,7 @@ mod tests {
         assert_eq!(copy.bytes(text).unwrap(), b"as loaded");
         let info = copy.bytes(copy.section(".debug_info").unwrap()).unwrap();
         assert_eq!(info.u64(0), Some(AT + 8), "value, address and addend");
+        assert_eq!(info.u64(8), Some(AT + APART + 4), "behind what is there");
         let symbols = SymbolTable::of_file(&copy).unwrap();
         assert_eq!(symbols.by_name("run").unwrap().address, AT + 4);
         assert!(symbols.by_name("start").is_none(), "it is gone");

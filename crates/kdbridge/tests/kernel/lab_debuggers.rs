@@ -278,6 +278,7 @@ fn k06_a_module_that_is_loaded_is_where_the_machine_says() {
     let lldb = bridge.lldb(Some(&vmlinux()), &commands);
     assert!(lldb.contains(&format!("dummy.ko[0x{address}]")), "{lldb}");
     assert!(lldb.contains("stop reason = breakpoint 1.1"), "{lldb}");
-    assert!(lldb.contains("dummy.ko`dummy_setup"), "{lldb}");
+    assert!(lldb.contains("dummy.ko`dummy_setup(dev="), "{lldb}");
+    assert!(lldb.contains(" at dummy.c:"), "{lldb}");
     machine.run("true");
 }
