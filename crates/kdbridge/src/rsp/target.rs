@@ -255,15 +255,16 @@ impl RspTarget {
             threads.push("1".to_owned());
         }
         self.threads.update(threads);
+        self.selected = None;
         Ok(())
     }
 
     /// Makes the stub look from `cpu`.
     fn select(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        self.standing()?;
         if self.selected == Some(cpu) {
             return Ok(());
         }
-        self.standing()?;
         let request = format!("Hg{}", self.threads.name(cpu)?);
         // A stub with one processor may not know the request.
         let reply = self.ask(request.as_bytes())?;
@@ -284,6 +285,8 @@ impl RspTarget {
     fn leave(&mut self, state: State) {
         self.state = state;
         self.root = None;
+        // A stub looks from the processor that stopped, when one does.
+        self.selected = None;
         self.stop = None;
     }
 

@@ -251,7 +251,7 @@ impl<T: Target> Machine<T> {
         self.cache.clear();
         self.lift(at, true)?;
         self.target.step(cpu)?;
-        self.running = true;
+        self.runs();
         Ok(())
     }
 

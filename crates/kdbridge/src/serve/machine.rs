@@ -188,7 +188,7 @@ impl<T: Target> Machine<T> {
 
     pub(super) fn run(&mut self) -> Result<(), TargetError> {
         self.target.resume()?;
-        self.running = true;
+        self.runs();
         if self.hooks.interrupted {
             self.target.interrupt()?;
         }
@@ -200,8 +200,14 @@ impl<T: Target> Machine<T> {
         self.lift_hook(cpu)?;
         self.hooks.steps = true;
         self.target.step(cpu)?;
-        self.running = true;
+        self.runs();
         Ok(())
+    }
+
+    /// What it stopped for is of no interest any more.
+    pub(super) fn runs(&mut self) {
+        self.running = true;
+        self.stop = None;
     }
 
     /// Only who made it run may stop it.

@@ -38,7 +38,8 @@ impl<T: Target> Machine<T> {
         Ok(reply)
     }
 
-    /// The answer to `?`.
+    /// The answer to `?`. A machine that runs is not asked for it: a debugger that connects then is told of a
+    /// stop, without which it would not connect, and why it gets nothing else.
     pub(super) fn stop_reply(&mut self, talk: &Talk) -> Result<String, TargetError> {
         let stop = self.stop.unwrap_or(Stop::Interrupted(self.first_cpu()));
         let signal = match stop {
@@ -49,7 +50,7 @@ impl<T: Target> Machine<T> {
         let mut reply = format!("T{signal:02x}thread:{:x};", stop.cpu().0 + 1);
         match stop {
             Stop::Watchpoint(_, at) => push(&mut reply, format_args!("watch:{at:x};")),
-            Stop::Breakpoint(cpu) if self.amd64 => {
+            Stop::Breakpoint(cpu) if self.amd64 && !self.is_running() => {
                 let rip = self.target.registers(cpu)?.rip;
                 if self.traps.contains(&(rip, Trap::Software)) {
                     reply += "swbreak:;";
@@ -60,7 +61,8 @@ impl<T: Target> Machine<T> {
             _ => {}
         }
         let known = talk.knows_libraries == Some(self.libraries_state());
-        if talk.dialect == Dialect::Lldb && !known && self.may_have_kernel() {
+        let outdated = !known && !self.is_running() && self.may_have_kernel();
+        if talk.dialect == Dialect::Lldb && outdated {
             // It asks for the modules only when it is told that there are others.
             reply += "library:1;";
         }

@@ -112,6 +112,36 @@ fn k25_a_processor_that_kgdb_leaves_behind_a_breakpoint_is_at_it() {
 }
 
 #[test]
+fn k24_a_debugger_that_connects_while_the_machine_runs_does_not_disturb_it() {
+    let (stop, stops) = mpsc::channel();
+    let mut kgdb = Kgdb::new(stops);
+    let (_stub, line) = Stub::play(move |request| kgdb.answer(request));
+    let target = RspTarget::over(line, Duration::from_secs(2)).unwrap();
+    let bridge = Serving::start(target, Box::new(|_| None));
+    let stop = stop;
+
+    let mut first = Debugger::connect(&bridge);
+    assert!(first.ask("qSupported:swbreak+").contains("PacketSize"));
+    assert_eq!(first.ask("Z0,1010101010101010,1"), "OK");
+    stop.send(()).unwrap();
+    assert_eq!(first.ask("c"), "T05thread:3;swbreak:;");
+    first.send("c");
+    // Answered in turn, so it runs then.
+    assert!(first.ask("qC").starts_with("QC"));
+
+    let mut second = Debugger::connect(&bridge);
+    for supported in ["qSupported:swbreak+", "QThreadSuffixSupported"] {
+        assert!(!second.ask(supported).is_empty());
+        assert_eq!(second.ask("?"), "T02thread:1;");
+    }
+    assert!(second.ask("g").starts_with('E'));
+    assert!(second.ask("m1000,1").starts_with('E'));
+    stop.send(()).unwrap();
+    assert_eq!(first.hear(), "T05thread:3;swbreak:;");
+    assert_eq!(second.ask("p10"), "1010101010101010");
+}
+
+#[test]
 fn a_debugger_of_a_silent_machine_is_told_and_the_next_one_is_served() {
     let (wake, wakes) = mpsc::channel::<()>();
     let (_stub, line) = Stub::play(move |request| match request {

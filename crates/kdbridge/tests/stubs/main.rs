@@ -5,6 +5,7 @@
 mod debugger;
 mod hostile;
 mod kgdb;
+mod processors;
 #[path = "../serving/mod.rs"]
 mod serving;
 mod stub;

@@ -1,0 +1,73 @@
+//! A stub with two processors, one of which it looks from, as QEMU does.
+
+use std::time::Duration;
+
+use kdbridge::rsp::RspTarget;
+use kdbridge::rsp::hex;
+use kdbridge::target::{Cpu, Stop, Target};
+
+use crate::stub::{Say, Stub};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Where each processor is.
+const PLACES: [u64; 2] = [0x1000, 0x2000];
+
+/// It looks from the one that stopped last, or that it was told to look from since.
+struct Qemu(usize);
+
+impl Qemu {
+    fn answer(&mut self, request: &[u8]) -> Say {
+        match request {
+            b"?" => "T05thread:01;".into(),
+            b"qqemu.Supported" => "PhyMemMode".into(),
+            b"vCont?" => "vCont;c;C;s;S".into(),
+            b"qfThreadInfo" => "m01,02".into(),
+            b"qsThreadInfo" => "l".into(),
+            b"Hg01" => self.look_from(0),
+            b"Hg02" => self.look_from(1),
+            b"vCont;s:01" => self.stop_on(0),
+            b"vCont;s:02" | b"vCont;c" => self.stop_on(1),
+            b"g" => registers(PLACES[self.0]),
+            _ => "".into(),
+        }
+    }
+
+    fn look_from(&mut self, processor: usize) -> Say {
+        self.0 = processor;
+        "OK".into()
+    }
+
+    fn stop_on(&mut self, processor: usize) -> Say {
+        self.0 = processor;
+        Say::Packet(format!("T05thread:0{};", processor + 1).into_bytes())
+    }
+}
+
+fn registers(rip: u64) -> Say {
+    let general = [0; 16].into_iter().chain([rip]);
+    let digits: String = general
+        .map(|value: u64| hex::encode(&value.to_le_bytes()))
+        .chain([0u32; 7].map(|value| hex::encode(&value.to_le_bytes())))
+        .collect();
+    Say::Packet(digits.into_bytes())
+}
+
+#[test]
+fn registers_are_those_of_their_processor_after_a_stop_of_another() {
+    let mut qemu = Qemu(0);
+    let (_stub, line) = Stub::play(move |request| qemu.answer(request));
+    let mut target = RspTarget::over(line, PATIENCE).unwrap();
+    let places = |target: &mut RspTarget| [1, 0].map(|cpu| target.registers(Cpu(cpu)).unwrap().rip);
+    assert_eq!(places(&mut target), [0x2000, 0x1000]);
+    target.step(Cpu(1)).unwrap();
+    assert_eq!(target.wait(PATIENCE).unwrap(), Some(Stop::Stepped(Cpu(1))));
+    assert_eq!(target.registers(Cpu(0)).unwrap().rip, 0x1000);
+    target.resume().unwrap();
+    assert_eq!(
+        target.wait(PATIENCE).unwrap(),
+        Some(Stop::Breakpoint(Cpu(1)))
+    );
+    assert_eq!(target.registers(Cpu(0)).unwrap().rip, 0x1000);
+    assert_eq!(places(&mut target), [0x2000, 0x1000]);
+}
