@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -43,6 +44,8 @@ struct Known {
     module: Module,
     id: Option<BuildId>,
     library: Option<Library>,
+    /// The numbers of the copies of its file.
+    copies: RangeInclusive<u64>,
 }
 
 impl Libraries {
@@ -76,14 +79,9 @@ impl Libraries {
         found: linux::Kernel,
     ) -> Result<Vec<Library>, KernelError> {
         let mut kernel = self.kernel(target, found)?;
-        let leaving = kernel.leaving_modules(target)?;
-        match kernel.list_modules(&mut Pages::new(target)) {
-            Ok(modules) => self.list_in(target, &kernel, modules, &leaving),
-            // It is being changed: what it was before is nearer to what it is than nothing.
-            Err(_) if !self.known.is_empty() => {}
-            Err(error) => return Err(error),
-        }
+        let listed = self.list_of(target, &mut kernel);
         self.kernel = Some(kernel);
+        listed?;
         let known = self.known.iter();
         Ok(known.filter_map(|it| it.library.clone()).collect())
     }
@@ -129,6 +127,17 @@ impl Libraries {
         Kernel::open(memory, found, sources)
     }
 
+    fn list_of(&mut self, target: &mut dyn Target, kernel: &mut Kernel) -> Result<(), KernelError> {
+        let leaving = kernel.leaving_modules(target)?;
+        match kernel.list_modules(&mut Pages::new(target)) {
+            Ok(modules) => self.list_in(target, kernel, modules, &leaving),
+            // It is being changed: what it was before is nearer to what it is than nothing.
+            Err(_) if !self.known.is_empty() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
     fn list_in(
         &mut self,
         target: &mut dyn Target,
@@ -147,21 +156,31 @@ impl Libraries {
                 .position(|it| it.module == module && it.id == id);
             let known = match known {
                 Some(known) => before.swap_remove(known),
-                None => Known {
-                    library: id.as_ref().and_then(|id| {
+                None => {
+                    let first = self.copied + 1;
+                    let library = id.as_ref().and_then(|id| {
                         let file = kernel.file_of(&module, id)?;
                         Some(self.library(target, &module, &file))
-                    }),
-                    module,
-                    id,
-                },
+                    });
+                    Known {
+                        library,
+                        copies: first..=self.copied,
+                        module,
+                        id,
+                    }
+                }
             };
             self.known.push(known);
         }
-        let copies = before.into_iter().filter_map(|it| it.library?.copy);
-        for (copy, _) in copies {
-            // What is left is removed at the end.
-            fs::remove_file(copy).ok();
+        for gone in before {
+            self.remove(gone);
+        }
+    }
+
+    /// What cannot be removed now is removed at the end.
+    fn remove(&self, gone: Known) {
+        for number in gone.copies {
+            fs::remove_dir_all(self.folder(number)).ok();
         }
     }
 
@@ -187,11 +206,15 @@ impl Libraries {
     /// LLDB takes a file at the same path for the same one.
     fn write(&mut self, name: &str, bytes: &[u8]) -> io::Result<PathBuf> {
         self.copied += 1;
-        let folder = self.copies.path().join(self.copied.to_string());
+        let folder = self.folder(self.copied);
         fs::create_dir(&folder)?;
         let path = folder.join(format!("{}.ko", file_name(name, self.copied)));
         File::create_new(&path)?.write_all(bytes)?;
         Ok(path)
+    }
+
+    fn folder(&self, number: u64) -> PathBuf {
+        self.copies.path().join(number.to_string())
     }
 }
 
@@ -214,7 +237,13 @@ fn other_path(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tempfile::NamedTempFile;
+
     use super::*;
+    use crate::symbols::testing::Elf;
+    use crate::target::{Cpu, Registers, Stop, TargetError, Trap};
 
     #[test]
     fn no_name_of_a_module_leads_out_of_the_folder() {
@@ -235,5 +264,139 @@ mod tests {
         let path = libraries.write("snd-hda_0", b"usual").unwrap();
         assert!(path.ends_with("snd-hda_0.ko"));
         assert_eq!(fs::read(path).unwrap(), b"usual");
+    }
+    const AT: u64 = 0xffff_ffff_8100_0000;
+
+    /// A machine whose processors cannot be seen.
+    struct Unseen;
+
+    const REFUSED: TargetError = TargetError::Refused("do that");
+
+    impl Memory for Unseen {
+        fn read(&mut self, at: u64, _: &mut [u8]) -> Result<(), TargetError> {
+            Err(TargetError::Unreadable(at))
+        }
+    }
+
+    impl Target for Unseen {
+        fn cpus(&mut self) -> Result<Vec<Cpu>, TargetError> {
+            Err(REFUSED)
+        }
+
+        fn registers(&mut self, _: Cpu) -> Result<Registers, TargetError> {
+            Err(REFUSED)
+        }
+
+        fn set_registers(&mut self, _: Cpu, _: &Registers) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn write(&mut self, _: u64, _: &[u8]) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn read_physical(&mut self, _: u64, _: &mut [u8]) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn set(&mut self, _: u64, _: Trap) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn clear(&mut self, _: u64, _: Trap) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn resume(&mut self) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn step(&mut self, _: Cpu) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn interrupt(&mut self) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+
+        fn wait(&mut self, _: Duration) -> Result<Option<Stop>, TargetError> {
+            Err(REFUSED)
+        }
+
+        fn detach(&mut self) -> Result<(), TargetError> {
+            Err(REFUSED)
+        }
+    }
+
+    fn note() -> Vec<u8> {
+        let mut note = [4u32, 20, 3].map(u32::to_le_bytes).concat();
+        note.extend(b"GNU\0");
+        note.extend([7; 20]);
+        note
+    }
+
+    /// Libraries of a kernel that has a file, and that kernel.
+    fn of_a_kernel() -> (Libraries, linux::Kernel, NamedTempFile) {
+        let file = Elf::new()
+            .section(".notes", 7, AT, &note())
+            .section(".symtab", 2, 0, &[0; 24])
+            .linked(3, 0)
+            .section(".strtab", 3, 0, &[0])
+            .write();
+        let found = linux::Kernel {
+            text: AT,
+            slide: 0,
+            banner: AT,
+            version: "Linux version 6.1.0".to_owned(),
+            build_id: BuildId::new(&[7; 20]),
+            method: linux::Method::SlotScan,
+            reads: 0,
+        };
+        let index = Index::only(vec![file.path().to_owned()]);
+        (Libraries::new(index).unwrap(), found, file)
+    }
+
+    #[test]
+    fn a_list_that_fails_does_not_cost_the_kernel() {
+        let (mut libraries, found, file) = of_a_kernel();
+        libraries.hooks(&mut Unseen, found.clone()).unwrap();
+        file.close().unwrap();
+        libraries.list(&mut Unseen, found.clone()).unwrap_err();
+        libraries.hooks(&mut Unseen, found).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_module_that_is_gone() {
+        let (mut libraries, found, _file) = of_a_kernel();
+        let file = Elf::new()
+            .section(".text", 1, 0, &[0x90; 8])
+            .loaded(4)
+            .section(".data", 1, 0xd8, &[7; 8])
+            .loaded(1)
+            .write();
+        let sections = [(".text", AT), (".data", AT + 0x1000)];
+        let module = Module {
+            name: "dummy".to_owned(),
+            at: AT,
+            base: AT,
+            size: 8,
+            others: Vec::new(),
+            live: true,
+            sections: sections.map(|(name, at)| (name.to_owned(), at)).into(),
+            orc: None,
+        };
+        let elf = ElfFile::open(file.path()).unwrap();
+        let library = libraries.library(&mut Unseen, &module, &elf);
+        libraries.known.push(Known {
+            module,
+            id: None,
+            library: Some(library),
+            copies: 1..=libraries.copied,
+        });
+        let count = |libraries: &Libraries| fs::read_dir(libraries.copies.path()).unwrap().count();
+        assert_eq!(count(&libraries), 3, "two copies and nothing");
+        let kernel = libraries.kernel(&mut Unseen, found).unwrap();
+        libraries.list_in(&mut Unseen, &kernel, Vec::new(), &[]);
+        assert_eq!(count(&libraries), 1);
     }
 }
