@@ -329,7 +329,8 @@ fn sections(
     };
     let mut sections = Vec::new();
     for number in 0..count.min(MOST_SECTIONS) {
-        let entry = all.wrapping_add(layout.first + number * layout.step);
+        let entry = all.wrapping_add(layout.first);
+        let entry = entry.wrapping_add(number.wrapping_mul(layout.step));
         let name = memory.word(entry.wrapping_add(layout.name))?;
         if name == 0 {
             break;
@@ -544,6 +545,14 @@ mod tests {
         assert_eq!(modules.len(), 2);
         put_word(&mut image, BASE + 0x168, 0xdead_0000);
         let modules = list(&mut image, &layout(), HEAD).unwrap();
+        assert!(modules[0].sections.is_empty());
+    }
+
+    #[test]
+    fn sections_that_are_far_apart_are_not_there() {
+        let mut layout = layout();
+        layout.sections.as_mut().unwrap().step = u64::MAX;
+        let modules = list(&mut image(), &layout, HEAD).unwrap();
         assert!(modules[0].sections.is_empty());
     }
 

@@ -356,7 +356,7 @@ impl Types {
             unnamed.find_map(|around| {
                 let inner = self.member_within(around.ty, name, depth.checked_sub(1)?, steps)?;
                 Some(Member {
-                    offset: around.offset + inner.offset,
+                    offset: around.offset.wrapping_add(inner.offset),
                     ..inner
                 })
             })

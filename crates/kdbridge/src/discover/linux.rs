@@ -291,7 +291,8 @@ impl Counted<'_> {
             return Ok(None);
         };
         let notes = image.notes.start.wrapping_add(slide);
-        let mut bytes = vec![0; (image.notes.end - image.notes.start) as usize];
+        let length = image.notes.end.wrapping_sub(image.notes.start);
+        let mut bytes = vec![0; length.min(MAX_NOTES) as usize];
         if !self.read(notes, &mut bytes)? {
             return Ok(None);
         }
@@ -507,6 +508,18 @@ mod tests {
         assert_eq!(kernel.method, Method::InterruptTable);
         assert_eq!(kernel.release(), "6.1.0-x");
         assert!(kernel.reads <= 3);
+    }
+
+    #[test]
+    fn notes_over_the_end_of_memory_are_none() {
+        let image = Image {
+            notes: Range {
+                start: u64::MAX - 8,
+                end: 16,
+            },
+            ..image(7)
+        };
+        locate(&mut kernel(), &image).unwrap_err();
     }
 
     #[test]

@@ -52,8 +52,11 @@ impl RspTarget {
             if *trap != Trap::Software {
                 continue;
             }
-            for (byte, place) in original.iter().zip(*place..) {
-                let index = place.checked_sub(at).map(|index| index as usize);
+            for (byte, offset) in original.iter().zip(0..) {
+                let index = place
+                    .wrapping_add(offset)
+                    .checked_sub(at)
+                    .map(|index| index as usize);
                 if let Some(shown) = index.and_then(|index| into.get_mut(index)) {
                     *shown = *byte;
                 }

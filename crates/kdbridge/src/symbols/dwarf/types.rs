@@ -135,11 +135,13 @@ impl Work<'_> {
 
     fn member(&mut self, entry: &Entry) -> Member {
         let bits = number(entry, dw::DW_AT_bit_size);
-        let whole = number(entry, dw::DW_AT_data_member_location).unwrap_or_default() * 8;
+        let whole = number(entry, dw::DW_AT_data_member_location).unwrap_or_default();
+        let whole = whole.wrapping_mul(8);
         let within = match (number(entry, dw::DW_AT_bit_offset), bits) {
             // Until DWARF 4, from the other end of the storage unit.
             (Some(from_end), Some(bits)) => {
-                let unit = number(entry, dw::DW_AT_byte_size).unwrap_or(4) * 8;
+                let unit = number(entry, dw::DW_AT_byte_size).unwrap_or(4);
+                let unit = unit.wrapping_mul(8);
                 unit.wrapping_sub(from_end).wrapping_sub(bits)
             }
             _ => number(entry, dw::DW_AT_data_bit_offset).unwrap_or_default(),
