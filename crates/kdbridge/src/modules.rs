@@ -23,6 +23,9 @@ pub use materialise::{MaterialiseError, Materialised, materialise};
 const MOST_MODULES: usize = 4096;
 const MOST_SECTIONS: u64 = 4096;
 const MOST_SYMBOLS: u64 = 1 << 18;
+/// All modules together have no more sections, and no more symbols, than these.
+const MOST_SECTIONS_OF_ALL: u64 = 1 << 17;
+pub(crate) const MOST_SYMBOLS_OF_ALL: u64 = 1 << 20;
 const LONGEST_NAME: usize = 256;
 const SYMBOL_BYTES: u64 = 24;
 /// Kernels have seven.
@@ -271,12 +274,14 @@ pub fn list(
 ) -> Result<Vec<Module>, ModulesError> {
     let mut modules = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut room = MOST_SECTIONS_OF_ALL;
     let mut next = memory.word(head)?;
     while next != head {
         if seen.len() == MOST_MODULES || next == 0 || !seen.insert(next) {
             return Err(ModulesError::Endless);
         }
-        modules.extend(module(memory, layout, next.wrapping_sub(layout.list))?);
+        let at = next.wrapping_sub(layout.list);
+        modules.extend(module(memory, layout, at, &mut room)?);
         next = memory.word(next)?;
     }
     Ok(modules)
@@ -286,6 +291,7 @@ fn module(
     memory: &mut dyn Memory,
     layout: &Layout,
     at: u64,
+    room: &mut u64,
 ) -> Result<Option<Module>, TargetError> {
     let mut state = [0; 4];
     memory.read(at.wrapping_add(layout.state), &mut state)?;
@@ -297,7 +303,8 @@ fn module(
     let first = parts.next().unwrap_or_default();
     let live = state == LIVE;
     // What cannot be read of one module is missing, and no reason to show none at all.
-    let sections = sections(memory, layout, at, live).unwrap_or_default();
+    let sections = sections(memory, layout, at, live, *room).unwrap_or_default();
+    *room = room.saturating_sub(sections.len() as u64);
     Ok(Some(Module {
         name: text(memory, at.wrapping_add(layout.name))?,
         at,
@@ -315,6 +322,7 @@ fn sections(
     layout: &Layout,
     at: u64,
     live: bool,
+    room: u64,
 ) -> Result<Vec<(String, u64)>, TargetError> {
     let Some(layout) = layout.sections else {
         return Ok(Vec::new());
@@ -328,7 +336,7 @@ fn sections(
         None => MOST_SECTIONS,
     };
     let mut sections = Vec::new();
-    for number in 0..count.min(MOST_SECTIONS) {
+    for number in 0..count.min(MOST_SECTIONS).min(room) {
         let entry = all.wrapping_add(layout.first);
         let entry = entry.wrapping_add(number.wrapping_mul(layout.step));
         let name = memory.word(entry.wrapping_add(layout.name))?;
@@ -359,7 +367,8 @@ fn arrays(
     }))
 }
 
-/// The names that a module carries itself, at the addresses where they are.
+/// The names that a module carries itself, at the addresses where they are, no more than there is `room`
+/// for.
 ///
 /// # Errors
 ///
@@ -368,6 +377,7 @@ pub fn symbol_table(
     memory: &mut dyn Memory,
     layout: &Layout,
     module: &Module,
+    room: &mut u64,
 ) -> Result<SymbolTable, TargetError> {
     let mut table = SymbolTable::default();
     let Some([pointer, symbols, count, names]) = layout.symbols else {
@@ -377,7 +387,9 @@ pub fn symbol_table(
     let symbols = memory.word(all.wrapping_add(symbols))?;
     let count = memory.word(all.wrapping_add(count))? & 0xffff_ffff;
     let names = memory.word(all.wrapping_add(names))?;
-    let mut raw = vec![0; (count.min(MOST_SYMBOLS) * SYMBOL_BYTES) as usize];
+    let count = count.min(MOST_SYMBOLS).min(*room);
+    *room -= count;
+    let mut raw = vec![0; (count * SYMBOL_BYTES) as usize];
     memory.read(symbols, &mut raw)?;
     for raw in raw.chunks_exact(SYMBOL_BYTES as usize) {
         let (name, address) = (raw.u32(0).unwrap_or(0), raw.u64(8).unwrap_or(0));
@@ -554,6 +566,34 @@ mod tests {
         layout.sections.as_mut().unwrap().step = u64::MAX;
         let modules = list(&mut image(), &layout, HEAD).unwrap();
         assert!(modules[0].sections.is_empty());
+    }
+
+    #[test]
+    fn all_modules_share_one_room() {
+        let mut image = image();
+        let module = list(&mut image, &layout(), HEAD).unwrap().remove(0);
+        let layout = Layout {
+            symbols: Some([112, 0, 8, 16]),
+            ..layout()
+        };
+        let (table, names) = (BASE + 0x1000, BASE + 0x1800);
+        put_word(&mut image, BASE + 0x170, BASE + 0x800);
+        put_word(&mut image, BASE + 0x800, table);
+        put_word(&mut image, BASE + 0x808, 3);
+        put_word(&mut image, BASE + 0x810, names);
+        put(&mut image, names, b"\0a\0");
+        for number in 0..3 {
+            put(&mut image, table + number * SYMBOL_BYTES, &[1, 0, 0, 0, 2]);
+            put_word(&mut image, table + number * SYMBOL_BYTES + 8, BASE + number);
+        }
+        let mut room = 5;
+        let mut count = || {
+            let table = symbol_table(&mut image, &layout, &module, &mut room);
+            table.unwrap().len()
+        };
+        assert_eq!([count(), count(), count()], [3, 2, 0]);
+        let one = sections(&mut image, &layout, BASE + 0x100, false, 1);
+        assert_eq!(one.unwrap().len(), 1);
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub enum ConvertError {
     /// Reading or writing.
     #[error("the copy cannot be written")]
     Io(#[from] io::Error),
+    /// Sections lie over each other.
+    #[error("its sections are longer than the file")]
+    Long,
     /// More sections than an ELF file has room for.
     #[error("too many sections")]
     Sections,
@@ -47,11 +50,14 @@ pub enum ConvertError {
 /// [`ConvertError`].
 pub fn to_elf(image: &MachFile, dwarf: &MachFile, to: &mut impl Write) -> Result<(), ConvertError> {
     let mut elf = Elf::default();
+    let length = |file: &MachFile| file.length().map_err(FileError::from);
+    let mut room = length(image)?.saturating_add(length(dwarf)?);
     let mut programs = Vec::new();
     for segment in loaded(image) {
         let first = elf.sections.len();
         for section in &segment.sections {
-            elf.add(loaded_section(image, segment, section)?);
+            let part = loaded_section(image, segment, section)?;
+            elf.add_within(&mut room, part)?;
         }
         if let Some(part) = elf.sections.get_mut(first) {
             part.lead = part.address.checked_sub(segment.address);
@@ -63,7 +69,7 @@ pub fn to_elf(image: &MachFile, dwarf: &MachFile, to: &mut impl Write) -> Result
         symbols => symbols,
     };
     for section in debug_sections(dwarf) {
-        elf.add(debug_section(dwarf, section)?);
+        elf.add_within(&mut room, debug_section(dwarf, section)?)?;
     }
     if let Some(uuid) = image.image().uuid {
         elf.add(build_id(&uuid.0));
@@ -189,6 +195,14 @@ struct Elf {
 impl Elf {
     fn add(&mut self, part: Part) {
         self.sections.push(part);
+    }
+
+    /// Takes what the part has of the room that is left.
+    fn add_within(&mut self, room: &mut u64, part: Part) -> Result<(), ConvertError> {
+        let left = room.checked_sub(part.bytes.len() as u64);
+        *room = left.ok_or(ConvertError::Long)?;
+        self.add(part);
+        Ok(())
     }
 
     fn add_symbols(&mut self, symbols: &[Symbol], image: &MachFile) {
@@ -377,4 +391,19 @@ fn section_header(part: &Part, offset: u64, name: u32) -> Vec<u8> {
         entry_bytes: part.entry_bytes,
     };
     header.bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sections_that_are_the_same_part_of_a_file_are_too_long() {
+        let mut elf = Elf::default();
+        let part = || Part::new(".text".to_owned(), SHT_PROGBITS, vec![0; 6]);
+        let mut room = 10;
+        elf.add_within(&mut room, part()).unwrap();
+        let error = elf.add_within(&mut room, part()).unwrap_err();
+        assert!(matches!(error, ConvertError::Long), "{error}");
+    }
 }

@@ -20,6 +20,9 @@ const MOST_SLICES: u32 = 16;
 /// A kernel has 60 000 symbols.
 const MOST_SYMBOLS: u32 = 1 << 24;
 const MOST_STRING_BYTES: u32 = 1 << 30;
+/// What is longer is no name, and all names together are no longer than `MOST_TEXT`.
+const LONGEST_NAME: usize = 4096;
+const MOST_TEXT: usize = 64 << 20;
 
 pub(super) const SYMBOL_BYTES: usize = 16;
 
@@ -116,7 +119,7 @@ impl MachFile {
     /// If they cannot be read.
     pub fn contents(&self, section: &Section) -> io::Result<Option<Vec<u8>>> {
         // The debug information of an image names all its sections, and has the bytes of few.
-        if section.is_zero || section.offset == 0 || section.size > self.file.metadata()?.len() {
+        if section.is_zero || section.offset == 0 || section.size > self.length()? {
             return Ok(None);
         }
         let mut bytes = vec![0; section.size as usize];
@@ -141,8 +144,12 @@ impl MachFile {
         Ok(symbols_in(&entries, &strings).collect())
     }
 
+    pub(super) fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
     fn tables(&self, table: &SymbolTable) -> io::Result<(Vec<u8>, Vec<u8>)> {
-        let length = self.file.metadata()?.len();
+        let length = self.length()?;
         let bytes = u64::from(table.count) * SYMBOL_BYTES as u64;
         if table.offset + bytes > length || table.strings > length {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -157,10 +164,15 @@ impl MachFile {
     }
 }
 
-/// The names in a table.
+/// The names in a table, of which each may be where another one is.
 pub(crate) fn symbols_in(entries: &[u8], strings: &[u8]) -> impl Iterator<Item = Symbol> {
     let entries = entries.chunks_exact(SYMBOL_BYTES);
-    entries.filter_map(move |entry| symbol(entry, strings))
+    let symbols = entries.filter_map(move |entry| symbol(entry, strings));
+    let mut room = MOST_TEXT;
+    symbols.map_while(move |symbol| {
+        room = room.checked_sub(symbol.name.len())?;
+        Some(symbol)
+    })
 }
 
 fn symbol(entry: &[u8], strings: &[u8]) -> Option<Symbol> {
@@ -168,8 +180,10 @@ fn symbol(entry: &[u8], strings: &[u8]) -> Option<Symbol> {
     if kind & N_STAB != 0 || kind & N_TYPE != N_SECT || section == 0 {
         return None;
     }
+    let name = strings.get(entry.u32(0)? as usize..).unwrap_or_default();
+    let name = name.get(..LONGEST_NAME).unwrap_or(name);
     Some(Symbol {
-        name: text_at(strings, entry.u32(0)? as usize).into_owned(),
+        name: text_at(name, 0).into_owned(),
         address: entry.u64(8)?,
         is_global: kind & N_EXT != 0,
         section: usize::from(section) - 1,
@@ -201,5 +215,21 @@ fn short(error: io::Error) -> FileError {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => ImageError::NotMachO.into(),
         _ => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_long_text_is_not_the_name_of_everything() {
+        let strings = vec![b'a'; 2 * LONGEST_NAME];
+        let entry = [0, 0, 0, 0, N_SECT, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let most = MOST_TEXT / LONGEST_NAME;
+        let entries = entry.repeat(most + 1);
+        let names = symbols_in(&entries, &strings).map(|it| it.name.len());
+        let names: Vec<usize> = names.collect();
+        assert_eq!(names, vec![LONGEST_NAME; most]);
     }
 }
