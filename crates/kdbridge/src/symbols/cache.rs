@@ -130,13 +130,17 @@ fn write_new(path: &Path, what: &str, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// FNV-1a over words: against damage, not against malice.
 fn checksum(what: &str, content: &[u8]) -> u64 {
-    const PRIME: u64 = 0x0100_0000_01b3;
     let (words, rest) = content.as_chunks();
     let words = words.iter().map(|word| u64::from_le_bytes(*word));
     let bytes = rest.iter().chain(what.as_bytes()).map(|&it| u64::from(it));
-    words.chain(bytes).fold(0xcbf2_9ce4_8422_2325, |sum, word| {
+    hash(words.chain(bytes))
+}
+
+/// FNV-1a over words: against damage, not against malice. What is kept on disk depends on it.
+pub(crate) fn hash(words: impl Iterator<Item = u64>) -> u64 {
+    const PRIME: u64 = 0x0100_0000_01b3;
+    words.fold(0xcbf2_9ce4_8422_2325, |sum, word| {
         (sum ^ word).wrapping_mul(PRIME).rotate_left(29)
     })
 }

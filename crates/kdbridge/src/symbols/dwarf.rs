@@ -34,7 +34,7 @@ mod units;
 const MOST_KEPT: usize = 64;
 /// What is kept on disk, with the version of each.
 const UNITS: &str = "units-1";
-const NAMES: &str = "names-1";
+const NAMES: &str = "names-2";
 
 /// A function in the place of an address, be it in its own right or inlined.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 //! a hundred thousand of them.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use gimli::constants as dw;
 use gimli::{AttributeValue, DebuggingInformationEntry, DwTag, Operation, UnitOffset};
@@ -12,9 +11,10 @@ use gimli::{AttributeValue, DebuggingInformationEntry, DwTag, Operation, UnitOff
 use super::sections::{Piece, Sections};
 use super::units::Units;
 use super::{DwarfError, Tables, Unit};
+use crate::symbols::cache;
 
-/// What a name is that of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a name is that of. Their order is kept on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Space {
     Variable,
     /// A variable that is defined by no unit, but by the linker.
@@ -144,8 +144,16 @@ pub(super) fn address_of(unit: &Unit, entry: &Entry) -> Option<u64> {
 }
 
 fn hash(space: Space, name: &[u8]) -> u64 {
-    // Its result is kept on disk, and is the same in every run: the keys of this one are constant.
-    let mut hasher = DefaultHasher::new();
-    (space, name).hash(&mut hasher);
-    hasher.finish()
+    let name = name.iter().copied().map(u64::from);
+    cache::hash([space as u64].into_iter().chain(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_the_same_hash_next_year() {
+        assert_eq!(hash(Space::Struct, b"task_struct"), 0x5cae_a714_ed5e_32f2);
+    }
 }
