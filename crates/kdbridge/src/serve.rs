@@ -306,7 +306,8 @@ impl<T: Target> Server<T> {
                 break;
             }
             // A debugger that waited long for the bridge to say anything has asked again.
-            if client.acks() && last.as_ref() == Some(&item) {
+            let is_packet = matches!(item, Item::Packet(_));
+            if client.acks() && is_packet && last.as_ref() == Some(&item) {
                 client.acknowledge(true);
                 continue;
             }
@@ -380,8 +381,11 @@ fn answer<T: Target>(
     request: &[u8],
 ) -> Result<(), TargetError> {
     client.acknowledge(true);
-    // A debugger that waits for that asks again, and some answers take a while.
-    client.flush().ok();
+    // A debugger that waits for that asks again, and some answers take a while. What one has asked that has
+    // left is done, and nothing after it.
+    if let Err(Closed) = client.flush() {
+        client.closed = true;
+    }
     match requests::answer(machine, client.id, &mut client.talk, request)? {
         Answer::Packet(payload) => client.answer(&payload),
         Answer::Packets(payloads) => payloads.iter().for_each(|it| client.answer(it)),

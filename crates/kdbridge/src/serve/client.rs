@@ -149,7 +149,7 @@ impl Client {
 
     /// Sends the last answer again.
     pub(super) fn again(&mut self) {
-        if self.acks {
+        if self.acks && !self.closed {
             self.out.extend_from_slice(&self.last);
         }
     }
@@ -161,6 +161,14 @@ impl Client {
     pub(super) fn stop_acks(&mut self) {
         self.acks = false;
     }
+            self.bound();
+        }
+    }
+
+    /// Hangs up on a debugger that asks without reading.
+    fn bound(&mut self) {
+        if self.out.len() > MAX_WAITING && self.flush().is_err() {
+            self.closed = true;
 
     pub(super) fn answer(&mut self, payload: &[u8]) {
         self.answer_in_pieces(|answer| answer.push(payload));
@@ -197,6 +205,7 @@ impl Client {
             self.answer(format!("O{}", hex::encode(text.as_bytes())).as_bytes());
         }
     }
+        self.bound();
 
     pub(super) fn has_output(&self) -> bool {
         !self.out.is_empty()
@@ -244,5 +253,31 @@ impl Reply<'_> {
 impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_debugger_that_asks_without_reading_is_hung_up_on() {
+        let (line, _debugger) = UnixStream::pair().unwrap();
+        let line = Stream::Unix(line).prepare().unwrap();
+        let mut client = Client::new(Id(1), line);
+        client.answer(&[b'0'; 1 << 17]);
+        for _ in 0..2000 {
+            client.again();
+        }
+        assert!(client.closed);
+        let most = MAX_WAITING + (1 << 18);
+        assert!(
+            client.out.capacity() <= 2 * most,
+            "{}",
+            client.out.capacity()
+        );
+        assert!(client.out.len() <= most, "{}", client.out.len());
     }
 }

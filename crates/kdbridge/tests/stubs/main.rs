@@ -6,6 +6,7 @@ mod debugger;
 mod hostile;
 mod kgdb;
 mod processors;
+mod raw;
 #[path = "../serving/mod.rs"]
 mod serving;
 mod stub;
