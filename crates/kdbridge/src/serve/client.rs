@@ -28,6 +28,8 @@ pub(super) struct Id(pub(super) u32);
 pub(super) struct Client {
     pub(super) id: Id,
     stream: Stream,
+    /// Something has come from it.
+    begun: bool,
     decoder: Decoder,
     out: Vec<u8>,
     /// The last answer, as long as it may have to be sent again.
@@ -87,6 +89,7 @@ impl Client {
         Self {
             id,
             stream,
+            begun: false,
             decoder: Decoder::of_requests(),
             out: Vec::new(),
             last: Vec::new(),
@@ -108,8 +111,15 @@ impl Client {
                 _ => return Err(Closed),
             },
         };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if let Some(&first) = bytes.first() {
+            if !self.begun && !begins(first) {
+                return Err(Closed);
+            }
+            self.begun = true;
+        }
         let mut items = Vec::new();
-        for &byte in buffer.get(..count).unwrap_or_default() {
+        for &byte in bytes {
             let item = self.decoder.push(byte).map_err(|_| Closed)?;
             items.extend(item);
         }
@@ -151,6 +161,14 @@ impl Client {
     pub(super) fn again(&mut self) {
         if self.acks && !self.closed {
             self.out.extend_from_slice(&self.last);
+            self.bound();
+        }
+    }
+
+    /// Hangs up on a debugger that asks without reading.
+    fn bound(&mut self) {
+        if self.out.len() > MAX_WAITING && self.flush().is_err() {
+            self.closed = true;
         }
     }
 
@@ -161,14 +179,6 @@ impl Client {
     pub(super) fn stop_acks(&mut self) {
         self.acks = false;
     }
-            self.bound();
-        }
-    }
-
-    /// Hangs up on a debugger that asks without reading.
-    fn bound(&mut self) {
-        if self.out.len() > MAX_WAITING && self.flush().is_err() {
-            self.closed = true;
 
     pub(super) fn answer(&mut self, payload: &[u8]) {
         self.answer_in_pieces(|answer| answer.push(payload));
@@ -195,6 +205,7 @@ impl Client {
         } else {
             encoder.end(&mut self.out);
         }
+        self.bound();
         result
     }
 
@@ -205,7 +216,6 @@ impl Client {
             self.answer(format!("O{}", hex::encode(text.as_bytes())).as_bytes());
         }
     }
-        self.bound();
 
     pub(super) fn has_output(&self) -> bool {
         !self.out.is_empty()
@@ -228,6 +238,12 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// Whether a debugger begins so. A browser, which a page on the web can have send whatever it likes in a
+/// request, begins with the name of a method.
+fn begins(first: u8) -> bool {
+    matches!(first, b'+' | b'-' | b'$' | 3)
 }
 
 /// An answer that is being made.

@@ -42,3 +42,13 @@ fn acknowledgements_that_are_repeated_are_not_answered() {
     line.read_exact(&mut said).unwrap();
     assert_eq!(&said, b"+$");
 }
+
+#[test]
+fn a_browser_is_hung_up_on() {
+    let (_stub, bridge) = serve();
+    let mut line = connect(&bridge);
+    line.write_all(b"POST / HTTP/1.1\r\n\r\n$qC#b4").unwrap();
+    let mut said = Vec::new();
+    line.read_to_end(&mut said).unwrap();
+    assert_eq!(said, b"");
+}
