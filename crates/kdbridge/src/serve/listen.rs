@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,18 @@ pub struct Listener {
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Unix(UnixListener, PathBuf),
+    Unix(UnixListener, PathBuf, Identity),
+}
+
+/// Which file of the system one is: its device, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity(u64, u64);
+
+impl Identity {
+    fn of(path: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(path)?;
+        Ok(Self(meta.dev(), meta.ino()))
+    }
 }
 
 impl Listener {
@@ -28,18 +39,22 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// What the system says; that the address is in use if somebody listens there.
+    /// What the system says; that the address is in use if somebody listens there, or that something
+    /// exists there that is no socket.
     pub fn bind(address: &Address) -> io::Result<Self> {
         let socket = match address {
             Address::Tcp(address) => Socket::Tcp(TcpListener::bind(address)?),
-            Address::Unix(path) => Socket::Unix(bind_path(path)?, path.clone()),
+            Address::Unix(path) => {
+                let (socket, identity) = bind_path(path)?;
+                Socket::Unix(socket, path.clone(), identity)
+            }
         };
         let address = match &socket {
             Socket::Tcp(socket) => {
                 socket.set_nonblocking(true)?;
                 Address::Tcp(socket.local_addr()?.to_string())
             }
-            Socket::Unix(socket, path) => {
+            Socket::Unix(socket, path, _) => {
                 socket.set_nonblocking(true)?;
                 Address::Unix(path.clone())
             }
@@ -57,7 +72,7 @@ impl Listener {
     pub(super) fn accept(&self) -> io::Result<Option<Stream>> {
         let stream = match &self.socket {
             Socket::Tcp(socket) => socket.accept().map(|(stream, _)| Stream::Tcp(stream)),
-            Socket::Unix(socket, _) => socket.accept().map(|(stream, _)| Stream::Unix(stream)),
+            Socket::Unix(socket, ..) => socket.accept().map(|(stream, _)| Stream::Unix(stream)),
         };
         match stream {
             Ok(stream) => stream.prepare().map(Some),
@@ -67,41 +82,104 @@ impl Listener {
     }
 }
 
-/// The socket is made under another name, so that it is never there with other rights.
-fn bind_path(path: &Path) -> io::Result<UnixListener> {
-    if is_socket(path) {
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        fs::remove_file(path)?;
-    }
-    let mut hidden = path.as_os_str().to_owned();
-    hidden.push(format!(".{}", std::process::id()));
-    let hidden = PathBuf::from(hidden);
+/// The socket is made in a folder that only its owner can enter, so that nobody else ever reaches it.
+fn bind_path(path: &Path) -> io::Result<(UnixListener, Identity)> {
+    make_room(path)?;
+    let beside = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let folder = tempfile::Builder::new()
+        .prefix(".k")
+        .tempdir_in(beside.unwrap_or(Path::new(".")))?;
+    let hidden = folder.path().join("s");
     let socket = UnixListener::bind(&hidden)?;
     fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
-    fs::rename(&hidden, path)?;
-    Ok(socket)
+    let identity = Identity::of(&hidden)?;
+    // Unlike a new name, another one replaces nothing.
+    fs::hard_link(&hidden, path)?;
+    Ok((socket, identity))
 }
 
-fn is_socket(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket())
+/// Removes a socket that nobody listens at.
+fn make_room(path: &Path) -> io::Result<()> {
+    let kind = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        meta => meta?.file_type(),
+    };
+    if !kind.is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a file that is no socket",
+        ));
+    }
+    if UnixStream::connect(path).is_ok() {
+        return Err(io::ErrorKind::AddrInUse.into());
+    }
+    fs::remove_file(path)
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
             Socket::Tcp(socket) => socket.as_fd(),
-            Socket::Unix(socket, _) => socket.as_fd(),
+            Socket::Unix(socket, ..) => socket.as_fd(),
         }
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Socket::Unix(_, path) = &self.socket {
-            // Fails only if somebody has removed it.
+        if let Socket::Unix(_, path, identity) = &self.socket
+            && Identity::of(path).is_ok_and(|there| there == *identity)
+        {
+            // Fails only if somebody has removed it meanwhile.
             fs::remove_file(path).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bridge");
+        (folder, path)
+    }
+
+    fn bind(path: &Path) -> io::Result<Listener> {
+        Listener::bind(&Address::Unix(path.to_owned()))
+    }
+
+    #[test]
+    fn a_file_that_is_no_socket_stays() {
+        let (folder, path) = folder();
+        fs::write(&path, "precious").unwrap();
+        let error = bind(&path).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_socket_that_nobody_listens_at_is_replaced() {
+        let (folder, path) = folder();
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = bind(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_has_taken_the_place_of_the_socket_stays() {
+        let (_folder, path) = folder();
+        let listener = bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "precious").unwrap();
+        drop(listener);
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 }
