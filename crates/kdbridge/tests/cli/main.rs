@@ -17,3 +17,12 @@ fn said(arguments: &[&str]) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).expect("text")
 }
+
+#[test]
+fn control_characters_do_not_reach_the_terminal() {
+    let output = kdbridge(&["boot-args", "\x1b[2Jhalt\x07"]);
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(text.contains("[2Jhalt"), "{text}");
+    assert!(!text.contains('\x1b') && !text.contains('\x07'), "{text}");
+}

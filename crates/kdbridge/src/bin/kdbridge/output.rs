@@ -8,8 +8,8 @@ use kdbridge::kernel::Step;
 use serde::Serialize;
 
 /// Prints a line of output. A command whose output nobody takes ends, as others do.
-pub(crate) fn line(text: impl std::fmt::Display) {
-    if let Err(error) = writeln!(io::stdout(), "{text}") {
+pub(crate) fn line(text: impl Display) {
+    if let Err(error) = writeln!(io::stdout(), "{}", tame(&text)) {
         if error.kind() != io::ErrorKind::BrokenPipe {
             remark(format_args!("standard output: {error}"));
         }
@@ -18,8 +18,8 @@ pub(crate) fn line(text: impl std::fmt::Display) {
 }
 
 /// Prints a remark that is not output.
-pub(crate) fn remark(text: impl std::fmt::Display) {
-    writeln!(io::stderr(), "kdbridge: {text}").ok();
+pub(crate) fn remark(text: impl Display) {
+    writeln!(io::stderr(), "kdbridge: {}", tame(&text)).ok();
 }
 
 /// Prints a report, as text or as JSON. Its text ends with a line.
@@ -36,14 +36,18 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     put(&(text + "\n"))
 }
 
-/// Prints text whose control characters cannot play with a terminal: it came from a kernel.
+/// Prints text.
 pub(crate) fn put(text: &str) -> anyhow::Result<()> {
-    let plain: String = text.chars().map(plain).collect();
-    match io::stdout().write_all(plain.as_bytes()) {
+    match io::stdout().write_all(tame(&text).as_bytes()) {
         // Nobody reads on, as with `| head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         done => done.context("standard output"),
     }
+}
+
+/// Text whose control characters cannot play with a terminal: it may have come from a kernel.
+fn tame(text: &impl Display) -> String {
+    text.to_string().chars().map(plain).collect()
 }
 
 fn plain(character: char) -> char {
