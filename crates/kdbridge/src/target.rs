@@ -234,6 +234,11 @@ pub trait Target: Memory {
     /// [`TargetError::Refused`] if the target has no way to do that.
     fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError>;
 
+    /// Whether the target has a way to do that.
+    fn has_physical(&self) -> bool {
+        false
+    }
+
     /// Sets a trap. Memory that is read still shows what was there before.
     ///
     /// # Errors
@@ -369,6 +374,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
         (**self).read_physical(at, into)
+    }
+
+    fn has_physical(&self) -> bool {
+        (**self).has_physical()
     }
 
     fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {

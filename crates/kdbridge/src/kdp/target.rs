@@ -351,8 +351,12 @@ impl<L: Link> Target for KdpTarget<L> {
             .try_for_each(|&place| self.set_software(place))
     }
 
+    fn has_physical(&self) -> bool {
+        self.version >= PHYSICAL_VERSION
+    }
+
     fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
-        if self.version < PHYSICAL_VERSION {
+        if !self.has_physical() {
             return Err(TargetError::Refused("read physical memory"));
         }
         let mut at = at;

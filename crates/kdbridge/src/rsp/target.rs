@@ -418,6 +418,10 @@ impl Target for RspTarget {
     fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
         self.in_physical_mode(|target| target.read_parts(at, into))
     }
+    fn has_physical(&self) -> bool {
+        self.physical
+    }
+
 
     fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
         self.set_trap(at, trap)

@@ -153,6 +153,10 @@ impl<T: Target> Conversation<'_, T> {
         if bytes.is_empty() {
             return Ok("OK".into());
         }
+        if self.talk.physical {
+            // The number is no virtual address.
+            return Err(TargetError::Refused("let physical memory be written").into());
+        }
         self.machine.cache.clear();
         self.machine.target.look_from(self.cpu())?;
         self.machine.target.write(at, &bytes)?;

@@ -333,8 +333,8 @@ impl<T: Target> Conversation<'_, T> {
             b"qfThreadInfo" => Ok(format!("m{}", self.threads()).into()),
             b"qsThreadInfo" => Ok("l".into()),
             b"qOffsets" => self.offsets(),
-            b"qqemu.Supported" => Ok("PhyMemMode".into()),
-            b"Qqemu.PhyMemMode:1" | b"Qqemu.PhyMemMode:0" => {
+            b"qqemu.Supported" if self.machine.target.has_physical() => Ok("PhyMemMode".into()),
+            b"Qqemu.PhyMemMode:1" | b"Qqemu.PhyMemMode:0" if self.machine.target.has_physical() => {
                 self.talk.physical = request.ends_with(b"1");
                 Ok("OK".into())
             }

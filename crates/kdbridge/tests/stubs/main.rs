@@ -5,6 +5,7 @@
 mod debugger;
 mod hostile;
 mod kgdb;
+mod passed;
 mod processors;
 mod raw;
 #[path = "../serving/mod.rs"]

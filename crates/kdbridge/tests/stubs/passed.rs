@@ -1,0 +1,62 @@
+//! What stubs are to be told, and what not.
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use kdbridge::rsp::RspTarget;
+
+use crate::debugger::Debugger;
+use crate::serving::Serving;
+use crate::stub::{Say, Stub};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A stub with these features, of which the second is QEMU's; what it is told is told here too.
+fn stub(features: &'static str, qemu: &'static str) -> (Stub, Serving, Receiver<String>) {
+    let (told, heard) = channel();
+    let (stub, line) = Stub::play(move |request| {
+        // Nobody listens at the end of the test.
+        told.send(String::from_utf8_lossy(request).into_owned())
+            .ok();
+        match request {
+            _ if request.starts_with(b"qSupported") => features.into(),
+            b"qqemu.Supported" => qemu.into(),
+            b"?" | b"\x03" => "T02thread:1;".into(),
+            b"Hg1" | b"Qqemu.PhyMemMode:0" | b"Qqemu.PhyMemMode:1" => "OK".into(),
+            b"vCont?" => "vCont;c;C;s;S".into(),
+            b"vCont;c" => Say::Silence,
+            [b'm', ..] => "01020304".into(),
+            [b'M', ..] => "OK".into(),
+            _ if request.starts_with(b"vCont;") => "T0ethread:1;".into(),
+            _ => "".into(),
+        }
+    });
+    let target = RspTarget::over(line, PATIENCE).unwrap();
+    (stub, Serving::start(target, Box::new(|_| None)), heard)
+}
+
+#[test]
+fn k25_nothing_is_written_to_a_physical_address() {
+    let (_stub, bridge, heard) = stub("", "PhyMemMode");
+    let mut debugger = Debugger::connect(&bridge);
+    assert_eq!(debugger.ask("qqemu.Supported"), "PhyMemMode");
+    assert_eq!(debugger.ask("Qqemu.PhyMemMode:1"), "OK");
+    assert_eq!(debugger.ask("m1000,4"), "01020304");
+    let refused = debugger.ask("M1000,1:00");
+    assert_eq!(
+        refused,
+        "E.the target does not let physical memory be written"
+    );
+    assert_eq!(heard.try_iter().find(|it| it.starts_with('M')), None);
+    assert_eq!(debugger.ask("Qqemu.PhyMemMode:0"), "OK");
+    assert_eq!(debugger.ask("M1000,1:00"), "OK");
+}
+
+#[test]
+fn k25_a_stub_without_physical_memory_offers_none() {
+    let (_stub, bridge, _heard) = stub("", "");
+    let mut debugger = Debugger::connect(&bridge);
+    for request in ["qqemu.Supported", "Qqemu.PhyMemMode:1"] {
+        assert_eq!(debugger.ask(request), "");
+    }
+}
