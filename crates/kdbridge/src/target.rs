@@ -254,6 +254,12 @@ pub trait Target: Memory {
     /// [`TargetError::Refused`] if there is none.
     fn clear(&mut self, at: u64, trap: Trap) -> Result<(), TargetError>;
 
+    /// The signal that a thread of a program gets when it runs on, in the numbers of the stub. Machines
+    /// have none.
+    fn deliver(&mut self, cpu: Cpu, signal: u8) {
+        let _ = (cpu, signal);
+    }
+
     /// Lets all processors run.
     ///
     /// # Errors
@@ -378,6 +384,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn has_physical(&self) -> bool {
         (**self).has_physical()
+    }
+
+    fn deliver(&mut self, cpu: Cpu, signal: u8) {
+        (**self).deliver(cpu, signal);
     }
 
     fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {

@@ -67,6 +67,8 @@ pub struct RspTarget {
     /// What is set, and what software breakpoints stand in the place of.
     traps: BTreeMap<(u64, Trap), Vec<u8>>,
     state: State,
+    /// What a thread gets when it runs on.
+    signal: Option<(Cpu, u8)>,
     /// A stop that has not been told yet.
     stop: Option<Stop>,
 }
@@ -112,6 +114,7 @@ impl RspTarget {
             root: None,
             traps: BTreeMap::new(),
             state: State::Stopped,
+            signal: None,
             stop: None,
         };
         target.greet()?;
@@ -415,13 +418,13 @@ impl Target for RspTarget {
         self.write_memory(at, from)
     }
 
-    fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
-        self.in_physical_mode(|target| target.read_parts(at, into))
-    }
     fn has_physical(&self) -> bool {
         self.physical
     }
 
+    fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+        self.in_physical_mode(|target| target.read_parts(at, into))
+    }
 
     fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
         self.set_trap(at, trap)
@@ -431,23 +434,36 @@ impl Target for RspTarget {
         self.clear_trap(at, trap)
     }
 
+    fn deliver(&mut self, cpu: Cpu, signal: u8) {
+        self.signal = Some((cpu, signal));
+    }
+
     fn resume(&mut self) -> Result<(), TargetError> {
         self.standing()?;
-        let request: &[u8] = if self.vcont { b"vCont;c" } else { b"c" };
-        self.link.send(&[request], self.deadline())?;
+        let request = match (self.signal.take(), self.vcont) {
+            (None, false) => "c".to_owned(),
+            (None, true) => "vCont;c".to_owned(),
+            (Some((_, signal)), false) => format!("C{signal:02x}"),
+            (Some((cpu, signal)), true) => {
+                format!("vCont;C{signal:02x}:{};c", self.threads.name(cpu)?)
+            }
+        };
+        self.link.send(&[request.as_bytes()], self.deadline())?;
         self.leave(State::Running);
         Ok(())
     }
 
     fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.standing()?;
+        let signal = self.signal.take().filter(|(other, _)| *other == cpu);
+        let step = signal.map_or("s".to_owned(), |(_, signal)| format!("S{signal:02x}"));
         let request = if self.vcont {
-            format!("vCont;s:{}", self.threads.name(cpu)?)
+            format!("vCont;{step}:{}", self.threads.name(cpu)?)
         } else {
             // Which one is to step was said before there was vCont.
             let select = format!("Hc{}", self.threads.name(cpu)?);
             self.ask(select.as_bytes())?;
-            "s".to_owned()
+            step
         };
         self.link.send(&[request.as_bytes()], self.deadline())?;
         self.leave(State::Stepping);

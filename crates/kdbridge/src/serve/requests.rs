@@ -131,8 +131,7 @@ impl<T: Target> Conversation<'_, T> {
             b'm' | b'x' => self.read_memory(kind, rest),
             b'M' | b'X' => self.write_memory(kind, rest),
             b'Z' | b'z' => self.trap(kind, rest),
-            b'c' | b'C' => self.resume(),
-            b's' | b'S' => self.step(self.cpu()),
+            b'c' | b'C' | b's' | b'S' => self.act(request),
             b'D' => Ok(Answer::Leave(Some(b"OK"))),
             b'k' => self.kill(None),
             b'v' => self.verbose(request),
@@ -251,27 +250,45 @@ impl<T: Target> Conversation<'_, T> {
         Ok("OK".into())
     }
 
-    fn resume(&mut self) -> Result<Answer, Refusal> {
+    /// Does what the actions of a `vCont` say, all of it or nothing.
+    fn act(&mut self, actions: &[u8]) -> Result<Answer, Refusal> {
+        let actions = actions.split(|&byte| byte == b';').map(Action::read);
+        let Some(actions) = actions.collect::<Option<Vec<Action<'_>>>>() else {
+            return Ok("".into());
+        };
+        let step = actions.iter().find(|action| action.steps);
+        let step = step.map(|step| self.thread_of(step)).transpose()?;
+        let signalled = actions.iter().find(|action| action.signal != 0);
+        let signal = signalled
+            .map(|action| Ok::<_, Refusal>((self.thread_of(action)?, action.signal)))
+            .transpose()?;
         self.standing()?;
         self.machine.control(self.id)?;
         if let Some(news) = self.machine.rest_of_libraries(self.talk)? {
             return Ok(news.into());
         }
-        if self.talk.knows_libraries.is_some() {
-            self.machine.hook()?;
+        if let Some((cpu, signal)) = signal.filter(|_| self.machine.target.is_program()) {
+            self.machine.target.deliver(cpu, signal);
         }
-        self.machine.resume()?;
+        match step {
+            Some(cpu) => self.machine.step(cpu)?,
+            None => self.resume()?,
+        }
         Ok(Answer::Later)
     }
 
-    fn step(&mut self, cpu: Cpu) -> Result<Answer, Refusal> {
-        self.standing()?;
-        self.machine.control(self.id)?;
-        if let Some(news) = self.machine.rest_of_libraries(self.talk)? {
-            return Ok(news.into());
+    fn thread_of(&self, action: &Action<'_>) -> Result<Cpu, Refusal> {
+        match action.thread {
+            None | Some(b"-1" | b"0") => Ok(self.cpu()),
+            Some(thread) => self.thread(thread),
         }
-        self.machine.step(cpu)?;
-        Ok(Answer::Later)
+    }
+
+    fn resume(&mut self) -> Result<(), TargetError> {
+        if self.talk.knows_libraries.is_some() {
+            self.machine.hook()?;
+        }
+        self.machine.resume()
     }
 
     pub(super) fn standing(&self) -> Result<(), Refusal> {
@@ -300,14 +317,7 @@ impl<T: Target> Conversation<'_, T> {
         let Some(actions) = request.strip_prefix(b"vCont;") else {
             return Ok("".into());
         };
-        for action in actions.split(|&byte| byte == b';') {
-            if matches!(action.first(), Some(b's' | b'S')) {
-                let thread = action.split(|&byte| byte == b':').nth(1);
-                let cpu = thread.map_or(Ok(self.cpu()), |thread| self.thread(thread))?;
-                return self.step(cpu);
-            }
-        }
-        self.resume()
+        self.act(actions)
     }
 
     fn query(&mut self, request: &[u8]) -> Result<Answer, Refusal> {
@@ -472,6 +482,32 @@ impl<T: Target> Conversation<'_, T> {
         self.standing()?;
         let reply = self.machine.target.forward(self.cpu(), request)?;
         Ok(Answer::Packet(reply.unwrap_or_default()))
+    }
+}
+
+/// What threads, or one of them, are to do.
+struct Action<'a> {
+    steps: bool,
+    /// Zero for none.
+    signal: u8,
+    thread: Option<&'a [u8]>,
+}
+
+impl<'a> Action<'a> {
+    /// `c`, `C0e`, `s:1`, `S0e:1`; `None` for all others.
+    fn read(action: &'a [u8]) -> Option<Self> {
+        let mut parts = action.splitn(2, |&byte| byte == b':');
+        let (kind, signal) = parts.next()?.split_first()?;
+        let signal = match kind {
+            b'c' | b's' => signal.is_empty().then_some(0)?,
+            b'C' | b'S' => u8::try_from(hex::number(signal)?).ok()?,
+            _ => return None,
+        };
+        Some(Self {
+            steps: matches!(kind, b's' | b'S'),
+            signal,
+            thread: parts.next(),
+        })
     }
 }
 

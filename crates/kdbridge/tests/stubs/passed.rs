@@ -36,6 +36,37 @@ fn stub(features: &'static str, qemu: &'static str) -> (Stub, Serving, Receiver<
 }
 
 #[test]
+fn k25_a_program_gets_its_signals() {
+    let (_stub, bridge, heard) = stub("qXfer:auxv:read+", "");
+    let mut debugger = Debugger::connect(&bridge);
+    for (asked, told) in [
+        ("vCont;C0e:1;c", "vCont;C0e:1;c"),
+        ("C0e", "vCont;C0e:1;c"),
+        ("vCont;S0e:1", "vCont;S0e:1"),
+        ("vCont;s:1", "vCont;s:1"),
+    ] {
+        assert_eq!(debugger.ask(asked), "T0ethread:1;", "{asked}");
+        let last = heard
+            .try_iter()
+            .filter(|it| it.starts_with("vCont;"))
+            .last();
+        assert_eq!(last.as_deref(), Some(told), "{asked}");
+    }
+}
+
+#[test]
+fn k25_a_machine_has_no_signals() {
+    let (_stub, bridge, heard) = stub("", "");
+    let mut debugger = Debugger::connect(&bridge);
+    assert_eq!(debugger.ask("vCont;S0e:1"), "T0ethread:1;");
+    let last = heard
+        .try_iter()
+        .filter(|it| it.starts_with("vCont;"))
+        .last();
+    assert_eq!(last.as_deref(), Some("vCont;s:1"));
+}
+
+#[test]
 fn k25_nothing_is_written_to_a_physical_address() {
     let (_stub, bridge, heard) = stub("", "PhyMemMode");
     let mut debugger = Debugger::connect(&bridge);

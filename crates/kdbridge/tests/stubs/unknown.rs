@@ -21,6 +21,7 @@ const UNKNOWN: &str = "\
     QNonStop:1 QPassSignals: QProgramSignals: QThreadEvents:1 QCatchSyscalls:0 QAllow: QDisableRandomization:1 \
     QSaveRegisterState QRestoreRegisterState:1 QSetDetachOnError:1 QSetSTDIN:2f QLaunchArch:x86_64 \
     jThreadExtendedInfo:{} jGetLoadedDynamicLibrariesInfos:{} jGetSharedCacheInfo:{} jModulesInfo:[] jSignalsInfo \
+    vCont;t vCont;t:1 vCont;r10,20:1 vCont;c;t:1 vCont;Czz c1000 \
     A6,0,2f B0,S F0 R00 b bc bs d i0 r t0:0,0 ! _M10,rwx _m0 e no-such-packet";
 
 /// What no request that is known begins with.
