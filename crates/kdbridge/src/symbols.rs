@@ -15,6 +15,7 @@ pub(crate) mod testing;
 
 pub use build_id::BuildId;
 pub use cache::Cache;
+pub(crate) use cache::hash;
 pub use dwarf::{DebugInfo, DwarfError, SourceFrame};
 pub use elf::{ElfError, ElfFile, Section, build_id_in};
 pub use index::{Index, may_be_kernel};
