@@ -12,7 +12,7 @@ use crate::kdp::Reentry;
 use crate::macho::{
     self, ConvertError, FileError, Files, MachFile, SearchError, Segment, Symbol, Uuid,
 };
-use crate::symbols::{self, Kind, SymbolTable};
+use crate::symbols::{self, BuildId, ElfFile, Kind, SymbolTable};
 use crate::target::{Memory, TargetError};
 
 const REENTRY_DEADLINE: &str = "_kdp_reentry_deadline";
@@ -21,6 +21,9 @@ const KEXT_SUMMARIES: &str = "_gLoadedKextSummaries";
 
 /// A function that is called whenever the list of extensions has changed.
 const KEXTS_CHANGED: &str = "_OSKextLoadedKextSummariesUpdated";
+
+/// Copies that are made in another way have another one.
+const COPY_VERSION: u32 = 2;
 
 /// The function that enters the debugger is three instructions long.
 const MOST_HANDLER_BYTES: u64 = 64;
@@ -244,12 +247,18 @@ fn copy(found: &Files, uuid: Uuid, cache: &Path) -> Result<PathBuf, FilesError> 
     } else {
         "elf"
     };
-    let path = cache.join(format!("{uuid}.{suffix}"));
-    if !path.exists() {
+    let path = cache.join(format!("{uuid}.{COPY_VERSION}.{suffix}"));
+    if !is_whole(&path, uuid) {
         let (image, dwarf) = (open(image)?, open(dwarf)?);
         write(&image, &dwarf, &path).map_err(|error| FilesError::Copy(path.clone(), error))?;
     }
     Ok(path)
+}
+
+/// Whether a copy is there, and its end too, where its sections are listed.
+fn is_whole(path: &Path, uuid: Uuid) -> bool {
+    let elf = ElfFile::open(path);
+    elf.is_ok_and(|it| it.build_id() == BuildId::new(&uuid.0))
 }
 
 fn open(path: &Path) -> Result<MachFile, FilesError> {
@@ -268,4 +277,26 @@ fn write(image: &MachFile, dwarf: &MachFile, path: &Path) -> Result<(), ConvertE
         fs::remove_file(&unfinished)?;
     }
     moved
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::symbols::testing::Elf;
+
+    #[test]
+    fn a_copy_that_is_cut_short_is_none() {
+        let mut note = [4u32, 16, 3].map(u32::to_le_bytes).concat();
+        note.extend(b"GNU\0");
+        note.extend([7; 16]);
+        let whole = Elf::new().section(".note", 7, 0, &note).bytes();
+        for length in 0..whole.len() {
+            let cut = Elf::file(&whole[..length]);
+            assert!(!is_whole(cut.path(), Uuid([7; 16])), "after {length}");
+        }
+        let file = Elf::file(&whole);
+        assert!(is_whole(file.path(), Uuid([7; 16])));
+        assert!(!is_whole(file.path(), Uuid([8; 16])));
+        assert!(!is_whole(Path::new("/nowhere"), Uuid([7; 16])));
+    }
 }
