@@ -5,6 +5,7 @@ use kdbridge::kernel::{Kernel, Sources};
 use kdbridge::symbols::{Cache, Index, kallsyms};
 use kdbridge::target::{Memory, TargetError};
 use kdbridge::types::{Tag, TypeId, Types};
+use kdbridge::xnu::live_names;
 use proptest::prelude::*;
 
 const IMAGE: u64 = 0xffff_ffff_8100_0000;
@@ -140,6 +141,12 @@ fn look(all: &Types, id: TypeId) {
     assert!(text.len() < 1 << 20, "{} bytes", text.len());
 }
 
+#[test]
+fn a_type_that_is_twice_in_itself_has_an_end() {
+    let all = Types::of_btf(types(&[(2, 1)])).unwrap();
+    look(&all, TypeId(1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
@@ -166,7 +173,9 @@ proptest! {
     fn xnu_is_found_or_not(seed: u64, pc in place(), list in place()) {
         let mut memory = Anything::of(seed);
         let hints = xnu::Hints { pc: Some(pc), ..xnu::Hints::default() };
-        xnu::find(&mut memory, hints).ok();
+        if let Ok(found) = xnu::find(&mut memory, hints) {
+            live_names(&mut memory, &found).ok();
+        }
         for kext in xnu::kexts(&mut memory, list).unwrap_or_default() {
             xnu::segments(&mut memory, &kext).ok();
         }
