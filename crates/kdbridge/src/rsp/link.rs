@@ -347,7 +347,7 @@ impl Deadline {
         self.patience
     }
 
-    fn has_passed(&self) -> bool {
+    pub(super) fn has_passed(&self) -> bool {
         self.at <= Instant::now()
     }
 

@@ -58,6 +58,10 @@ pub struct RspTarget {
     threads_change: bool,
     /// It is a kernel's own stub, which does not listen while that runs.
     kgdb: bool,
+    /// How many answers were waited for in vain and may still come.
+    owed: usize,
+    /// Its reads and writes may be of physical memory.
+    is_physical: bool,
     /// The processor that the stub was told to look from.
     selected: Option<Cpu>,
     /// The one that memory is read from.
@@ -109,6 +113,8 @@ impl RspTarget {
             threads: Threads::default(),
             threads_change: false,
             kgdb: false,
+            owed: 0,
+            is_physical: false,
             selected: None,
             view: Cpu(0),
             root: None,
@@ -147,9 +153,29 @@ impl RspTarget {
 
     /// The answer to a request that a stub does not take long for.
     fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
+        self.settle()?;
         let deadline = self.deadline();
-        self.link.send(&[request], deadline)?;
+        self.request(&[request], deadline)?;
         self.answer(deadline)
+    }
+
+    /// Sends what has an answer each.
+    fn request(&mut self, requests: &[&[u8]], deadline: Deadline) -> Result<(), TargetError> {
+        self.link.send(requests, deadline)?;
+        self.owed += requests.len();
+        Ok(())
+    }
+
+    /// Takes the answers that are late, so that none is taken for another's.
+    fn settle(&mut self) -> Result<(), TargetError> {
+        let deadline = self.deadline();
+        while self.owed > 0 {
+            if deadline.has_passed() {
+                return Err(TargetError::Silent(deadline.patience()));
+            }
+            self.answer(deadline)?;
+        }
+        Ok(())
     }
 
     /// The next packet that is an answer: QEMU says by itself that the machine stopped when somebody
@@ -158,6 +184,7 @@ impl RspTarget {
         for _ in 0..MAX_ASIDES {
             let reply = self.receive(deadline)?;
             if !stop::is_stop(&reply) {
+                self.owed = self.owed.saturating_sub(usize::from(!is_output(&reply)));
                 return Ok(reply);
             }
         }
@@ -265,9 +292,14 @@ impl RspTarget {
     /// Makes the stub look from `cpu`.
     fn select(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.standing()?;
+        if self.is_physical {
+            self.leave_physical_mode()?;
+        }
         if self.selected == Some(cpu) {
             return Ok(());
         }
+        // An answer that is late does not say which one it is now.
+        self.selected = None;
         let request = format!("Hg{}", self.threads.name(cpu)?);
         // A stub with one processor may not know the request.
         let reply = self.ask(request.as_bytes())?;
@@ -335,7 +367,7 @@ impl Target for RspTarget {
         let mut packets = Vec::new();
         let mut length = 0;
         let mut packet = self.forward(cpu, request)?.unwrap_or_default();
-        while packet.first() == Some(&b'O') && packet != b"OK" {
+        while is_output(&packet) {
             length += packet.len();
             if length > MAX_PRINTED {
                 return Err(TargetError::Protocol("a monitor that prints without end"));
@@ -440,6 +472,7 @@ impl Target for RspTarget {
 
     fn resume(&mut self) -> Result<(), TargetError> {
         self.standing()?;
+        self.settle()?;
         let request = match (self.signal.take(), self.vcont) {
             (None, false) => "c".to_owned(),
             (None, true) => "vCont;c".to_owned(),
@@ -455,6 +488,7 @@ impl Target for RspTarget {
 
     fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.standing()?;
+        self.settle()?;
         let signal = self.signal.take().filter(|(other, _)| *other == cpu);
         let step = signal.map_or("s".to_owned(), |(_, signal)| format!("S{signal:02x}"));
         let request = if self.vcont {
@@ -502,6 +536,11 @@ impl Memory for RspTarget {
     fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
         self.read_memory(at, into)
     }
+}
+
+/// What is printed before an answer.
+fn is_output(packet: &[u8]) -> bool {
+    packet.first() == Some(&b'O') && packet != b"OK"
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

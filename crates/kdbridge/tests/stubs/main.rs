@@ -5,6 +5,7 @@
 mod debugger;
 mod hostile;
 mod kgdb;
+mod late;
 mod passed;
 mod processors;
 mod raw;

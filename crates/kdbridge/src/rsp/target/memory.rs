@@ -61,6 +61,7 @@ impl RspTarget {
         length: usize,
         take: &mut dyn FnMut(&Self, u64, &mut [u8]),
     ) -> Result<(), TargetError> {
+        self.settle()?;
         let pieces = split(at, length, self.chunk());
         let requests = pieces
             .iter()
@@ -78,7 +79,7 @@ impl RspTarget {
             if failure.is_none() && sent < until && sent - index <= ahead / 2 {
                 deadline = self.deadline();
                 let next = requests.get(sent..until).unwrap_or_default();
-                self.link.send(next, deadline)?;
+                self.request(next, deadline)?;
                 sent = until;
             }
             // All answers are taken, so that none is taken for another's.
@@ -185,10 +186,18 @@ impl RspTarget {
             return Err(TargetError::Refused("read physical memory"));
         }
         self.select(self.view)?;
+        // Until it is known to have been left again.
+        self.is_physical = true;
         self.ask(b"Qqemu.PhyMemMode:1")?;
         let result = act(self);
-        self.ask(b"Qqemu.PhyMemMode:0")?;
+        self.leave_physical_mode()?;
         result
+    }
+
+    pub(super) fn leave_physical_mode(&mut self) -> Result<(), TargetError> {
+        self.ask(b"Qqemu.PhyMemMode:0")?;
+        self.is_physical = false;
+        Ok(())
     }
 
     pub(super) fn write_memory(&mut self, at: u64, from: &[u8]) -> Result<(), TargetError> {
