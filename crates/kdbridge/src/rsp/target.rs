@@ -73,8 +73,6 @@ pub struct RspTarget {
     state: State,
     /// What a thread gets when it runs on.
     signal: Option<(Cpu, u8)>,
-    /// A stop that has not been told yet.
-    stop: Option<Stop>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,7 +119,6 @@ impl RspTarget {
             traps: BTreeMap::new(),
             state: State::Stopped,
             signal: None,
-            stop: None,
         };
         target.greet()?;
         Ok(target)
@@ -184,7 +181,7 @@ impl RspTarget {
         for _ in 0..MAX_ASIDES {
             let reply = self.receive(deadline)?;
             if !stop::is_stop(&reply) {
-                self.owed = self.owed.saturating_sub(usize::from(!is_output(&reply)));
+                self.has_answered(&reply);
                 return Ok(reply);
             }
         }
@@ -196,8 +193,9 @@ impl RspTarget {
     /// The answer to a command for the stub's own console, whose lines come in packets of their own
     /// before it: all of it in one.
     fn command(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
+        self.settle()?;
         let deadline = self.deadline();
-        self.link.send(&[request], deadline)?;
+        self.request(&[request], deadline)?;
         let mut lines = Vec::new();
         while lines.len() <= MAX_OUTPUT {
             let reply = self.answer(deadline)?;
@@ -208,6 +206,11 @@ impl RspTarget {
             }
         }
         Err(TargetError::Protocol("console output without end"))
+    }
+
+    fn has_answered(&mut self, reply: &[u8]) {
+        let answered = usize::from(!is_output(reply));
+        self.owed = self.owed.saturating_sub(answered);
     }
 
     fn ask_for_stop(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
@@ -322,7 +325,6 @@ impl RspTarget {
         self.root = None;
         // A stub looks from the processor that stopped, when one does.
         self.selected = None;
-        self.stop = None;
     }
 
     /// The value of a register that only some descriptions have.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kdbridge::rsp::RspTarget;
-use kdbridge::rsp::packet::MAX_PAYLOAD;
+use kdbridge::rsp::packet::{self, MAX_PAYLOAD};
 use kdbridge::target::{Cpu, End, Memory, Target, TargetError};
 use proptest::prelude::*;
 
@@ -55,6 +55,20 @@ fn a_stub_that_hangs_up_is_gone() {
 }
 
 #[test]
+fn a_stub_that_hangs_up_while_the_machine_stands_is_gone() {
+    let (_stub, line) = Stub::play(|request| match request {
+        b"g" => Say::Close,
+        _ => modest(request),
+    });
+    let mut target = RspTarget::over(line, PATIENCE).unwrap();
+    assert!(matches!(target.wait(SHORT), Ok(None)));
+    let error = target.registers(Cpu(0)).unwrap_err();
+    assert!(matches!(error, TargetError::Gone), "{error}");
+    let error = target.wait(SHORT).unwrap_err();
+    assert!(matches!(error, TargetError::Gone), "{error}");
+}
+
+#[test]
 fn a_stub_may_have_nothing_to_debug() {
     let connect = |answer: &'static str| {
         connect(move |request| match request {
@@ -70,8 +84,7 @@ fn a_stub_may_have_nothing_to_debug() {
 
 #[test]
 fn floods_of_what_is_no_answer_have_an_end() {
-    for flood in ["+", "-", "x", "$", "%Stop:T05#", "$O6869#11", "$T05#b9"] {
-        let flood = flood.repeat(500).into_bytes();
+    for flood in floods() {
         let error = connect_within(SHORT, move |_| Say::Flood(flood.clone()));
         let expected = matches!(
             error,
@@ -79,6 +92,43 @@ fn floods_of_what_is_no_answer_have_an_end() {
         );
         assert!(expected, "{error:?}");
     }
+}
+
+#[test]
+fn floods_while_the_machine_runs_or_stands_have_an_end() {
+    for flood in floods() {
+        for runs in [false, true] {
+            let flood = flood.clone();
+            let (_stub, line) = Stub::play(move |request| match request {
+                b"c" | b"g" => Say::Flood(flood.clone()),
+                // One that is acknowledged would be held up by that.
+                b"QStartNoAckMode" => "OK".into(),
+                _ if request.starts_with(b"qSupported") => "QStartNoAckMode+".into(),
+                _ => modest(request),
+            });
+            let mut target = RspTarget::over(line, Duration::from_secs(1)).unwrap();
+            let start = Instant::now();
+            if runs {
+                target.resume().unwrap();
+            } else {
+                target.registers(Cpu(0)).ok();
+            }
+            target.wait(SHORT).ok();
+            assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+        }
+    }
+}
+
+/// What a stub may say without end; some of it is packets.
+fn floods() -> Vec<Vec<u8>> {
+    let bytes = ["+", "-", "x", "$", "%Stop:T05#", "$O6869#00"].map(str::as_bytes);
+    let mut floods: Vec<Vec<u8>> = bytes.iter().map(|flood| flood.repeat(500)).collect();
+    for payload in ["O6869", "T05", "OK"] {
+        let mut flood = Vec::new();
+        packet::encode(payload.as_bytes(), &mut flood);
+        floods.push(flood.repeat(500));
+    }
+    floods
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Deadline, RspTarget, State, hex};
+use super::{Deadline, MAX_ASIDES, RspTarget, State, hex};
 use crate::target::{Cpu, End, Stop, Target as _, TargetError, Trap};
 
 const SIGINT: u8 = 2;
@@ -14,7 +14,7 @@ impl RspTarget {
         patience: Duration,
     ) -> Result<Option<Stop>, TargetError> {
         if self.state == State::Stopped {
-            return Ok(self.stop.take());
+            return self.drain().map(|()| None);
         }
         let deadline = Deadline::after(patience);
         while let Some(reply) = self.link.receive(deadline)? {
@@ -30,8 +30,27 @@ impl RspTarget {
                 }
                 return self.stopped(&reply, stepping).map(Some);
             }
+            if deadline.has_passed() {
+                break;
+            }
         }
         Ok(None)
+    }
+
+    /// Takes what a machine says that stands still; else its end would never be noticed.
+    fn drain(&mut self) -> Result<(), TargetError> {
+        for _ in 0..MAX_ASIDES {
+            let Some(reply) = self.link.receive(Deadline::after(Duration::ZERO))? else {
+                break;
+            };
+            if let Some(end) = end(&reply) {
+                return Err(TargetError::Ended(end));
+            }
+            if !is_stop(&reply) {
+                self.has_answered(&reply);
+            }
+        }
+        Ok(())
     }
 
     fn stopped(&mut self, reply: &[u8], stepping: bool) -> Result<Stop, TargetError> {
