@@ -279,7 +279,7 @@ impl<T: Target> Server<T> {
         }
         if self.clients.iter().all(Client::is_unwelcome) {
             if !self.machine.stopped_by_itself() {
-                return self.machine.leave_alone();
+                return self.pass_by();
             }
             self.remark("the machine stands still, and waits for a debugger");
         }
@@ -290,6 +290,20 @@ impl<T: Target> Server<T> {
             }
         }
         Ok(())
+    }
+
+    /// Lets a machine run on that stopped for nobody, if that is not in vain.
+    fn pass_by(&mut self) -> Result<(), TargetError> {
+        let passed = self.machine.pass_by();
+        if let Err(error) = &passed
+            && !error.is_final()
+        {
+            self.remark(&format!(
+                "the machine stands still, and waits for a debugger: a breakpoint stays where it is: {error}"
+            ));
+            return Ok(());
+        }
+        passed
     }
 
     fn hear(&mut self, index: usize) -> Result<(), TargetError> {

@@ -429,6 +429,11 @@ impl TargetError {
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Ended(_) | Self::Gone | Self::Io(_))
     }
+
+    /// Nothing, unless it is final.
+    pub(crate) fn survived(self) -> Result<(), Self> {
+        if self.is_final() { Err(self) } else { Ok(()) }
+    }
 }
 
 /// How what was debugged ended.

@@ -527,10 +527,10 @@ impl Target for RspTarget {
     }
 
     fn detach(&mut self) -> Result<(), TargetError> {
-        self.clear_traps()?;
+        let cleared = self.clear_traps();
         self.ask(b"D")?;
         self.leave(State::Running);
-        Ok(())
+        cleared
     }
 }
 

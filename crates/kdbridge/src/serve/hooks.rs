@@ -157,13 +157,19 @@ impl<T: Target> Machine<T> {
         self.hooks.news = None;
         self.hooks.interrupted = false;
         self.hooks.wanted = false;
+        let mut cleared = Ok(());
         for at in std::mem::take(&mut self.hooks.set) {
             let is_theirs = self.traps.contains(&(at, Trap::Software));
-            if lifted != Some(at) && !is_theirs {
-                self.target.clear(at, Trap::Software)?;
+            if lifted == Some(at) || is_theirs {
+                continue;
             }
+            let result = self.target.clear(at, Trap::Software);
+            if result.is_err() {
+                self.hooks.set.insert(at);
+            }
+            cleared = cleared.and(result);
         }
-        Ok(())
+        cleared
     }
 
     /// Makes room for a debugger's breakpoint; says whether there is more of it now.
@@ -204,7 +210,9 @@ impl<T: Target> Machine<T> {
         };
         if self.controller.is_none() {
             // Nobody could take it off when the debugger left.
-            self.clear_all()?;
+            if let Err(error) = self.clear_all() {
+                return error.survived().map(|()| false);
+            }
             self.run()?;
             return Ok(true);
         }

@@ -118,8 +118,8 @@ impl<T: Target> Machine<T> {
     pub(super) fn begin(&mut self) -> Result<(), TargetError> {
         let ran = self.running;
         self.halt()?;
-        // What a debugger has left that could not be taken off before.
-        let cleared = self.clear_all();
+        // What a debugger has left that could not be taken off before, and may stay.
+        let cleared = self.clear_all().or_else(TargetError::survived);
         let looked = cleared.and_then(|()| self.look_around());
         if looked.is_err() && ran {
             self.resume()?;
@@ -234,9 +234,10 @@ impl<T: Target> Machine<T> {
 
     pub(super) fn clear(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
         let is_hook = trap == Trap::Software && self.hooks.is_set(at);
-        if self.traps.remove(&(at, trap)) && !is_hook {
+        if self.traps.contains(&(at, trap)) && !is_hook {
             self.target.clear(at, trap)?;
         }
+        self.traps.remove(&(at, trap));
         Ok(())
     }
 
@@ -274,20 +275,28 @@ impl<T: Target> Machine<T> {
             return Ok(());
         }
         self.halt()?;
-        self.clear_all()?;
-        if ran { self.resume() } else { Ok(()) }
+        let cleared = self.clear_all();
+        if ran {
+            self.resume()?;
+        }
+        cleared
     }
 
-    /// Takes everything off that is not the machine's own.
+    /// Takes everything off that is not the machine's own. What cannot be taken off is remembered, and does not
+    /// keep anything else.
     pub(super) fn clear_all(&mut self) -> Result<(), TargetError> {
-        self.unhook()?;
-        for (at, trap) in std::mem::take(&mut self.traps) {
-            self.target.clear(at, trap)?;
+        let mut cleared = self.unhook();
+        for (at, trap) in self.traps.clone() {
+            if matches!(cleared, Err(TargetError::Silent(_))) {
+                break;
+            }
+            cleared = cleared.and(self.clear(at, trap));
         }
         for operands in self.foreign_traps.clone() {
-            self.set_foreign(self.first_cpu(), b'z', operands)?;
+            let reply = self.set_foreign(self.first_cpu(), b'z', operands);
+            cleared = cleared.and(reply.map(drop));
         }
-        Ok(())
+        cleared
     }
 
     /// Leaves the machine for good. A stub would end a program whose debugger only hangs up.
@@ -297,19 +306,25 @@ impl<T: Target> Machine<T> {
         }
         self.controller = None;
         self.halt()?;
-        self.clear_all()?;
-        self.target.detach()
+        let cleared = self.clear_all();
+        self.target.detach()?;
+        cleared
     }
 
     /// Lets the machine run on, as if nobody had been there.
     pub(super) fn leave_alone(&mut self) -> Result<(), TargetError> {
-        if let Some(id) = self.controller {
-            self.release(id)?;
-        }
+        let released = self.controller.map_or(Ok(()), |id| self.release(id));
         if self.running {
-            return Ok(());
+            return released;
         }
+        let cleared = self.clear_all();
+        self.resume()?;
+        released.and(cleared)
+    }
+
+    /// The same after a stop; not if what it stopped at stays, and would stop it again at once.
+    pub(super) fn pass_by(&mut self) -> Result<(), TargetError> {
         self.clear_all()?;
-        self.resume()
+        self.leave_alone()
     }
 }

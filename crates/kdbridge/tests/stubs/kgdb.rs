@@ -2,6 +2,8 @@
 //! and nothing is heard while the kernel runs.
 
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kdbridge::rsp::RspTarget;
@@ -139,6 +141,54 @@ fn k24_a_debugger_that_connects_while_the_machine_runs_does_not_disturb_it() {
     stop.send(()).unwrap();
     assert_eq!(first.hear(), "T05thread:3;swbreak:;");
     assert_eq!(second.ask("p10"), "1010101010101010");
+}
+
+#[test]
+fn a_breakpoint_that_stays_keeps_no_other_one_and_stops_the_kernel_once() {
+    const STUCK: &str = "0,1010101010101010,1";
+    const OTHER: &str = "0,ffffffff81000000,1";
+    let (stop, stops) = mpsc::channel();
+    let mut kgdb = Kgdb::new(stops);
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = Arc::clone(&log);
+    let (_stub, line) = Stub::play(move |request| {
+        let text = String::from_utf8_lossy(request).into_owned();
+        let stays = text == format!("z{STUCK}");
+        writer.lock().unwrap().push(text);
+        if stays {
+            return "E01".into();
+        }
+        kgdb.answer(request)
+    });
+    let target = RspTarget::over(line, PATIENCE).unwrap();
+    let mut bridge = Serving::start(target, Box::new(|_| None));
+    let stop = stop;
+
+    let mut first = Debugger::connect(&bridge);
+    assert!(first.ask("qSupported:swbreak+").contains("PacketSize"));
+    assert_eq!(first.ask(&format!("Z{STUCK}")), "OK");
+    assert_eq!(first.ask(&format!("Z{OTHER}")), "OK");
+    stop.send(()).unwrap();
+    assert_eq!(first.ask("c"), "T05thread:3;swbreak:;");
+    drop(first);
+    let count = |request: &str| {
+        let log = log.lock().unwrap();
+        log.iter().filter(|said| *said == request).count()
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while count("c") < 2 {
+        assert!(Instant::now() < deadline, "the kernel runs on");
+        thread::yield_now();
+    }
+    stop.send(()).unwrap();
+
+    let (mut second, _) = connect_until(&bridge, |answer| answer.contains("PacketSize"));
+    assert_eq!(second.ask("?"), "T05thread:3;swbreak:;");
+    assert!(second.ask(&format!("z{STUCK}")).starts_with('E'));
+    assert_eq!(count(&format!("z{OTHER}")), 1);
+    assert_eq!(count("c"), 2);
+    // What stays there is said.
+    assert!(bridge.stop().is_err());
 }
 
 #[test]

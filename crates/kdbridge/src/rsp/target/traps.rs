@@ -36,9 +36,8 @@ impl RspTarget {
 
     pub(super) fn clear_traps(&mut self) -> Result<(), TargetError> {
         let traps: Vec<_> = self.traps.keys().copied().collect();
-        traps
-            .into_iter()
-            .try_for_each(|(at, trap)| self.clear_trap(at, trap))
+        let clear = |(at, trap)| self.clear_trap(at, trap);
+        traps.into_iter().map(clear).fold(Ok(()), Result::and)
     }
 
     /// Puts what was there before in the place of breakpoints.
