@@ -1,6 +1,7 @@
 //! `kdbridge break` and `kdbridge watch`: waiting until the kernel comes to a place, or changes one.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -10,6 +11,9 @@ use super::bt::{Backtrace, bt};
 use super::hex;
 use crate::kernel::Kernel;
 use crate::target::{Cpu, Stop, Target, TargetError, Trap};
+
+/// How often it is looked whether somebody has lost patience.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// How long a machine may take to stop when it was asked to.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
@@ -38,23 +42,32 @@ pub struct Changed {
     pub after: String,
 }
 
+/// How long to wait for a trap.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience<'a> {
+    /// As long as this at most.
+    pub time: Duration,
+    /// Not any longer once this is set.
+    pub told: &'a AtomicBool,
+}
+
 /// Sets a trap, lets the machine run until it is hit, and takes it off again. The machine stands still
 /// afterwards; at other stops it is made to go on.
 ///
 /// # Errors
 ///
-/// [`TrapError`] if the trap cannot be set, or is not hit in time.
+/// [`TrapError`] if the trap cannot be set, or is not hit while there is patience.
 pub fn wait_for(
     target: &mut dyn Target,
     kernel: &mut Kernel,
     (at, trap): (u64, Trap),
-    patience: Duration,
+    patience: Patience<'_>,
 ) -> Result<Hit, TrapError> {
     leave(target, at, trap)?;
     target.set(at, trap)?;
     let stopped = run_to(target, at, patience);
-    if matches!(stopped, Err(TrapError::NotHit(_))) {
-        stop(target).map_err(|error| TrapError::Left(patience, error))?;
+    if matches!(stopped, Err(TrapError::NotHit(_) | TrapError::Told)) {
+        stop(target).map_err(TrapError::Left)?;
     }
     target.clear(at, trap)?;
     let cpu = stopped?;
@@ -82,16 +95,18 @@ fn leave(target: &mut dyn Target, at: u64, trap: Trap) -> Result<(), TargetError
     Ok(())
 }
 
-fn run_to(target: &mut dyn Target, at: u64, patience: Duration) -> Result<Cpu, TrapError> {
-    let deadline = Instant::now() + patience;
+fn run_to(target: &mut dyn Target, at: u64, patience: Patience<'_>) -> Result<Cpu, TrapError> {
+    let start = Instant::now();
+    target.resume()?;
     loop {
-        target.resume()?;
-        let left = deadline.saturating_duration_since(Instant::now());
-        match target.wait(left)? {
-            None => return Err(TrapError::NotHit(patience)),
+        let left = patience.time.saturating_sub(start.elapsed());
+        match target.wait(left.min(GLANCE))? {
+            None if patience.told.load(Ordering::Relaxed) => return Err(TrapError::Told),
+            None if left.is_zero() => return Err(TrapError::NotHit(patience.time)),
+            None => {}
             Some(Stop::Watchpoint(cpu, _)) => return Ok(cpu),
             Some(Stop::Breakpoint(cpu)) if target.registers(cpu)?.rip == at => return Ok(cpu),
-            Some(_) => {}
+            Some(_) => target.resume()?,
         }
     }
 }
@@ -125,9 +140,12 @@ pub enum TrapError {
     /// Time has passed.
     #[error("not hit within {} s", .0.as_secs_f64())]
     NotHit(Duration),
-    /// Time has passed, and the machine cannot be stopped to take the trap off.
-    #[error("not hit within {} s, and the trap stays until the kernel comes to it", .0.as_secs_f64())]
-    Left(Duration, #[source] TargetError),
+    /// Somebody has lost patience.
+    #[error("told to end before it was hit")]
+    Told,
+    /// It was not hit, and the machine cannot be stopped to take the trap off.
+    #[error("not hit, and the trap stays until the kernel comes to it")]
+    Left(#[source] TargetError),
     /// The target did not do what it was asked.
     #[error(transparent)]
     Target(#[from] TargetError),

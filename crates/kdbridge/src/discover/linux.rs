@@ -171,8 +171,14 @@ pub enum NotFound {
         version: String,
     },
     /// The target does not let memory be read.
-    #[error("the kernel cannot be looked for")]
-    Target(#[from] TargetError),
+    #[error("the kernel cannot be looked for: {0}")]
+    Target(TargetError),
+}
+
+impl From<TargetError> for NotFound {
+    fn from(error: TargetError) -> Self {
+        Self::Target(error)
+    }
 }
 
 /// Finds the kernel that a file belongs to.

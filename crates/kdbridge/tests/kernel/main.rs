@@ -18,6 +18,7 @@ mod lab_memory;
 mod lab_modules;
 mod lab_other_kernel;
 mod lab_serve_kdp;
+mod lab_signals;
 mod lab_symbols;
 mod lab_target;
 mod machine;

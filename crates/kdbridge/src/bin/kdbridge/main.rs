@@ -6,6 +6,7 @@ mod command;
 mod output;
 mod place;
 mod session;
+mod signals;
 mod xnu;
 
 use std::process::ExitCode;

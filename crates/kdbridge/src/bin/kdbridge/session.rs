@@ -1,6 +1,7 @@
 //! A look at a machine: it stands still meanwhile, and runs on afterwards.
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use kdbridge::kernel::{Found, Kernel, Sources};
@@ -12,18 +13,20 @@ use tempfile::TempDir;
 
 use crate::args::look::Options;
 use crate::attach::{self, Attached};
-use crate::output;
 use crate::xnu::Xnu;
+use crate::{output, signals};
 
-/// Connects, finds the kernel, hands both to `look`, and lets the machine go on whatever comes of it.
+/// Connects, finds the kernel, hands both to `look`, and lets the machine go on whatever comes of it. What is
+/// set when the command is told to end is for a `look` that waits.
 pub(crate) fn with<T>(
     options: &Options,
-    look: impl FnOnce(&mut dyn Target, &mut Kernel) -> anyhow::Result<T>,
+    look: impl FnOnce(&mut dyn Target, &mut Kernel, &AtomicBool) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    let told = signals::flag()?;
     let files = Files::new(options)?;
     let mut attached = attach::connect_to(&options.target, files.xnu(options), None)?;
     let looked = open(options, &files, &mut attached)
-        .and_then(|mut kernel| look(attached.target.as_mut(), &mut kernel));
+        .and_then(|mut kernel| look(attached.target.as_mut(), &mut kernel, &told));
     let left = match options.stay {
         true => Ok(()),
         false => attached.target.detach(),

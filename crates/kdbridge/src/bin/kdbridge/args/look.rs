@@ -17,6 +17,8 @@ pub(crate) enum Look {
     /// lines nor inlined functions.
     Bt(Bt),
     /// Wait until the kernel comes to a function or an address, and show how it got there.
+    ///
+    /// When the command is told to end (Ctrl-C), it takes the breakpoint off and lets the machine run on.
     Break(Break),
     /// Show memory.
     Mem(Mem),
@@ -33,6 +35,8 @@ pub(crate) enum Look {
     /// Find symbols by a part of their name, or the one that an address belongs to.
     Symbols(Symbols),
     /// Wait until a variable is written to, and show who does it.
+    ///
+    /// When the command is told to end (Ctrl-C), it takes the watchpoint off and lets the machine run on.
     Watch(Watch),
     /// Show what the kernel has printed, out of its memory.
     Log(Options),

@@ -1,6 +1,7 @@
 //! `kdbridge -- gdb` and `kdbridge -- lldb`
 
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::iter::repeat;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -12,12 +13,13 @@ use anyhow::{Context, bail};
 use kdbridge::kernel::Found;
 use kdbridge::rsp::link::Address;
 use kdbridge::serve::{Listener, Options, Server};
-use signal_hook::consts::SIGINT;
-use signal_hook::low_level::pipe;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Debugger;
 use crate::attach::{self, Attached};
-use crate::output;
+use crate::{output, signals};
 
 pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
@@ -28,6 +30,9 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
         .split_first()
         .context("name a debugger after `--`")?;
     let kind = kind(program)?;
+    let told = signals::stream_beside_debugger()?;
+    let modules = attach::modules(image.clone(), &arguments.kernel)?;
+    let listener = Listener::bind(&Address::Unix(socket.clone()))?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
     let kernel = attach::check(&mut attached, image.as_ref())?;
     let images = kernel.map(|it| images(kind, rest, &mut attached, &it));
@@ -35,22 +40,17 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     debugger
         .args(first(kind, &images.unwrap_or_default(), &socket))
         .args(rest);
-    let modules = attach::modules(image.clone(), &arguments.kernel)?;
     let options = Options {
         modules,
         locate: attach::locate(image, attached.xnu),
         allow_kill: false,
         remark: Box::new(|text| output::remark(text)),
     };
-    let listener = Listener::bind(&Address::Unix(socket))?;
     let mut server = Server::new(attached.target, listener, options)?;
     let (end, debugger_lives) = UnixStream::pair()?;
-    // The debugger gets it too, and knows what it means.
-    let (_ignored, signalled) = UnixStream::pair()?;
-    pipe::register(SIGINT, signalled)?;
     let status = thread::scope(|scope| {
         let serving = scope.spawn(|| server.serve(end.as_fd()));
-        let status = debugger.status();
+        let status = run_until(&mut debugger, &told);
         drop(debugger_lives);
         serving
             .join()
@@ -58,6 +58,25 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
         status.with_context(|| format!("{:?}", debugger.get_program()))
     })?;
     Ok(code(status))
+}
+
+/// Runs the debugger, which is told to end when this command is.
+fn run_until(debugger: &mut Command, told: &UnixStream) -> io::Result<ExitStatus> {
+    let mut child = debugger.spawn()?;
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let mut either = [
+        PollFd::new(told, PollFlags::IN),
+        PollFd::new(&pidfd, PollFlags::IN),
+    ];
+    while let Err(error) = poll(&mut either, None) {
+        if error != Errno::INTR {
+            return Err(error.into());
+        }
+    }
+    if !either[0].revents().is_empty() {
+        pidfd_send_signal(&pidfd, Signal::TERM)?;
+    }
+    child.wait()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

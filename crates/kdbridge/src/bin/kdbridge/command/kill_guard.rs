@@ -5,10 +5,10 @@ use kdbridge::serve::{NoModules, Options};
 
 use super::serve;
 use crate::args::KillGuard;
-use crate::attach;
-use crate::output;
+use crate::{attach, output, signals};
 
 pub(crate) fn run(arguments: &KillGuard) -> anyhow::Result<()> {
+    let told = signals::stream()?;
     let listener = serve::bind(&arguments.listen)?;
     let stub = &arguments.target;
     let target = attach::stub(stub).with_context(|| format!("{stub}"))?;
@@ -18,5 +18,5 @@ pub(crate) fn run(arguments: &KillGuard) -> anyhow::Result<()> {
         allow_kill: false,
         remark: Box::new(|text| output::remark(text)),
     };
-    serve::until_told(target, listener, options)
+    serve::until_told(target, listener, options, &told)
 }

@@ -7,6 +7,7 @@ mod symbols;
 mod trap;
 
 use std::fmt::{self, Display};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{anyhow, bail};
 use kdbridge::commands::{info, log, modules, msgbuf, regs};
@@ -63,6 +64,14 @@ impl Display for Log {
 fn show<R: Display + Serialize>(
     options: &Options,
     look: impl FnOnce(&mut dyn Target, &mut Kernel) -> anyhow::Result<R>,
+) -> anyhow::Result<()> {
+    show_waiting(options, |target, kernel, _| look(target, kernel))
+}
+
+/// The same of what may take long, and has to end when the command is told to.
+fn show_waiting<R: Display + Serialize>(
+    options: &Options,
+    look: impl FnOnce(&mut dyn Target, &mut Kernel, &AtomicBool) -> anyhow::Result<R>,
 ) -> anyhow::Result<()> {
     let report = session::with(options, look)?;
     output::report(&report, options.json)

@@ -8,26 +8,24 @@ use anyhow::Context;
 use kdbridge::rsp::link::Address;
 use kdbridge::serve::{Listener, Options, Server};
 use kdbridge::target::Target;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::low_level::pipe;
 
 use crate::args::{Listen, Serve};
-use crate::attach;
-use crate::output;
+use crate::{attach, output, signals};
 
 pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
+    let told = signals::stream()?;
     let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
+    let modules = attach::modules(image.clone(), &arguments.kernel)?;
     let listener = bind(&arguments.listen)?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
     attach::check(&mut attached, image.as_ref())?;
-    let modules = attach::modules(image.clone(), &arguments.kernel)?;
     let options = Options {
         modules,
         locate: attach::locate(image, attached.xnu),
         allow_kill: arguments.allow_kill,
         remark: Box::new(|text| output::remark(text)),
     };
-    until_told(attached.target, listener, options)
+    until_told(attached.target, listener, options, &told)
 }
 
 /// The socket that debuggers connect to.
@@ -38,19 +36,17 @@ pub(super) fn bind(listen: &Listen) -> anyhow::Result<Listener> {
     Ok(listener)
 }
 
-/// Serves debuggers until a signal ends it; the machine runs on then.
+/// Serves debuggers until a signal has come; the machine runs on then.
 pub(super) fn until_told(
     target: Box<dyn Target + Send>,
     listener: Listener,
     options: Options,
+    told: &UnixStream,
 ) -> anyhow::Result<()> {
     let mut server = Server::new(target, listener, options)?;
     let address = server.listener().address();
     output::line(format_args!("debuggers connect to {address}"));
-    let (end, signalled) = UnixStream::pair()?;
-    pipe::register(SIGINT, signalled.try_clone()?)?;
-    pipe::register(SIGTERM, signalled)?;
-    Ok(server.serve(end.as_fd())?)
+    Ok(server.serve(told.as_fd())?)
 }
 
 /// The protocol has no passwords: whoever connects may read and change all of the machine.

@@ -6,7 +6,7 @@ use crate::args::look::Bt;
 use crate::{output, session};
 
 pub(super) fn run(args: &Bt) -> anyhow::Result<()> {
-    let stacks = session::with(&args.options, |target, kernel| {
+    let stacks = session::with(&args.options, |target, kernel, _| {
         let cpus = match args.all {
             true => target.cpus()?,
             false => vec![session::cpu(target, args.cpu)?],

@@ -1,27 +1,31 @@
 //! `kdbridge break` and `kdbridge watch`
 
 use anyhow::bail;
+use kdbridge::commands::trap::Patience;
 use kdbridge::commands::{print, trap};
 use kdbridge::target::Trap;
 
-use super::{show, with_mark};
+use super::{show_waiting, with_mark};
 use crate::args::look::{Break, Watch};
 
 pub(super) fn wait(args: &Break) -> anyhow::Result<()> {
-    show(&args.options, |target, kernel| {
+    show_waiting(&args.options, |target, kernel, told| {
         let at = with_mark(&args.place, kernel.address(target, &args.place, 0))?;
         let trap = match args.hardware {
             true => Trap::Hardware,
             false => Trap::Software,
         };
-        let patience = args.patience.timeout;
+        let patience = Patience {
+            time: args.patience.timeout,
+            told,
+        };
         Ok(trap::wait_for(target, kernel, (at, trap), patience)?)
     })
 }
 
 pub(super) fn watch(args: &Watch) -> anyhow::Result<()> {
     let (text, cpu) = (&args.expression, args.cpu);
-    show(&args.options, |target, kernel| {
+    show_waiting(&args.options, |target, kernel, told| {
         let before = with_mark(text, print::print(target, kernel, text, cpu))?;
         let Some((at, size)) = before.place else {
             bail!("{text} is not in memory, or only some bits of it are");
@@ -30,7 +34,10 @@ pub(super) fn watch(args: &Watch) -> anyhow::Result<()> {
             bail!("{text} has {size} bytes: only 1, 2, 4 or 8 can be watched");
         }
         let trap = Trap::Write(size as u8);
-        let patience = args.patience.timeout;
+        let patience = Patience {
+            time: args.patience.timeout,
+            told,
+        };
         let hit = trap::wait_for(target, kernel, (at, trap), patience)?;
         let after = with_mark(text, print::print(target, kernel, text, cpu))?;
         Ok(trap::Changed {
