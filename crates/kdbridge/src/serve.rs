@@ -166,6 +166,15 @@ impl<T: Target> Server<T> {
     ///
     /// [`ServeError`] if that is not possible any more.
     pub fn serve(&mut self, end: BorrowedFd<'_>) -> Result<(), ServeError> {
+        let served = self.serve_until(end);
+        self.clients.clear();
+        // After an error too, as far as the target still does what it is told.
+        let left = self.machine.part();
+        served?;
+        Ok(left?)
+    }
+
+    fn serve_until(&mut self, end: BorrowedFd<'_>) -> Result<(), ServeError> {
         while let Some(ready) = self.wait(end)? {
             let turn = self.turn(ready);
             if let Err(ServeError::Target(TargetError::Ended(end))) = &turn {
@@ -173,8 +182,7 @@ impl<T: Target> Server<T> {
             }
             turn?;
         }
-        self.clients.clear();
-        Ok(self.machine.part()?)
+        Ok(())
     }
 
     fn turn(&mut self, ready: Ready) -> Result<(), ServeError> {

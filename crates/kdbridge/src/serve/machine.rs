@@ -67,12 +67,21 @@ impl<T: Target> Machine<T> {
             controller: None,
             running: false,
         };
-        machine.look_around()?;
-        // One that nothing can stop has to wait for its debugger, as a program does that has not begun.
-        if machine.target.can_interrupt() && !machine.target.is_program() {
-            machine.resume()?;
+        if let Err(error) = machine.meet() {
+            machine.target.detach().ok();
+            return Err(error);
         }
         Ok(machine)
+    }
+
+    /// Looks at the machine for the first time, and lets it run.
+    fn meet(&mut self) -> Result<(), TargetError> {
+        self.look_around()?;
+        // One that nothing can stop has to wait for its debugger, as a program does that has not begun.
+        if self.target.can_interrupt() && !self.target.is_program() {
+            self.resume()?;
+        }
+        Ok(())
     }
 
     fn look_around(&mut self) -> Result<(), TargetError> {
