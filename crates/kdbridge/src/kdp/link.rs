@@ -61,10 +61,19 @@ impl UdpLink {
 /// Waits until something can be read; `false` if the deadline comes first. The time-outs of sockets are
 /// as coarse as the kernel's clock.
 pub(super) fn is_readable(fd: impl AsFd, deadline: Instant) -> io::Result<bool> {
+    is_ready(fd, PollFlags::IN, deadline)
+}
+
+/// The same of writing.
+pub(super) fn is_writable(fd: impl AsFd, deadline: Instant) -> io::Result<bool> {
+    is_ready(fd, PollFlags::OUT, deadline)
+}
+
+fn is_ready(fd: impl AsFd, what: PollFlags, deadline: Instant) -> io::Result<bool> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).map_err(|_| ErrorKind::InvalidInput)?;
-        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        let mut fds = [PollFd::new(&fd, what)];
         match poll(&mut fds, Some(&left)) {
             Err(Errno::INTR) => {}
             found => return Ok(found? > 0),

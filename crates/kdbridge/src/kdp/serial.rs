@@ -6,10 +6,12 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use super::PORT;
-use super::link::{Link, is_readable};
+use super::link::{Link, is_readable, is_writable};
 
 const START: u8 = 0xFA;
 const END: u8 = 0xFB;
@@ -26,6 +28,9 @@ const UDP: u8 = 17;
 
 /// The address that a kernel without a network has on its line.
 const KERNEL: [u8; 4] = 0xABAD_BABEu32.to_be_bytes();
+
+/// How long a frame may take to be written; the longest takes a quarter of a second at 115200 baud.
+const SEND_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Ours; the kernel sends to whoever wrote to it.
 const DEBUGGER: [u8; 4] = 0xABAD_BABFu32.to_be_bytes();
@@ -175,14 +180,19 @@ pub struct SerialLink<S> {
 }
 
 impl<S: Read + Write + AsFd> SerialLink<S> {
-    /// A link over `line`, which passes all bytes on as they are.
-    pub fn new(line: S) -> Self {
-        Self {
+    /// A link over `line`, which passes all bytes on as they are, and does not block from then on.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn new(line: S) -> io::Result<Self> {
+        fcntl_setfl(&line, fcntl_getfl(&line)? | OFlags::NONBLOCK)?;
+        Ok(Self {
             line,
             decoder: Decoder::default(),
             read: Vec::new(),
             taken: 0,
-        }
+        })
     }
 
     /// A datagram that is complete with what has been read.
@@ -205,7 +215,13 @@ impl<S: Read + Write + AsFd> SerialLink<S> {
         }
         self.read.resize(4096, 0);
         self.taken = 0;
-        let length = self.line.read(&mut self.read)?;
+        let length = match self.line.read(&mut self.read) {
+            Err(error) if is_passing(&error) => {
+                self.read.clear();
+                return Ok(true);
+            }
+            length => length?,
+        };
         self.read.truncate(length);
         if length == 0 {
             return Err(ErrorKind::UnexpectedEof.into());
@@ -214,9 +230,24 @@ impl<S: Read + Write + AsFd> SerialLink<S> {
     }
 }
 
+/// Whether what failed may be tried again at once, or soon.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
 impl<S: Read + Write + AsFd> Link for SerialLink<S> {
+    /// What the line does not take in time is lost, as any packet may be.
     fn send(&mut self, packet: &[u8]) -> io::Result<()> {
-        self.line.write_all(&encode(&wrap(packet)))?;
+        let frame = encode(&wrap(packet));
+        let mut rest = frame.as_slice();
+        let deadline = Instant::now() + SEND_PATIENCE;
+        while !rest.is_empty() && Instant::now() < deadline && is_writable(&self.line, deadline)? {
+            match self.line.write(rest) {
+                Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+                Err(error) if is_passing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.line.flush()
     }
 
@@ -239,5 +270,24 @@ impl<S: Read + Write + AsFd> Link for SerialLink<S> {
 
     fn port(&self) -> u16 {
         DEBUGGER_PORT
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_takes_nothing_blocks_nobody_for_ever() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut link = SerialLink::new(ours).unwrap();
+        let is_full = (0..1000).any(|_| {
+            let start = Instant::now();
+            link.send(&[0; 1024]).unwrap();
+            start.elapsed() >= SEND_PATIENCE
+        });
+        assert!(is_full);
     }
 }

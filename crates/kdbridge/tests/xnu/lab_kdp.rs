@@ -228,7 +228,8 @@ fn a_serial_line_will_do() {
     let (ours, theirs) = UnixStream::pair().expect("a pair");
     let server = Server::new(machine, identity);
     let kernel = thread::spawn(move || serve_line(theirs, server));
-    let mut target = KdpTarget::attach(SerialLink::new(ours)).expect("a kernel that answers");
+    let mut target =
+        KdpTarget::attach(SerialLink::new(ours).expect("a line")).expect("a kernel that answers");
     let mut version = [0; 21];
     target
         .read(at(&built, "_version"), &mut version)

@@ -116,7 +116,7 @@ pub(crate) fn attach_serial(
     xnu: &mut Xnu,
     every: Option<Duration>,
 ) -> anyhow::Result<Box<dyn Target + Send>> {
-    attach(SerialLink::new(open_line(path)?), xnu, every)
+    attach(SerialLink::new(open_line(path)?)?, xnu, every)
 }
 
 fn open_line(path: &Path) -> anyhow::Result<File> {
