@@ -199,6 +199,49 @@ fn k14_an_exception_that_is_sent_again_and_again_is_one_stop() {
 }
 
 #[test]
+fn copies_of_a_stop_without_end_are_not_waited_for() {
+    let world = World::new(good);
+    let mut kernel = stopped(&world);
+    let copy = last_exception(&world);
+    kernel.resume().expect("it runs");
+    world.borrow_mut().flood = Some(copy);
+    let link = Wire(Rc::clone(&world));
+    let start = link.now();
+    assert_eq!(kernel.wait(Duration::from_secs(1)).expect("a link"), None);
+    assert!(link.now() - start < Duration::from_secs(2));
+}
+
+#[test]
+fn copies_of_a_stop_without_end_are_no_answer() {
+    let world = World::new(good);
+    let mut kernel = stopped(&world);
+    let copy = last_exception(&world);
+    world.borrow_mut().flood = Some(copy);
+    let link = Wire(Rc::clone(&world));
+    let start = link.now();
+    let error = kernel.registers(Cpu(0)).expect_err("no answer");
+    assert!(matches!(error, TargetError::Silent(_)), "{error}");
+    assert!(link.now() - start < Duration::from_secs(90));
+}
+
+/// One that was told of a stop.
+fn stopped(world: &Rc<RefCell<World>>) -> KdpTarget<Wire> {
+    let mut kernel = attach(world);
+    world.borrow_mut().server.target().stop = Some(Stop::Signal(Cpu(0), 11));
+    kernel.resume().expect("it runs");
+    assert!(stops(&mut kernel));
+    kernel
+}
+
+fn last_exception(world: &RefCell<World>) -> Vec<u8> {
+    let world = world.borrow();
+    let mut sent = world.log.iter().rev();
+    let exception =
+        sent.find(|(way, packet)| *way == Way::ToDebugger && head(packet).code == Code::Exception);
+    exception.expect("that it was told").1.clone()
+}
+
+#[test]
 fn k14_a_copy_of_the_last_stop_does_not_stop_what_runs() {
     let mut late = 0;
     let world = World::new(move |way, packet| {

@@ -219,6 +219,9 @@ impl<L: Link> Client<L> {
                 Event::Exception => {}
                 Event::Nothing => return Ok(false),
             }
+            if self.link.now() > pending.due {
+                return Ok(false);
+            }
         }
     }
 
@@ -254,6 +257,10 @@ impl<L: Link> Client<L> {
                 Event::Exception => {}
                 Event::Nothing if self.link.now() >= deadline => return Ok(None),
                 Event::Nothing => self.insist(resumption)?,
+            }
+            // Copies of an exception that was told before may come without end.
+            if self.told.is_none() && self.link.now() > deadline {
+                return Ok(None);
             }
         }
     }

@@ -424,6 +424,9 @@ impl<L: Link> Target for KdpTarget<L> {
                 return Ok(Some(stop));
             }
             self.run(stepping)?;
+            if self.client.now() > deadline {
+                break;
+            }
         }
         Ok(None)
     }

@@ -155,6 +155,8 @@ pub(crate) struct World {
     to_debugger: Vec<(Instant, Vec<u8>)>,
     exception_due: Instant,
     exceptions_sent: u32,
+    /// What somebody sends the debugger again and again, a packet each millisecond.
+    pub(crate) flood: Option<Vec<u8>>,
     /// Everything that either side sent.
     pub(crate) log: Vec<(Way, Vec<u8>)>,
 }
@@ -179,6 +181,7 @@ impl World {
             to_debugger: Vec::new(),
             exception_due: now,
             exceptions_sent: 0,
+            flood: None,
             log: Vec::new(),
         }))
     }
@@ -250,6 +253,11 @@ impl Link for Wire {
 
     fn receive(&mut self, into: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
         let mut world = self.0.borrow_mut();
+        if let Some(packet) = world.flood.clone() {
+            world.now += Duration::from_millis(1);
+            into[..packet.len()].copy_from_slice(&packet);
+            return Ok(Some(packet.len()));
+        }
         loop {
             world.kernel();
             let now = world.now;
