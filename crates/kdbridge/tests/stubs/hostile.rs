@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::packet::{self, MAX_PAYLOAD};
-use kdbridge::target::{Cpu, End, Memory, Target, TargetError};
+use kdbridge::target::{Cpu, End, Memory, Target, TargetError, Trap};
 use proptest::prelude::*;
 
 use crate::stub::{Say, Stub};
@@ -226,4 +226,22 @@ proptest! {
             target.wait(SHORT).ok();
         }
     }
+}
+
+#[test]
+fn a_breakpoint_may_be_at_the_end_of_memory() {
+    let mut code = "90";
+    let (_stub, line) = Stub::play(move |request| match request {
+        [b'm', ..] => code.into(),
+        [b'Z', ..] => {
+            code = "cc";
+            "OK".into()
+        }
+        _ => modest(request),
+    });
+    let mut target = RspTarget::over(line, PATIENCE).unwrap();
+    target.set(u64::MAX, Trap::Software).unwrap();
+    let mut code = [0];
+    target.read(u64::MAX, &mut code).unwrap();
+    assert_eq!(code, [0x90]);
 }

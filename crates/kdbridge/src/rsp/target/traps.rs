@@ -42,10 +42,13 @@ impl RspTarget {
 
     /// Puts what was there before in the place of breakpoints.
     pub(super) fn hide_traps(&self, at: u64, into: &mut [u8]) {
-        let end = at.saturating_add(into.len() as u64);
+        let Some(length) = into.len().checked_sub(1) else {
+            return;
+        };
+        let last = at.saturating_add(length as u64);
         let first = at.saturating_sub(8);
         for ((place, trap), original) in self.traps.range((first, Trap::Software)..) {
-            if *place >= end {
+            if *place > last {
                 break;
             }
             if *trap != Trap::Software {
