@@ -50,7 +50,7 @@ enum Chore {
     },
     /// Repeat the tests with a hostile peer and random input; `--seconds` is for each
     Hostile(Time),
-    /// Bring what the tests of kdbridge with a real kernel need: programs, and 300 MB of Debian packages
+    /// Bring what the tests of kdbridge with a real kernel need: programs, and 430 MB of Debian packages
     KernelLab,
     /// Measure the bootstrap server as a manager of jobs; `portolan-bench` measures messages
     Measure {

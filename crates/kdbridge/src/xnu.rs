@@ -19,9 +19,6 @@ const REENTRY_DEADLINE: &str = "_kdp_reentry_deadline";
 const REENTRY_HANDLER: &str = "_kdp_ml_enter_debugger";
 const KEXT_SUMMARIES: &str = "_gLoadedKextSummaries";
 
-/// A function that is called whenever the list of extensions has changed.
-const KEXTS_CHANGED: &str = "_OSKextLoadedKextSummariesUpdated";
-
 /// Copies that are made in another way have another one.
 const COPY_VERSION: u32 = 2;
 
@@ -137,12 +134,6 @@ impl Symbols {
             handler: handler..end.unwrap_or(most).min(most),
             every,
         })
-    }
-
-    /// Where the kernel goes whenever it has loaded or unloaded an extension.
-    #[must_use]
-    pub fn kexts_changed(&self) -> Option<u64> {
-        self.address(KEXTS_CHANGED)
     }
 
     /// The extensions that are loaded, with copies of those whose files are found.
