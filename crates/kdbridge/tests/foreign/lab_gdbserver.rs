@@ -44,6 +44,30 @@ fn k25_gdb_debugs_a_program_behind_gdbserver() {
     );
 }
 
+/// GDB's number of SIGUSR1.
+const SIGUSR1: u8 = 30;
+
+#[test]
+fn k25_gdb_has_a_program_go_on_with_a_signal() {
+    let program = Program::build();
+    let (_stub, target) = program.behind_gdbserver();
+    let mut bridge = Serving::start(target, Box::new(|_| panic!("there is no kernel")));
+    let session = ["break add", "continue", "signal SIGUSR1"];
+    let said = gdb("gdb", Some(&program.file()), &bridge.socket(), &session);
+    assert_said(
+        &said,
+        &["Breakpoint 1, add", "terminated with signal SIGUSR1"],
+    );
+    let end = bridge.stop().unwrap_err();
+    assert!(
+        matches!(
+            end,
+            ServeError::Target(TargetError::Ended(End::Signal(SIGUSR1)))
+        ),
+        "{end}"
+    );
+}
+
 #[test]
 fn k25_lldb_debugs_a_program_behind_gdbserver() {
     let program = Program::build();
