@@ -4,7 +4,10 @@ use super::Finding;
 use super::source::RustFile;
 
 /// Files whose tests may sleep, each with its reason.
-const EXCEPTIONS: &[(&str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str)] = &[(
+    "crates/kdbridge/tests/stubs/hostile.rs",
+    "a stub that takes its time is slower on a busy machine, and what is tested is that it is given up",
+)];
 
 pub(super) fn check(file: &RustFile) -> Vec<Finding> {
     if EXCEPTIONS.iter().any(|(path, _)| *path == file.path) {

@@ -36,6 +36,9 @@ const KGDB_ADVICE: &str = "kgdb does not listen meanwhile; \
 /// The most packets that a list of threads comes in.
 const MAX_LISTS: usize = 4096;
 
+/// How many times as long as one answer all those may take that make up a list or a description.
+const WHOLE: u32 = 8;
+
 /// The most that a command of the stub's monitor may print, as digits.
 const MAX_PRINTED: usize = 8 << 20;
 
@@ -167,9 +170,7 @@ impl RspTarget {
     fn settle(&mut self) -> Result<(), TargetError> {
         let deadline = self.deadline();
         while self.owed > 0 {
-            if deadline.has_passed() {
-                return Err(TargetError::Silent(deadline.patience()));
-            }
+            in_time(deadline)?;
             self.answer(deadline)?;
         }
         Ok(())
@@ -238,10 +239,16 @@ impl RspTarget {
         Deadline::after(self.patience)
     }
 
+    /// When all answers have to be there that make up one thing.
+    fn deadline_of_all(&self) -> Deadline {
+        Deadline::after(self.patience * WHOLE)
+    }
+
     fn describe(&mut self) -> Result<(), TargetError> {
+        let deadline = self.deadline_of_all();
         let mut description = Description::new();
         while let Some(name) = description.next() {
-            let file = self.transfer(&format!("features:read:{name}"))?;
+            let file = self.transfer(&format!("features:read:{name}"), deadline)?;
             description.push(&String::from_utf8_lossy(&file));
         }
         if description.layout != Layout::default() {
@@ -255,10 +262,11 @@ impl RspTarget {
     }
 
     /// A whole file that is read in pieces.
-    fn transfer(&mut self, what: &str) -> Result<Vec<u8>, TargetError> {
+    fn transfer(&mut self, what: &str, deadline: Deadline) -> Result<Vec<u8>, TargetError> {
         let mut pieces = Pieces::default();
         let most = self.features.packet.unwrap_or(400).clamp(64, 1 << 16) - 16;
         for _ in 0..MAX_PIECES {
+            in_time(deadline)?;
             let at = pieces.bytes.len();
             let reply = self.ask(format!("qXfer:{what}:{at:x},{most:x}").as_bytes())?;
             if !pieces.push(&reply) {
@@ -271,7 +279,9 @@ impl RspTarget {
     fn list_threads(&mut self) -> Result<(), TargetError> {
         let mut request: &[u8] = b"qfThreadInfo";
         let mut threads = Vec::new();
+        let deadline = self.deadline_of_all();
         for _ in 0..MAX_LISTS {
+            in_time(deadline)?;
             let reply = self.ask(request)?;
             let Some(list) = reply.strip_prefix(b"m") else {
                 break;
@@ -537,6 +547,13 @@ impl Target for RspTarget {
 impl Memory for RspTarget {
     fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
         self.read_memory(at, into)
+    }
+}
+
+fn in_time(deadline: Deadline) -> Result<(), TargetError> {
+    match deadline.has_passed() {
+        true => Err(TargetError::Silent(deadline.patience())),
+        false => Ok(()),
     }
 }
 

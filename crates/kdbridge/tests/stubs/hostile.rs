@@ -1,5 +1,6 @@
 //! Stubs that lie, flood, and say nothing.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kdbridge::rsp::RspTarget;
@@ -167,6 +168,23 @@ fn lists_without_end_are_refused() {
         _ => modest(request),
     })
     .unwrap();
+}
+
+#[test]
+fn what_comes_bit_by_bit_comes_in_time_or_not_at_all() {
+    for endless in ["qfThreadInfo", "qXfer"] {
+        let error = connect_within(SHORT * 3, move |request| {
+            if request.starts_with(b"qSupported") {
+                return "qXfer:features:read+".into();
+            }
+            if request.starts_with(endless.as_bytes()) || request == b"qsThreadInfo" {
+                thread::sleep(SHORT / 2);
+                return "m1".into();
+            }
+            modest(request)
+        });
+        assert!(matches!(error, Err(TargetError::Silent(_))), "{error:?}");
+    }
 }
 
 /// A target whose stub says this to every request for memory.
