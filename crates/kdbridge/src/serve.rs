@@ -168,6 +168,11 @@ impl<T: Target> Server<T> {
     pub fn serve(&mut self, end: BorrowedFd<'_>) -> Result<(), ServeError> {
         let served = self.serve_until(end);
         self.clients.clear();
+        if let Err(ServeError::Target(error)) = &served
+            && error.is_final()
+        {
+            return served;
+        }
         // After an error too, as far as the target still does what it is told.
         let left = self.machine.part();
         served?;
