@@ -65,10 +65,13 @@ pub fn wait_for(
 ) -> Result<Hit, TrapError> {
     leave(target, at, trap)?;
     target.set(at, trap)?;
-    let stopped = run_to(target, at, patience);
-    if matches!(stopped, Err(TrapError::NotHit(_) | TrapError::Told)) {
-        stop(target).map_err(TrapError::Left)?;
-    }
+    let stopped = match run_to(target, at, patience) {
+        Err(why @ (TrapError::NotHit(_) | TrapError::Told)) => match stop(target) {
+            Ok(()) => Err(why),
+            Err(error) => return Err(TrapError::Left(why.into(), error)),
+        },
+        stopped => stopped,
+    };
     target.clear(at, trap)?;
     let cpu = stopped?;
     let backtrace = bt(target, kernel, &[cpu])?.pop();
@@ -144,8 +147,8 @@ pub enum TrapError {
     #[error("told to end before it was hit")]
     Told,
     /// It was not hit, and the machine cannot be stopped to take the trap off.
-    #[error("not hit, and the trap stays until the kernel comes to it")]
-    Left(#[source] TargetError),
+    #[error("{0}, and the trap stays until the kernel comes to it")]
+    Left(Box<TrapError>, #[source] TargetError),
     /// The target did not do what it was asked.
     #[error(transparent)]
     Target(#[from] TargetError),
