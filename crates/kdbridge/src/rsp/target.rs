@@ -21,7 +21,7 @@ use threads::Threads;
 /// for a while.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The most digits that a command of the stub's console may print.
+/// The most that a command of the stub's monitor may print, as digits.
 const MAX_OUTPUT: usize = 1 << 20;
 
 /// The most packets that an answer may be kept waiting by: unsolicited stops, console output.
@@ -38,9 +38,6 @@ const MAX_LISTS: usize = 4096;
 
 /// How many times as long as one answer all those may take that make up a list or a description.
 const WHOLE: u32 = 8;
-
-/// The most that a command of the stub's monitor may print, as digits.
-const MAX_PRINTED: usize = 8 << 20;
 
 /// A kernel behind a stub.
 #[derive(Debug)]
@@ -189,24 +186,6 @@ impl RspTarget {
         Err(TargetError::Protocol(
             "stops without end while it stands still",
         ))
-    }
-
-    /// The answer to a command for the stub's own console, whose lines come in packets of their own
-    /// before it: all of it in one.
-    fn command(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
-        self.settle()?;
-        let deadline = self.deadline();
-        self.request(&[request], deadline)?;
-        let mut lines = Vec::new();
-        while lines.len() <= MAX_OUTPUT {
-            let reply = self.answer(deadline)?;
-            match reply.strip_prefix(b"O") {
-                Some(line) if hex::decode(line).is_some() => lines.extend_from_slice(line),
-                _ if reply == b"OK" && !lines.is_empty() => return Ok(lines),
-                _ => return Ok(reply),
-            }
-        }
-        Err(TargetError::Protocol("console output without end"))
     }
 
     fn has_answered(&mut self, reply: &[u8]) {
@@ -369,26 +348,27 @@ impl Target for RspTarget {
     fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
         self.select(cpu)?;
         self.root = None;
-        match request.starts_with(b"qRcmd,") {
-            true => self.command(request).map(Some),
-            false => self.ask(request).map(Some),
-        }
+        self.ask(request).map(Some)
     }
 
     fn monitor(&mut self, cpu: Cpu, request: &[u8]) -> Result<Vec<Vec<u8>>, TargetError> {
+        self.select(cpu)?;
+        self.root = None;
+        self.settle()?;
+        let deadline = self.deadline();
+        self.request(&[request], deadline)?;
         let mut packets = Vec::new();
         let mut length = 0;
-        let mut packet = self.forward(cpu, request)?.unwrap_or_default();
-        while is_output(&packet) {
+        while length <= MAX_OUTPUT {
+            let packet = self.answer(deadline)?;
+            let goes_on = is_output(&packet);
             length += packet.len();
-            if length > MAX_PRINTED {
-                return Err(TargetError::Protocol("a monitor that prints without end"));
-            }
             packets.push(packet);
-            packet = self.answer(self.deadline())?;
+            if !goes_on {
+                return Ok(packets);
+            }
         }
-        packets.push(packet);
-        Ok(packets)
+        Err(TargetError::Protocol("a monitor that prints without end"))
     }
 
     fn has_feature(&self, feature: &str) -> bool {

@@ -27,6 +27,7 @@ fn stub(features: &'static str, qemu: &'static str) -> (Stub, Serving, Receiver<
             b"vCont;c" => Say::Silence,
             [b'm', ..] => "01020304".into(),
             [b'M', ..] => "OK".into(),
+            _ if request.starts_with(b"qRcmd,") => Say::Packets(&[b"O61", b"O620a", b"OK"]),
             _ if request.starts_with(b"vCont;") => "T0ethread:1;".into(),
             _ => "".into(),
         }
@@ -80,6 +81,17 @@ fn k25_nothing_is_written_to_a_physical_address() {
     );
     assert_eq!(heard.try_iter().find(|it| it.starts_with('M')), None);
     assert_eq!(debugger.ask("Qqemu.PhyMemMode:0"), "OK");
+    assert_eq!(debugger.ask("M1000,1:00"), "OK");
+}
+
+/// LLDB shows what is printed as text, and an answer that is no such packet as digits.
+#[test]
+fn k25_what_a_monitor_prints_arrives_as_it_was_sent() {
+    let (_stub, bridge, _heard) = stub("", "");
+    let mut debugger = Debugger::connect(&bridge);
+    assert_eq!(debugger.ask("qRcmd,3f"), "O61");
+    assert_eq!(debugger.hear(), "O620a");
+    assert_eq!(debugger.hear(), "OK");
     assert_eq!(debugger.ask("M1000,1:00"), "OK");
 }
 

@@ -11,6 +11,8 @@ use kdbridge::rsp::packet::{self, Decoder, Item};
 pub(crate) enum Say {
     /// A packet.
     Packet(Vec<u8>),
+    /// Several, one after the other.
+    Packets(&'static [&'static [u8]]),
     /// These bytes, again and again until nobody listens any more.
     Flood(Vec<u8>),
     /// Nothing.
@@ -65,6 +67,9 @@ fn play(mut line: UnixStream, mut answer: impl FnMut(&[u8]) -> Say) {
             let mut bytes = b"+".to_vec();
             match answer(&request) {
                 Say::Packet(payload) => packet::encode(&payload, &mut bytes),
+                Say::Packets(all) => all
+                    .iter()
+                    .for_each(|payload| packet::encode(payload, &mut bytes)),
                 Say::Flood(flood) => return while line.write_all(&flood).is_ok() {},
                 Say::Silence => {}
                 Say::Close => return,
