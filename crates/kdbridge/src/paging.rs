@@ -42,24 +42,7 @@ impl Root {
         self.cr3 & USER_TABLES != 0
     }
 
-    /// The physical address of a virtual one; `None` if nothing is there. `entry` reads eight bytes of
-    /// physical memory.
-    ///
-    /// # Errors
-    ///
-    /// What `entry` says.
-    pub fn translate<E>(
-        self,
-        at: u64,
-        entry: impl FnMut(u64) -> Result<u64, E>,
-    ) -> Result<Option<u64>, E> {
-        Ok(match self.look_up(at, entry)? {
-            Place::There(physical) => Some(physical),
-            Place::Hole(_) => None,
-        })
-    }
-
-    /// The same, and how large the hole is if nothing is there.
+    /// What is at a virtual address. `entry` reads eight bytes of physical memory.
     ///
     /// # Errors
     ///
@@ -96,8 +79,10 @@ mod tests {
     fn translate(root: Root, entries: &[(u64, u64)], at: u64) -> Option<u64> {
         let entries: BTreeMap<u64, u64> = entries.iter().copied().collect();
         let entry = |at| Ok::<_, Infallible>(entries.get(&at).copied().unwrap_or(0));
-        let Ok(found) = root.translate(at, entry);
-        found
+        match root.look_up(at, entry) {
+            Ok(Place::There(physical)) => Some(physical),
+            Ok(Place::Hole(_)) => None,
+        }
     }
 
     const AT: u64 = 0xffff_ffff_8123_4567;

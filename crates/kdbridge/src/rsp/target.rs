@@ -447,7 +447,7 @@ impl Target for RspTarget {
     }
 
     fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
-        self.in_physical_mode(|target| target.read_parts(at, into))
+        self.read_physical_parts(at, into)
     }
 
     fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {

@@ -120,16 +120,28 @@ impl RspTarget {
     }
 
     fn translate(&mut self, root: Root, at: u64) -> Result<u64, TargetError> {
-        let entry = |at| {
-            let mut entry = [0; 8];
-            self.read_physical_parts(at, &mut entry)?;
-            Ok::<_, TargetError>(u64::from_le_bytes(entry))
-        };
-        root.translate(at, entry)?
-            .ok_or(TargetError::Unreadable(at))
+        match self.look_up(root, at)? {
+            Place::There(physical) => Ok(physical),
+            Place::Hole(_) => Err(TargetError::Unreadable(at)),
+        }
     }
 
-    fn read_physical_parts(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
+    /// What page tables say of an address; all of them are read in one turn in physical mode.
+    fn look_up(&mut self, root: Root, at: u64) -> Result<Place, TargetError> {
+        self.in_physical_mode(|target| {
+            root.look_up(at, |at| {
+                let mut entry = [0; 8];
+                target.read_parts(at, &mut entry)?;
+                Ok::<_, TargetError>(u64::from_le_bytes(entry))
+            })
+        })
+    }
+
+    pub(super) fn read_physical_parts(
+        &mut self,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<(), TargetError> {
         self.in_physical_mode(|target| target.read_parts(at, into))
     }
 
@@ -142,14 +154,7 @@ impl RspTarget {
         if at >= KERNEL_HALF && root.may_be_without_kernel() {
             return Ok(None);
         }
-        let place = self.in_physical_mode(|target| {
-            root.look_up(at, |at| {
-                let mut entry = [0; 8];
-                target.read_parts(at, &mut entry)?;
-                Ok::<_, TargetError>(u64::from_le_bytes(entry))
-            })
-        });
-        match place {
+        match self.look_up(root, at) {
             Ok(Place::Hole(size)) => Ok(Some(size)),
             Ok(Place::There(_)) | Err(TargetError::Unreadable(_)) => Ok(None),
             Err(error) => Err(error),
