@@ -101,6 +101,14 @@ pub enum Trap {
     Access(u8),
 }
 
+impl Trap {
+    /// Whether it is for execution, not for what is done with memory.
+    #[must_use]
+    pub fn is_breakpoint(self) -> bool {
+        matches!(self, Self::Software | Self::Hardware)
+    }
+}
+
 /// A kernel that can be stopped and driven. While it runs, only [`Target::interrupt`] and
 /// [`Target::wait`] work.
 pub trait Target: Memory {

@@ -84,7 +84,7 @@ pub fn wait_for(
 
 /// A processor that stands where a breakpoint is to be would be there at once.
 fn leave(target: &mut dyn Target, at: u64, trap: Trap) -> Result<(), TargetError> {
-    if !matches!(trap, Trap::Software | Trap::Hardware) {
+    if !trap.is_breakpoint() {
         return Ok(());
     }
     for cpu in target.cpus()? {

@@ -116,8 +116,7 @@ impl<T: Target> Machine<T> {
         let before = std::mem::replace(&mut self.hooks.libraries, now);
         self.hooks.state += 1;
         for (at, trap) in self.traps.clone() {
-            let is_code = matches!(trap, Trap::Software | Trap::Hardware);
-            if is_code && is_in(&before, at) && !is_in(&self.hooks.libraries, at) {
+            if trap.is_breakpoint() && is_in(&before, at) && !is_in(&self.hooks.libraries, at) {
                 self.clear(at, trap)?;
             }
         }

@@ -84,10 +84,8 @@ impl RspTarget {
 
     /// A stop after a step may be at a breakpoint as well.
     fn trapped(&mut self, cpu: Cpu, stepping: bool) -> Result<Stop, TargetError> {
-        let breakpoints = self.traps.keys();
-        let mut breakpoints =
-            breakpoints.filter(|(_, trap)| matches!(trap, Trap::Software | Trap::Hardware));
-        if breakpoints.next().is_none() || !self.amd64 {
+        let has_breakpoints = self.traps.keys().any(|(_, trap)| trap.is_breakpoint());
+        if !has_breakpoints || !self.amd64 {
             let stop = if stepping {
                 Stop::Stepped
             } else {
