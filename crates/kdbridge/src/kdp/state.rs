@@ -1,5 +1,6 @@
 //! The registers of an x86-64 kernel thread as KDP has them: 21 words, without ss, ds and es.
 
+use crate::symbols::bytes::Bytes;
 use crate::target::Registers;
 
 /// Which registers: Mach's `x86_THREAD_STATE64`.
@@ -23,11 +24,7 @@ pub(super) fn decode(state: &[u8]) -> Option<Registers> {
     let words: Vec<u64> = state
         .first_chunk::<BYTES>()?
         .chunks_exact(8)
-        .map(|word| {
-            word.iter()
-                .rev()
-                .fold(0, |value, &byte| value << 8 | u64::from(byte))
-        })
+        .map(Bytes::number)
         .collect();
     let mut registers = Registers {
         rip: words[16],

@@ -1,6 +1,7 @@
 //! Where registers are in the `g` packet, as a target description says.
 
 use super::hex;
+use crate::symbols::bytes::Bytes;
 use crate::target::Registers;
 
 /// The registers that a description of one file lists, in its order.
@@ -97,13 +98,7 @@ impl Layout {
         let value = |name: &str| {
             let (start, bytes) = self.place(name)?;
             let digits = reply.get(start * 2..(start + bytes) * 2)?;
-            let bytes = hex::decode(digits).unwrap_or_default();
-            Some(
-                bytes
-                    .iter()
-                    .rev()
-                    .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-            )
+            Some(hex::decode(digits).unwrap_or_default().number())
         };
         let mut registers = Registers {
             rip: value("rip")?,

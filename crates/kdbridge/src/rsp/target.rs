@@ -14,6 +14,7 @@ use super::link::{Address, Deadline, Link, Stream};
 use super::probe::{Description, Features, MAX_FILES, Pieces};
 use super::registers::Layout;
 use crate::paging::Root;
+use crate::symbols::bytes::Bytes;
 use crate::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
 use threads::Threads;
 
@@ -323,12 +324,7 @@ impl RspTarget {
         };
         let reply = self.ask(format!("p{number:x}").as_bytes())?;
         let bytes = hex::decode(&reply).filter(|bytes| bytes.len() <= 8);
-        Ok(bytes.map(|bytes| {
-            bytes
-                .iter()
-                .rev()
-                .fold(0, |value, &byte| value << 8 | u64::from(byte))
-        }))
+        Ok(bytes.map(|bytes| bytes.number()))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::rsp::hex;
+use crate::symbols::bytes::Bytes;
 use crate::target::Registers;
 
 const GENERAL: [&str; 17] = [
@@ -95,13 +96,13 @@ pub(super) fn registers(digits: &[u8]) -> Option<Registers> {
     let end = (17 * 8 + 7 * 4) * 2;
     let bytes = hex::decode(digits.get(..end)?)?;
     let (longs, shorts) = bytes.split_at(17 * 8);
-    let mut longs = longs.chunks_exact(8).map(value);
+    let mut longs = longs.chunks_exact(8).map(Bytes::number);
     let mut registers = Registers::default();
     for register in &mut registers.general {
         *register = longs.next()?;
     }
     registers.rip = longs.next()?;
-    let mut shorts = shorts.chunks_exact(4).map(value);
+    let mut shorts = shorts.chunks_exact(4).map(Bytes::number);
     registers.rflags = shorts.next()?;
     for register in &mut registers.segments {
         *register = shorts.next()? as u32;
@@ -121,13 +122,6 @@ pub(super) fn place(number: u64) -> Option<std::ops::Range<usize>> {
         _ => return None,
     };
     Some(start * 2..(start + bytes) * 2)
-}
-
-fn value(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .rev()
-        .fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 #[cfg(test)]

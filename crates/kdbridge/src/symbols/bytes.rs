@@ -6,6 +6,9 @@ use std::borrow::Cow;
 pub(crate) trait Bytes {
     fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
 
+    /// All of them as a number, eight at most.
+    fn number(&self) -> u64;
+
     fn u16(&self, at: usize) -> Option<u16> {
         self.array(at).map(u16::from_le_bytes)
     }
@@ -23,6 +26,11 @@ impl Bytes for [u8] {
     fn array<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         let end = at.checked_add(N)?;
         self.get(at..end)?.try_into().ok()
+    }
+
+    fn number(&self) -> u64 {
+        let bytes = self.iter().take(8).rev();
+        bytes.fold(0, |value, &byte| value << 8 | u64::from(byte))
     }
 }
 

@@ -77,7 +77,7 @@ impl Show<'_> {
             Type::Unfinished { .. } => text.push_str("<incomplete type>"),
             _ => {
                 let bits = bytes.len().min(8) as u32 * 8;
-                self.put_number(text, ty, whole(bytes), bits);
+                self.put_number(text, ty, bytes.number(), bits);
             }
         }
     }
@@ -239,12 +239,6 @@ fn put(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     text.push_str(&arguments.to_string());
 }
 
-/// Up to eight bytes as a number.
-fn whole(bytes: &[u8]) -> u64 {
-    let bytes = bytes.iter().take(8).rev();
-    bytes.fold(0, |value, byte| value << 8 | u64::from(*byte))
-}
-
 fn bit_field(bytes: &[u8], offset: u64, bits: u32) -> u64 {
     let begin = (offset / 8) as usize;
     let bytes = bytes.get(begin..).unwrap_or_default();
@@ -315,9 +309,9 @@ fn put_float(text: &mut String, size: u64, bytes: &[u8]) {
     match size {
         4 => put(
             text,
-            format_args!("{}", f32::from_bits(whole(bytes) as u32)),
+            format_args!("{}", f32::from_bits(bytes.number() as u32)),
         ),
-        8 => put(text, format_args!("{}", f64::from_bits(whole(bytes)))),
+        8 => put(text, format_args!("{}", f64::from_bits(bytes.number()))),
         _ => text.push_str("<float>"),
     }
 }
