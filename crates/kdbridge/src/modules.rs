@@ -220,7 +220,7 @@ fn orc(types: &Types, module: TypeId) -> Option<[u64; 3]> {
 /// The pointer to the module's own table of names, and in that the symbols, their number, and names.
 fn symbols(types: &Types, module: TypeId) -> Option<[u64; 4]> {
     let pointer = types.member(module, "kallsyms")?;
-    let table = pointed(types, pointer.ty)?;
+    let table = types.pointed(pointer.ty)?;
     let offset = |name| types.offset(table, name);
     Some([
         pointer.offset / 8,
@@ -230,17 +230,10 @@ fn symbols(types: &Types, module: TypeId) -> Option<[u64; 4]> {
     ])
 }
 
-fn pointed(types: &Types, pointer: TypeId) -> Option<TypeId> {
-    match types.bare(pointer) {
-        Type::Pointer(target) => Some(target),
-        _ => None,
-    }
-}
-
 impl SectionLayout {
     fn of(types: &Types, module: TypeId) -> Option<Self> {
         let pointer = types.member(module, "sect_attrs")?;
-        let all = pointed(types, pointer.ty)?;
+        let all = types.pointed(pointer.ty)?;
         let attributes = types.member(all, "attrs")?;
         let Type::Array { element, .. } = types.bare(attributes.ty) else {
             return None;

@@ -228,6 +228,15 @@ impl Types {
         self.get(self.bare_id(id))
     }
 
+    /// The type of what a pointer leads to; `None` if the type is none of a pointer.
+    #[must_use]
+    pub fn pointed(&self, pointer: TypeId) -> Option<TypeId> {
+        match self.bare(pointer) {
+            Type::Pointer(target) => Some(target),
+            _ => None,
+        }
+    }
+
     /// The number of the type behind other names and qualifiers.
     #[must_use]
     pub fn bare_id(&self, mut id: TypeId) -> TypeId {

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::kernel::Kernel;
 use crate::symbols::bytes::Bytes;
 use crate::target::{Memory, TargetError};
-use crate::types::{Tag, Type, TypeId, Types};
+use crate::types::{Tag, TypeId, Types};
 
 /// No ring has more descriptors, or longer texts, than this.
 const MOST_BITS: u32 = 26;
@@ -82,8 +82,8 @@ impl Layout {
     fn of(types: &Types, ring: TypeId) -> Option<Self> {
         let inner = |name| types.member(ring, name);
         let (descriptors, texts) = (inner("desc_ring")?, inner("text_data_ring")?);
-        let descriptor = pointed(types, types.member(descriptors.ty, "descs")?.ty)?;
-        let info = pointed(types, types.member(descriptors.ty, "infos")?.ty)?;
+        let descriptor = types.pointed(types.member(descriptors.ty, "descs")?.ty)?;
+        let info = types.pointed(types.member(descriptors.ty, "infos")?.ty)?;
         let place = types.member(descriptor, "text_blk_lpos")?;
         let at = |outer: &crate::types::Member, name| {
             Some(outer.offset / 8 + types.offset(outer.ty, name)?)
@@ -112,13 +112,6 @@ impl Layout {
             ],
             level: types.member(info, "level")?.offset,
         })
-    }
-}
-
-fn pointed(types: &Types, pointer: TypeId) -> Option<TypeId> {
-    match types.bare(pointer) {
-        Type::Pointer(target) => Some(target),
-        _ => None,
     }
 }
 

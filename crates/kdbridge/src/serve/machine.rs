@@ -108,6 +108,12 @@ impl<T: Target> Machine<T> {
         self.cpus.first().copied().unwrap_or(Cpu(0))
     }
 
+    /// The threads that debuggers see, as lists name them.
+    pub(super) fn threads(&self) -> String {
+        let threads = self.cpus.iter().map(|cpu| format!("{:x}", cpu.0 + 1));
+        threads.collect::<Vec<_>>().join(",")
+    }
+
     /// Whether this may be a machine with a kernel that is known here, and with its modules. A program
     /// has libraries instead.
     pub(super) fn may_have_kernel(&self) -> bool {

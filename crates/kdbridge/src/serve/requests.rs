@@ -340,7 +340,7 @@ impl<T: Target> Conversation<'_, T> {
             b"QStartNoAckMode" => Ok(Answer::WithoutAcks),
             b"qC" => Ok(format!("QC{:x}", self.cpu().0 + 1).into()),
             b"qAttached" => Ok("1".into()),
-            b"qfThreadInfo" => Ok(format!("m{}", self.threads()).into()),
+            b"qfThreadInfo" => Ok(format!("m{}", self.machine.threads()).into()),
             b"qsThreadInfo" => Ok("l".into()),
             b"qOffsets" => self.offsets(),
             b"qqemu.Supported" if self.machine.target.has_physical() => Ok("PhyMemMode".into()),
@@ -387,15 +387,6 @@ impl<T: Target> Conversation<'_, T> {
     /// Whether the target's own packets with registers are for this debugger.
     fn native(&self) -> bool {
         self.machine.native && (self.talk.dialect == Dialect::Lldb || !self.machine.of_lldb)
-    }
-
-    pub(super) fn threads(&self) -> String {
-        let threads = self
-            .machine
-            .cpus
-            .iter()
-            .map(|cpu| format!("{:x}", cpu.0 + 1));
-        threads.collect::<Vec<_>>().join(",")
     }
 
     /// The answer that makes both debuggers move all symbols. They understand each other's not.

@@ -91,11 +91,7 @@ impl<T: Target> Machine<T> {
         if !talk.list_threads || self.is_running() {
             return Ok(());
         }
-        let ids = self.cpus.iter().map(|cpu| format!("{:x}", cpu.0 + 1));
-        push(
-            reply,
-            format_args!("threads:{};", ids.collect::<Vec<_>>().join(",")),
-        );
+        push(reply, format_args!("threads:{};", self.threads()));
         if !self.amd64 || self.cpus.len() > MANY {
             return Ok(());
         }
