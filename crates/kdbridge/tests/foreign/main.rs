@@ -11,3 +11,4 @@ mod lab_lldb_server;
 mod program;
 #[path = "../serving/mod.rs"]
 mod serving;
+mod sessions;

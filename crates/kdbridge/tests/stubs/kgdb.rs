@@ -1,7 +1,7 @@
 //! A stub as a Linux kernel has it with kgdb: no features, processors beside tasks in the list of threads,
 //! and nothing is heard while the kernel runs.
 
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,21 +59,39 @@ impl Kgdb {
     }
 }
 
+/// A kernel behind the bridge. What stops it is dropped before the stub is, which may wait for it.
+struct Played {
+    stop: Sender<()>,
+    bridge: Serving,
+    _stub: Stub,
+}
+
+/// `instead` answers what the kernel is not to.
+fn play(
+    patience: Duration,
+    mut instead: impl FnMut(&[u8]) -> Option<Say> + Send + 'static,
+) -> Played {
+    let (stop, stops) = mpsc::channel();
+    let mut kgdb = Kgdb::new(stops);
+    let (stub, line) =
+        Stub::play(move |request| instead(request).unwrap_or_else(|| kgdb.answer(request)));
+    let target = RspTarget::over(line, patience).unwrap();
+    Played {
+        stop,
+        bridge: Serving::start(target, Box::new(|_| None)),
+        _stub: stub,
+    }
+}
+
 fn text(text: &str) -> Say {
     Say::Packet(hex::encode(text.as_bytes()).into_bytes())
 }
 
 #[test]
 fn k25_a_kernel_with_kgdb_waits_for_its_debugger_and_says_how_it_is_stopped() {
-    let (stop, stops) = mpsc::channel();
-    let mut kgdb = Kgdb::new(stops);
-    let (_stub, line) = Stub::play(move |request| kgdb.answer(request));
-    let target = RspTarget::over(line, PATIENCE).unwrap();
-    let bridge = Serving::start(target, Box::new(|_| None));
-    // Dropped before the stub is, which may wait for it.
-    let stop = stop;
+    let Played { stop, bridge, .. } = &play(PATIENCE, |_| None);
 
-    let mut first = Debugger::connect(&bridge);
+    let mut first = Debugger::connect(bridge);
     assert!(first.ask("qSupported:swbreak+").contains("PacketSize"));
     assert_eq!(first.ask("qfThreadInfo"), "m1,2,3,4");
     assert_eq!(first.ask("qThreadExtraInfo,2"), hex::encode(b"shadowCPU1"));
@@ -86,25 +104,20 @@ fn k25_a_kernel_with_kgdb_waits_for_its_debugger_and_says_how_it_is_stopped() {
     assert!(said.contains("echo g > /proc/sysrq-trigger"), "{said}");
     drop(first);
 
-    let (_, sent_away) = connect_until(&bridge, |answer| answer.starts_with("E."));
+    let (_, sent_away) = connect_until(bridge, |answer| answer.starts_with("E."));
     assert!(sent_away.contains("cannot be interrupted"), "{sent_away}");
     assert!(sent_away.contains("/proc/sysrq-trigger"), "{sent_away}");
 
     stop.send(()).unwrap();
-    let (mut second, _) = connect_until(&bridge, |answer| answer.contains("PacketSize"));
+    let (mut second, _) = connect_until(bridge, |answer| answer.contains("PacketSize"));
     assert_eq!(second.ask("?"), "T05thread:3;");
 }
 
 #[test]
 fn k25_a_processor_that_kgdb_leaves_behind_a_breakpoint_is_at_it() {
-    let (stop, stops) = mpsc::channel();
-    let mut kgdb = Kgdb::new(stops);
-    let (_stub, line) = Stub::play(move |request| kgdb.answer(request));
-    let target = RspTarget::over(line, PATIENCE).unwrap();
-    let bridge = Serving::start(target, Box::new(|_| None));
-    let stop = stop;
+    let Played { stop, bridge, .. } = &play(PATIENCE, |_| None);
 
-    let mut debugger = Debugger::connect(&bridge);
+    let mut debugger = Debugger::connect(bridge);
     assert!(debugger.ask("qSupported:swbreak+").contains("PacketSize"));
     assert_eq!(debugger.ask("p10"), "1010101010101010");
     assert_eq!(debugger.ask("Z0,101010101010100f,1"), "OK");
@@ -115,14 +128,9 @@ fn k25_a_processor_that_kgdb_leaves_behind_a_breakpoint_is_at_it() {
 
 #[test]
 fn k24_a_debugger_that_connects_while_the_machine_runs_does_not_disturb_it() {
-    let (stop, stops) = mpsc::channel();
-    let mut kgdb = Kgdb::new(stops);
-    let (_stub, line) = Stub::play(move |request| kgdb.answer(request));
-    let target = RspTarget::over(line, Duration::from_secs(2)).unwrap();
-    let bridge = Serving::start(target, Box::new(|_| None));
-    let stop = stop;
+    let Played { stop, bridge, .. } = &play(Duration::from_secs(2), |_| None);
 
-    let mut first = Debugger::connect(&bridge);
+    let mut first = Debugger::connect(bridge);
     assert!(first.ask("qSupported:swbreak+").contains("PacketSize"));
     assert_eq!(first.ask("Z0,1010101010101010,1"), "OK");
     stop.send(()).unwrap();
@@ -131,7 +139,7 @@ fn k24_a_debugger_that_connects_while_the_machine_runs_does_not_disturb_it() {
     // Answered in turn, so it runs then.
     assert!(first.ask("qC").starts_with("QC"));
 
-    let mut second = Debugger::connect(&bridge);
+    let mut second = Debugger::connect(bridge);
     for supported in ["qSupported:swbreak+", "QThreadSuffixSupported"] {
         assert!(!second.ask(supported).is_empty());
         assert_eq!(second.ask("?"), "T02thread:1;");
@@ -147,24 +155,17 @@ fn k24_a_debugger_that_connects_while_the_machine_runs_does_not_disturb_it() {
 fn a_breakpoint_that_stays_keeps_no_other_one_and_stops_the_kernel_once() {
     const STUCK: &str = "0,1010101010101010,1";
     const OTHER: &str = "0,ffffffff81000000,1";
-    let (stop, stops) = mpsc::channel();
-    let mut kgdb = Kgdb::new(stops);
     let log = Arc::new(Mutex::new(Vec::new()));
     let writer = Arc::clone(&log);
-    let (_stub, line) = Stub::play(move |request| {
+    let mut played = play(PATIENCE, move |request| {
         let text = String::from_utf8_lossy(request).into_owned();
         let stays = text == format!("z{STUCK}");
         writer.lock().unwrap().push(text);
-        if stays {
-            return "E01".into();
-        }
-        kgdb.answer(request)
+        stays.then(|| "E01".into())
     });
-    let target = RspTarget::over(line, PATIENCE).unwrap();
-    let mut bridge = Serving::start(target, Box::new(|_| None));
-    let stop = stop;
+    let Played { stop, bridge, .. } = &mut played;
 
-    let mut first = Debugger::connect(&bridge);
+    let mut first = Debugger::connect(bridge);
     assert!(first.ask("qSupported:swbreak+").contains("PacketSize"));
     assert_eq!(first.ask(&format!("Z{STUCK}")), "OK");
     assert_eq!(first.ask(&format!("Z{OTHER}")), "OK");
@@ -182,7 +183,7 @@ fn a_breakpoint_that_stays_keeps_no_other_one_and_stops_the_kernel_once() {
     }
     stop.send(()).unwrap();
 
-    let (mut second, _) = connect_until(&bridge, |answer| answer.contains("PacketSize"));
+    let (mut second, _) = connect_until(bridge, |answer| answer.contains("PacketSize"));
     assert_eq!(second.ask("?"), "T05thread:3;swbreak:;");
     assert!(second.ask(&format!("z{STUCK}")).starts_with('E'));
     assert_eq!(count(&format!("z{OTHER}")), 1);
