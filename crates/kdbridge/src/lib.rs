@@ -9,6 +9,7 @@ pub mod commands;
 pub mod discover;
 mod elf;
 pub mod expression;
+mod folders;
 pub mod kdp;
 pub mod kernel;
 pub mod macho;

@@ -2,6 +2,7 @@
 //! simply in a folder.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -9,12 +10,10 @@ use thiserror::Error;
 use super::file::{FileError, MachFile};
 use super::image::Kind;
 use super::uuid::Uuid;
+use crate::folders::walk;
 
 /// Where a Mac has kernel debug kits.
 const KITS: &str = "/Library/Developer/KDKs";
-
-/// A kit has its bundles six folders down.
-const DEEPEST: usize = 12;
 
 /// No more files are opened in one search.
 const MOST_FILES: usize = 50_000;
@@ -60,13 +59,19 @@ pub enum SearchError {
 pub fn find(places: &[PathBuf], uuid: Uuid) -> Files {
     let mut found = Files::default();
     let mut left = MOST_FILES;
-    for place in places.iter().map(PathBuf::as_path).chain([Path::new(KITS)]) {
-        if place.is_dir() {
-            walk(place, DEEPEST, &mut left, uuid, &mut found);
-        } else {
-            look(place, uuid, &mut found);
+    let mut see = |path: &Path| {
+        look(path, uuid, &mut found);
+        match found.image.is_some() && found.dwarf.is_some() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         }
-    }
+    };
+    let places = places.iter().map(PathBuf::as_path);
+    let mut places = places.chain([Path::new(KITS)]);
+    let _broken_off = places.try_for_each(|place| match place.is_dir() {
+        true => walk(place, &mut left, &mut see),
+        false => see(place),
+    });
     found
 }
 
@@ -111,26 +116,4 @@ fn look(path: &Path, uuid: Uuid, found: &mut Files) {
         _ => &mut found.image,
     };
     place.get_or_insert_with(|| path.to_owned());
-}
-
-/// Looks at all files below `folder`; links to folders are not followed.
-fn walk(folder: &Path, depth: usize, left: &mut usize, uuid: Uuid, found: &mut Files) {
-    let mut folders = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if *left == 0 || (found.image.is_some() && found.dwarf.is_some()) {
-            return;
-        }
-        *left -= 1;
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            folders.push(entry.path());
-        } else {
-            look(&entry.path(), uuid, found);
-        }
-    }
-    folders.sort();
-    if let Some(depth) = depth.checked_sub(1) {
-        for folder in folders {
-            walk(&folder, depth, left, uuid, found);
-        }
-    }
 }

@@ -1,16 +1,15 @@
 //! Where the file with a kernel's symbols is.
 
-use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::build_id::BuildId;
 use super::elf::ElfFile;
+use crate::folders::walk;
 
 /// Where distributions put them.
 const SYSTEM: &str = "/usr/lib/debug";
-/// No folder is looked into deeper than this.
-const DEEPEST: usize = 12;
-/// Nor are more files than this opened in one search.
+/// No more files than this are opened in one search.
 const MOST_FILES: usize = 20_000;
 
 /// A search for files by their build-id. Nothing is ever asked of the network.
@@ -49,32 +48,39 @@ impl Index {
     #[must_use]
     pub fn find(&self, id: &BuildId, may_be: impl Fn(&str) -> bool) -> Option<PathBuf> {
         let named = self.places.iter().filter_map(|place| named(place, id));
-        let is_it = |path: &Path| opened(path, id).is_some();
-        let has_all = |path: &Path| {
-            let elf = opened(path, id);
-            elf.is_some_and(|elf| elf.section(".debug_info").is_some())
-        };
-        let mut named = named.filter(|path| is_it(path));
-        let searched = || self.search(&may_be, &has_all);
-        let found = named.next().or_else(searched);
-        found.or_else(|| self.search(&may_be, &is_it))
+        let mut named = named.filter(|path| opened(path, id).is_some());
+        named.next().or_else(|| self.search(id, &may_be))
     }
 
-    fn search(
-        &self,
-        may_be: &impl Fn(&str) -> bool,
-        is: &impl Fn(&Path) -> bool,
-    ) -> Option<PathBuf> {
-        let mut left = MOST_FILES;
-        self.places.iter().find_map(|place| {
-            if place.is_file() {
-                return is(place).then(|| place.clone());
+    fn search(&self, id: &BuildId, may_be: &impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let mut stripped = None;
+        let mut whole = None;
+        let mut see = |path: &Path| {
+            let Some(elf) = opened(path, id) else {
+                return ControlFlow::Continue(());
+            };
+            if elf.section(".debug_info").is_some() {
+                whole = Some(path.to_owned());
+                return ControlFlow::Break(());
             }
-            walk(place, DEEPEST, &mut left, &|path: &Path| {
+            stripped.get_or_insert_with(|| path.to_owned());
+            ControlFlow::Continue(())
+        };
+        let mut left = MOST_FILES;
+        let mut places = self.places.iter();
+        let _broken_off = places.try_for_each(|place| {
+            if place.is_file() {
+                return see(place);
+            }
+            walk(place, &mut left, &mut |path| {
                 let name = path.file_name().unwrap_or_default();
-                may_be(&name.to_string_lossy()) && is(path)
+                match may_be(&name.to_string_lossy()) {
+                    true => see(path),
+                    false => ControlFlow::Continue(()),
+                }
             })
-        })
+        });
+        whole.or(stripped)
     }
 }
 
@@ -97,32 +103,10 @@ fn opened(path: &Path, id: &BuildId) -> Option<ElfFile> {
     (elf.build_id().as_ref() == Some(id)).then_some(elf)
 }
 
-/// The first file below `folder` that satisfies `is`; links to folders are not followed.
-fn walk(
-    folder: &Path,
-    depth: usize,
-    left: &mut usize,
-    is: &impl Fn(&Path) -> bool,
-) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut folders = Vec::new();
-    for entry in entries {
-        *left = left.checked_sub(1)?;
-        let kind = entry.file_type().ok()?;
-        let path = entry.path();
-        if kind.is_dir() {
-            folders.push(path);
-        } else if is(&path) {
-            return Some(path);
-        }
-    }
-    let depth = depth.checked_sub(1)?;
-    folders.sort();
-    folders.iter().find_map(|it| walk(it, depth, left, is))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::testing::Elf;
     use super::*;
     use tempfile::TempDir;
