@@ -204,9 +204,10 @@ impl Kernel {
         self.tables = orc.map(|table| (KERNEL, table)).into_iter().collect();
         // A list that is being changed shows no modules this time, and nothing else suffers.
         let modules = self.list_modules(memory).unwrap_or_default();
+        let layout = self.module_layout();
         let mut room = modules::MOST_SYMBOLS_OF_ALL;
         let loaded = modules.into_iter();
-        let loaded = loaded.map(|it| self.loaded(memory, it, &mut room));
+        let loaded = loaded.map(|it| self.loaded(memory, it, layout.as_ref(), &mut room));
         let loaded: Vec<Loaded> = loaded.collect();
         let tables = loaded.iter().flat_map(|it| {
             let table = it.module.orc.map(OrcTable::in_memory);
@@ -492,11 +493,16 @@ impl Kernel {
         path.and_then(|path| ElfFile::open(&path).ok())
     }
 
-    fn loaded(&mut self, memory: &mut dyn Memory, module: Module, room: &mut u64) -> Loaded {
+    fn loaded(
+        &self,
+        memory: &mut dyn Memory,
+        module: Module,
+        layout: Option<&Layout>,
+        room: &mut u64,
+    ) -> Loaded {
         let id = module.build_id(memory);
         let file = id.and_then(|id| self.file_of(&module, &id));
-        let layout = self.module_layout();
-        let symbols = layout.map(|it| modules::symbol_table(memory, &it, &module, room));
+        let symbols = layout.map(|it| modules::symbol_table(memory, it, &module, room));
         Loaded {
             symbols: symbols.and_then(Result::ok).unwrap_or_default(),
             module,

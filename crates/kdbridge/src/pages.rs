@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use crate::target::{Memory, TargetError};
 
-const PAGE: u64 = 4096;
+/// The size of a page of x86-64.
+pub(crate) const PAGE: u64 = 4096;
 /// As many pages are kept: 64 MiB.
 const MOST_PAGES: usize = 16 << 10;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::packet::{Code, Exception, Head, MAX_DATA_BYTES, Region, Reply, Request, Status};
-use super::state;
+use super::state::{self, EXC_BREAKPOINT, INT3, SINGLE_STEP};
 use crate::target::{Cpu, Registers, Stop, Target, TargetError, Trap};
 
 /// The version of the protocol that has all requests.
@@ -14,10 +14,6 @@ const VERSION: u32 = 12;
 const KEEPS_BREAKPOINTS: u32 = 1;
 
 const MAX_BREAKPOINTS: usize = 100;
-
-const INT3: u8 = 0xCC;
-const SINGLE_STEP: u64 = 0x100;
-const EXC_BREAKPOINT: u32 = 6;
 
 /// What XNU tells beside a breakpoint (`EXC_I386_BPTFLT`).
 const BREAKPOINT_CODE: u32 = 3;

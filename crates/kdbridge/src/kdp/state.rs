@@ -3,6 +3,15 @@
 use crate::symbols::bytes::Bytes;
 use crate::target::Registers;
 
+/// The instruction that a breakpoint is.
+pub(super) const INT3: u8 = 0xCC;
+
+/// The flag that makes the processor stop after one instruction.
+pub(super) const SINGLE_STEP: u64 = 0x100;
+
+/// Mach's number of the exception at both.
+pub(super) const EXC_BREAKPOINT: u32 = 6;
+
 /// Which registers: Mach's `x86_THREAD_STATE64`.
 pub(super) const THREAD_STATE64: u32 = 4;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::client::{AskError, AttachError, Client, Resumption};
 use super::link::Link;
 use super::packet::{Exception, MAX_DATA_BYTES, Malformed, Reply, Request, Status};
-use super::state;
+use super::state::{self, EXC_BREAKPOINT, INT3, SINGLE_STEP};
 use crate::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
 
 /// The one processor that can be seen: whichever met the exception.
@@ -15,14 +15,6 @@ const CPU: Cpu = Cpu(0);
 
 /// Places for breakpoints in the kernel.
 const MAX_BREAKPOINTS: u32 = 100;
-
-/// The instruction that a breakpoint is.
-const INT3: u8 = 0xCC;
-
-/// The flag that makes the processor stop after one instruction.
-const SINGLE_STEP: u64 = 0x100;
-
-const EXC_BREAKPOINT: u32 = 6;
 
 /// The first version of the protocol that reads physical memory.
 const PHYSICAL_VERSION: u32 = 12;

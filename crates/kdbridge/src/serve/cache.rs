@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::pages::PAGE;
 use crate::target::{Cpu, Target, TargetError};
 
 /// Where kernel, modules and their data are. Reading more of it than was asked for does no harm.
@@ -9,8 +10,6 @@ const IMAGES: u64 = 0xffff_ffff_8000_0000;
 
 /// Behind it, devices are mapped.
 const DEVICES: u64 = 0xffff_ffff_ff00_0000;
-
-const PAGE: u64 = 4096;
 
 /// What is read around an address elsewhere; debuggers read as much for their own caches.
 const LINE: u64 = 64;

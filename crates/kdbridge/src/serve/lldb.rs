@@ -3,10 +3,9 @@
 use std::ops::Range;
 
 use super::requests::{Answer, Conversation, Refusal};
+use crate::pages::PAGE;
 use crate::rsp::hex;
 use crate::target::Target;
-
-const PAGE: u64 = 4096;
 
 /// `None` if it is none of them.
 pub(super) fn query<T: Target>(

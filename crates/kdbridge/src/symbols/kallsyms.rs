@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use super::bytes::Bytes;
 use super::table::{Kind, Symbol, SymbolTable};
+use crate::pages::PAGE;
 use crate::target::{Memory, TargetError};
 
 /// How much of a kernel's memory is searched.
@@ -36,8 +37,6 @@ const MOST_PLACES: usize = 256;
 /// No 256 names take up more than this.
 const MOST_BETWEEN_MARKERS: u64 = 64 * PER_MARKER as u64;
 const LOWEST_ADDRESS: u64 = 0xffff_8000_0000_0000;
-/// Offsets are counted from where the text begins.
-const PAGE: u64 = 4096;
 
 /// Reads the symbols of the kernel from its memory. `near` is an address in its read-only data, as
 /// `linux_banner` is; what lies behind it is searched.
@@ -322,6 +321,7 @@ impl Form {
             Self::Offsets => {
                 let behind = aligned(at.wrapping_add(bytes.len() as u64), 8);
                 let base = memory.word(behind)?;
+                // Offsets are counted from where the text begins.
                 if base % PAGE != 0 {
                     return Ok(Vec::new());
                 }

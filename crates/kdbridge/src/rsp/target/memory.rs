@@ -1,10 +1,9 @@
 //! Memory of a kernel behind a stub.
 
 use super::{RspTarget, hex};
+use crate::pages::PAGE;
 use crate::paging::{Place, Root};
 use crate::target::{KERNEL_HALF, TargetError};
-
-const PAGE: u64 = 4096;
 
 /// How many requests are on the way at once, where that works.
 const AHEAD: usize = 16;
