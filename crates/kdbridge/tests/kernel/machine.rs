@@ -17,11 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 const QEMU_HAS_ENDED: &str = "QEMU has ended";
 
-/// The folder that `cargo xtask kernel-lab` fills.
+/// The folder that `cargo xtask kernel-lab` fills, in the way that debuggers write it.
 fn lab() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let named = env::var_os("KDBRIDGE_LAB").map(PathBuf::from);
-    named.unwrap_or_else(|| here.join("../../target/kernel-lab"))
+    let lab = named.unwrap_or_else(|| here.join("../../target/kernel-lab"));
+    lab.canonicalize().unwrap_or(lab)
 }
 
 /// Where files have the paths that Debian gives them.
