@@ -240,7 +240,7 @@ fn profile(world: &World, granted: Granted, tier: Tier) -> Result<Profile, Selft
 #[non_exhaustive]
 pub enum SelftestError {
     /// [`PROBER`] is missing.
-    #[error("{} is missing: it is installed with the launcher", path.display())]
+    #[error("{} is missing: `cargo build --release -p portolan-sandbox` makes it, installers put it beside the launcher", path.display())]
     Prober {
         /// Where it should be.
         path: PathBuf,
