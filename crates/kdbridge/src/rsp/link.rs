@@ -381,4 +381,16 @@ mod tests {
         assert_eq!(address("host"), Err(AddressError));
         assert_eq!(address("host:99999"), Err(AddressError));
     }
+
+    #[test]
+    fn a_flood_ends_the_wait_even_if_a_packet_is_in_it() {
+        let (mut stub, near) = UnixStream::pair().unwrap();
+        let mut link = Link::new(Stream::Unix(near).prepare().unwrap());
+        stub.write_all(&[b'x'; BUFFER + BUFFER / 2]).unwrap();
+        stub.write_all(b"$OK#9a").unwrap();
+        let over = Deadline::after(Duration::ZERO);
+        assert_eq!(link.receive(over).unwrap(), None);
+        let packet = link.receive(Deadline::after(Duration::from_secs(5)));
+        assert_eq!(packet.unwrap().as_deref(), Some(&b"OK"[..]));
+    }
 }
