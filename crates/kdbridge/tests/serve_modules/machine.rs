@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) traps: BTreeMap<u64, u8>,
     /// So many it has room for.
     pub(crate) room: usize,
+    /// It can be stopped while it runs.
+    pub(crate) interruptible: bool,
     pub(crate) path: VecDeque<Comes>,
     rip: u64,
     libraries: Vec<Library>,
@@ -51,6 +53,7 @@ impl Machine {
             memory: vec![0x90; SIZE],
             traps: BTreeMap::new(),
             room: 100,
+            interruptible: true,
             path: VecDeque::new(),
             rip: TEXT,
             libraries: Vec::new(),
@@ -181,8 +184,16 @@ impl Target for Machine {
         Ok(())
     }
 
+    fn can_interrupt(&self) -> bool {
+        self.state().interruptible
+    }
+
     fn interrupt(&mut self) -> Result<(), TargetError> {
-        self.state().interrupted = true;
+        let mut state = self.state();
+        if !state.interruptible {
+            return Err(TargetError::CannotInterrupt("it does not listen"));
+        }
+        state.interrupted = true;
         Ok(())
     }
 

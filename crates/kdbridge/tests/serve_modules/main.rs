@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kdbridge::rsp::link::{Address, Deadline, Link, Stream};
 use kdbridge::serve::{Listener, Options, Server};
@@ -322,4 +322,38 @@ fn k07_a_breakpoint_that_a_debugger_wants_comes_before_hooks() {
     gdb.runs_until_interrupted();
     let remarks = bridge.remarks.lock().unwrap();
     assert!(remarks[0].contains("may not be noticed"), "{remarks:?}");
+}
+
+#[test]
+fn k07_a_breakpoint_that_a_debugger_has_at_a_hook_stays_without_the_hook() {
+    let machine = Machine::new();
+    machine.state().room = 3;
+    let bridge = Bridge::serve(&machine);
+    let mut gdb = bridge.gdb();
+    for at in [LOADS, TEXT + 8, TEXT + 16] {
+        assert_eq!(gdb.ask(&format!("Z0,{at:x},1")), "OK");
+    }
+    let traps: Vec<u64> = machine.state().traps.keys().copied().collect();
+    assert_eq!(traps, [TEXT + 8, TEXT + 16, LOADS]);
+    machine.comes(LOADS, None);
+    assert_eq!(gdb.ask("vCont;c"), "T05thread:1;swbreak:;");
+}
+
+#[test]
+fn k07_a_hook_that_could_not_be_taken_off_is_when_the_kernel_comes_to_it() {
+    let machine = Machine::new();
+    machine.state().interruptible = false;
+    let bridge = Bridge::serve(&machine);
+    let mut gdb = bridge.gdb();
+    gdb.send("vCont;c");
+    drop(gdb);
+    let start = Instant::now();
+    while !machine.is_left_alone() {
+        assert!(start.elapsed() < PATIENCE, "{:?}", machine.state().traps);
+        // When the server hears that the debugger is gone is its own affair.
+        if machine.state().path.is_empty() {
+            machine.comes(LOADS, None);
+        }
+        thread::yield_now();
+    }
 }

@@ -11,6 +11,7 @@ mod processors;
 mod raw;
 #[path = "../serving/mod.rs"]
 mod serving;
+mod standing;
 mod stub;
 mod unknown;
 mod vmware;

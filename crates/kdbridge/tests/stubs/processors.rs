@@ -1,10 +1,11 @@
 //! A stub with two processors, one of which it looks from, as QEMU does.
 
+use std::sync::mpsc;
 use std::time::Duration;
 
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::hex;
-use kdbridge::target::{Cpu, Stop, Target};
+use kdbridge::target::{Cpu, Stop, Target, TargetError};
 
 use crate::stub::{Say, Stub};
 
@@ -44,13 +45,33 @@ impl Qemu {
     }
 }
 
-fn registers(rip: u64) -> Say {
+/// What a stub says when it is asked for them.
+pub(crate) fn registers(rip: u64) -> Say {
     let general = [0; 16].into_iter().chain([rip]);
     let digits: String = general
         .map(|value: u64| hex::encode(&value.to_le_bytes()))
         .chain([0u32; 7].map(|value| hex::encode(&value.to_le_bytes())))
         .collect();
     Say::Packet(digits.into_bytes())
+}
+
+#[test]
+fn registers_are_those_of_their_processor_after_an_answer_that_is_late() {
+    let (wake, wakes) = mpsc::channel::<()>();
+    let mut qemu = Qemu(0);
+    let mut once = Some(wakes);
+    let (_stub, line) = Stub::play(move |request| {
+        if let Some(wakes) = once.take_if(|_| request == b"Hg02") {
+            wakes.recv().ok();
+        }
+        qemu.answer(request)
+    });
+    let mut target = RspTarget::over(line, Duration::from_secs(1)).unwrap();
+    assert_eq!(target.registers(Cpu(0)).unwrap().rip, 0x1000);
+    let error = target.registers(Cpu(1)).unwrap_err();
+    assert!(matches!(error, TargetError::Silent(_)), "{error}");
+    drop(wake);
+    assert_eq!(target.registers(Cpu(0)).unwrap().rip, 0x1000);
 }
 
 #[test]
