@@ -215,7 +215,25 @@ fn k24_who_only_reads_does_not_write() {
     let mut second = Debugger::connect(&bridge);
     let at = format!("{:x},1", PLACE + 16);
     assert_eq!(first.ask(&format!("M{at}:01")), "OK");
-    let refused = second.ask(&format!("M{at}:02"));
-    assert!(refused.starts_with('E'), "{refused}");
+    let registers = first.ask("g");
+    let requests = [
+        &format!("M{at}:02"),
+        &format!("X{at}:2"),
+        &format!("Z0,{at}"),
+        &format!("G{registers}"),
+        "P0=0000000000000000",
+        "vCont;c",
+        "vCont;s:1",
+        "c",
+        "s",
+    ];
+    for request in requests {
+        let refused = second.ask(request);
+        assert_eq!(
+            refused,
+            "E.debugger 1 controls this machine until it leaves"
+        );
+    }
     assert_eq!(second.ask(&format!("m{at}")), "01");
+    assert_eq!(second.ask("g"), registers);
 }
