@@ -158,7 +158,7 @@ proptest! {
     #[test]
     fn linux_is_found_or_not(seed: u64) {
         let mut memory = Anything::of(seed);
-        if let Ok(found) = linux::find(&mut memory) {
+        if let Ok(found) = linux::find(&mut memory, &Cache::none()) {
             let sources = Sources {
                 index: Index::only(Vec::new()),
                 cache: Cache::none(),

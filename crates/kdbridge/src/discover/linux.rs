@@ -1,12 +1,15 @@
 //! Linux on x86-64, wherever it was put at boot.
 
+mod remembered;
+
 use std::fmt;
 use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::symbols::{BuildId, ElfError, ElfFile, SymbolTable, build_id_in};
+use crate::symbols::{BuildId, Cache, ElfError, ElfFile, SymbolTable, build_id_in};
 use crate::target::{Memory, TargetError};
+use remembered::Remembered;
 
 /// Where kernels are linked to be, if nobody changed that.
 pub const FILE_BASE: u64 = 0xffff_ffff_8100_0000;
@@ -35,6 +38,9 @@ const PAGE: usize = 4096;
 
 /// So many things in a slot, or beside a banner, may look like what is searched for.
 const MAX_LOOKALIKES: usize = 256;
+
+/// How the note with a build-id begins: the name's size, that of a SHA-1, and the kind, in front of the name.
+const NOTE: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
 
 /// The most notes that are read.
 const MAX_NOTES: u64 = 1 << 16;
@@ -194,7 +200,7 @@ pub fn locate(memory: &mut dyn Memory, image: &Image) -> Result<Kernel, NotFound
     if let Some(kernel) = by_slots(&mut memory, image)? {
         return Ok(kernel);
     }
-    let kernel = find(memory.memory)?;
+    let kernel = find(memory.memory, &Cache::none())?;
     let file = image.build_id.clone();
     Err(match kernel.build_id {
         Some(kernel) => NotFound::OtherKernel { file, kernel },
@@ -231,31 +237,51 @@ fn by_slots(memory: &mut Counted<'_>, image: &Image) -> Result<Option<Kernel>, T
 }
 
 /// Finds a kernel without its file: where it begins, and, by searching its read-only data, its banner and
-/// its build-id.
+/// its build-id. Where `cache` says that the same build had them is looked first.
 ///
 /// # Errors
 ///
 /// [`NotFound`] if there is none.
-pub fn find(memory: &mut dyn Memory) -> Result<Kernel, NotFound> {
+pub fn find(memory: &mut dyn Memory, cache: &Cache) -> Result<Kernel, NotFound> {
     let mut memory = Counted { memory, reads: 0 };
     if let Some(handler) = page_fault_handler(&mut memory)? {
         let text = memory.first_slot(handler)?;
-        if let Some(kernel) = memory.kernel_at(text, Method::InterruptTable)? {
+        let remembered = Remembered::of(&mut memory, text, handler, cache)?;
+        if let Some(places) = remembered.places()
+            && let Some(kernel) = memory.kernel_with(text, &places, Method::InterruptTable)?
+            && kernel.build_id.is_some()
+        {
+            return Ok(kernel);
+        }
+        if let Some(places) = memory.search_places(text)?
+            && let Some(kernel) = memory.kernel_with(text, &places, Method::InterruptTable)?
+        {
+            remembered.keep(&places);
             return Ok(kernel);
         }
     }
     // The table is not there until the kernel has set itself up.
     for text in IMAGES.step_by(SLOT as usize) {
         if memory.is_code(text)? == Some(true) {
-            let kernel = memory.kernel_at(text, Method::SlotScan)?;
-            return kernel.ok_or(NotFound::NoKernel(
-                "there is code where kernels lie, but no banner of Linux",
-            ));
+            let none =
+                NotFound::NoKernel("there is code where kernels lie, but no banner of Linux");
+            let places = memory.search_places(text)?.ok_or(none)?;
+            if let Some(kernel) = memory.kernel_with(text, &places, Method::SlotScan)? {
+                return Ok(kernel);
+            }
         }
     }
     Err(NotFound::NoKernel(
         "nothing handles page faults, and there is no code where kernels lie",
     ))
+}
+
+/// What is searched for without a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Places {
+    banner: u64,
+    /// Of the build-id, if there is one.
+    note: Option<u64>,
 }
 
 /// The address in the gate for page faults, if it may be a kernel's.
@@ -338,50 +364,74 @@ impl Counted<'_> {
         Ok(first)
     }
 
-    /// The kernel whose text begins there, if one does.
-    fn kernel_at(&mut self, text: u64, method: Method) -> Result<Option<Kernel>, TargetError> {
-        let slots = self.slots(text)?;
-        let Some((banner, version)) = self.search_banner(&slots)? else {
+    /// The kernel whose text begins there, if its banner is where `places` says.
+    fn kernel_with(
+        &mut self,
+        text: u64,
+        places: &Places,
+        method: Method,
+    ) -> Result<Option<Kernel>, TargetError> {
+        let Some(version) = self.banner(places.banner)? else {
             return Ok(None);
+        };
+        let build_id = match places.note {
+            Some(note) => self.build_id(note)?,
+            None => None,
         };
         Ok(Some(Kernel {
             text,
             slide: text.wrapping_sub(FILE_BASE),
-            banner,
+            banner: places.banner,
             version,
-            build_id: self.search_build_id(banner)?,
+            build_id,
             method,
             reads: self.reads,
         }))
     }
 
-    /// The slots of a kernel that begins at `text`, those with instructions last: the text may have many,
-    /// and what is searched for is not in it.
+    /// Searches the kernel whose text begins there.
+    fn search_places(&mut self, text: u64) -> Result<Option<Places>, TargetError> {
+        let slots = self.slots(text)?;
+        let Some(banner) = self.search_banner(&slots)? else {
+            return Ok(None);
+        };
+        let note = self.search_note(banner)?;
+        Ok(Some(Places { banner, note }))
+    }
+
+    /// The slots of a kernel that begins at `text`. Those with instructions come last: the text may have many,
+    /// and what is searched for is not in it. One that begins with a draft of the banner, which lies where the
+    /// read-only data begins, comes first.
     fn slots(&mut self, text: u64) -> Result<Vec<u64>, TargetError> {
-        let (mut data, mut code) = (Vec::new(), Vec::new());
+        let (mut first, mut data, mut code) = (Vec::new(), Vec::new(), Vec::new());
         let slots = (text..IMAGES.end).step_by(SLOT as usize);
         for slot in slots.take(MAX_SLOTS as usize) {
-            match self.is_code(slot)? {
-                Some(true) => code.push(slot),
-                Some(false) => data.push(slot),
-                None => {}
+            let Some(page) = self.page(slot)? else {
+                continue;
+            };
+            if page.windows(BANNER.len()).any(|it| it == BANNER) {
+                first.push(slot);
+            } else if is_code(&page) {
+                code.push(slot);
+            } else {
+                data.push(slot);
             }
         }
-        data.extend(code);
-        Ok(data)
+        Ok([first, data, code].concat())
     }
 
     /// Whether a page is likely to be instructions; `None` if nothing is there.
     fn is_code(&mut self, at: u64) -> Result<Option<bool>, TargetError> {
-        let mut page = [0; PAGE];
-        if !self.read(at, &mut page)? {
-            return Ok(None);
-        }
-        let prefixes = page.iter().filter(|&&byte| byte == OF_CODE).count();
-        Ok(Some(prefixes > PAGE / 32))
+        let page = self.page(at)?;
+        Ok(page.map(|it| is_code(&it)))
     }
 
-    fn search_banner(&mut self, slots: &[u64]) -> Result<Option<(u64, String)>, TargetError> {
+    fn page(&mut self, at: u64) -> Result<Option<[u8; PAGE]>, TargetError> {
+        let mut page = [0; PAGE];
+        Ok(self.read(at, &mut page)?.then_some(page))
+    }
+
+    fn search_banner(&mut self, slots: &[u64]) -> Result<Option<u64>, TargetError> {
         for &slot in slots {
             let end = slot + SLOT;
             let mut start = slot;
@@ -389,8 +439,8 @@ impl Counted<'_> {
                 let Some(found) = self.search(start..end, BANNER, 8)? else {
                     break;
                 };
-                if let Some(version) = self.banner(found)? {
-                    return Ok(Some((found, version)));
+                if self.banner(found)?.is_some() {
+                    return Ok(Some(found));
                 }
                 start = found + 8;
             }
@@ -398,23 +448,29 @@ impl Counted<'_> {
         Ok(None)
     }
 
-    fn search_build_id(&mut self, start: u64) -> Result<Option<BuildId>, TargetError> {
-        // The name's size, that of a SHA-1, and the kind, in front of the name.
-        const HEAD: &[u8] = b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0";
+    fn search_note(&mut self, start: u64) -> Result<Option<u64>, TargetError> {
         let mut next = start;
         for _ in 0..MAX_LOOKALIKES {
-            let Some(found) = self.search(next..start.wrapping_add(SEARCHED), HEAD, 4)? else {
+            let Some(found) = self.search(next..start.wrapping_add(SEARCHED), NOTE, 4)? else {
                 break;
             };
-            let (mut page, mut note) = ([0; 4], [0; 36]);
-            // The kernel has whole files in its memory, which it lends to programs; they begin at a page.
-            let is_of_file = self.read(found & !0xfff, &mut page)? && page == *b"\x7fELF";
-            if !is_of_file && self.read(found, &mut note)? {
-                return Ok(build_id_in(&note));
+            if self.build_id(found)?.is_some() {
+                return Ok(Some(found));
             }
             next = found + 4;
         }
         Ok(None)
+    }
+
+    /// The build-id in the note there, if that is the kernel's.
+    fn build_id(&mut self, note: u64) -> Result<Option<BuildId>, TargetError> {
+        let (mut page, mut bytes) = ([0; 4], [0; 36]);
+        // The kernel has whole files in its memory, which it lends to programs; they begin at a page.
+        let is_of_file = self.read(note & !0xfff, &mut page)? && page == *b"\x7fELF";
+        if is_of_file || !self.read(note, &mut bytes)? || !bytes.starts_with(NOTE) {
+            return Ok(None);
+        }
+        Ok(build_id_in(&bytes))
     }
 
     /// The first place in a range, at a multiple of `step`, where `wanted` is.
@@ -439,9 +495,15 @@ impl Counted<'_> {
     }
 }
 
+fn is_code(page: &[u8; PAGE]) -> bool {
+    let prefixes = page.iter().filter(|&&byte| byte == OF_CODE).count();
+    prefixes > PAGE / 32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
     const SLIDE: u64 = 0x1a00_0000;
 
@@ -552,7 +614,7 @@ mod tests {
 
     #[test]
     fn a_kernel_is_found_without_its_file() {
-        let kernel = find(&mut kernel()).unwrap();
+        let kernel = find(&mut kernel(), &Cache::none()).unwrap();
         assert_eq!((kernel.slide, kernel.text), (SLIDE, FILE_BASE + SLIDE));
         assert_eq!(kernel.build_id, Some(id(7)));
         assert_eq!(kernel.version, "Linux version 6.1.0-x (a@b) #1");
@@ -582,17 +644,28 @@ mod tests {
     #[test]
     fn the_banner_is_found_behind_much_code() {
         let mut pages = with_much_code(12);
-        let found = find(&mut pages).unwrap();
+        let found = find(&mut pages, &Cache::none()).unwrap();
         assert_eq!(found.banner, FILE_BASE + SLIDE + 0x41_0000 + 12 * SLOT);
         assert_eq!(found.build_id, Some(id(7)));
         assert!(found.reads < 200, "{} reads", found.reads);
     }
 
     #[test]
+    fn a_slot_of_data_that_has_a_draft_of_the_banner_is_searched_first() {
+        let mut pages = with_much_code(1);
+        let text = FILE_BASE + SLIDE;
+        pages.map(text + SLOT..text + 2 * SLOT);
+        pages.map(text + 2 * SLOT..text + 3 * SLOT);
+        let found = find(&mut pages, &Cache::none()).unwrap();
+        assert_eq!(found.build_id, Some(id(7)));
+        assert!(found.reads < 90, "{} reads", found.reads);
+    }
+
+    #[test]
     fn a_kernel_that_has_no_table_yet_is_found_without_its_file() {
         let mut pages = with_much_code(1);
         pages.0.remove(&IDT);
-        let found = find(&mut pages).unwrap();
+        let found = find(&mut pages, &Cache::none()).unwrap();
         assert_eq!((found.slide, found.method), (SLIDE, Method::SlotScan));
         assert_eq!(found.build_id, Some(id(7)));
     }
@@ -604,12 +677,66 @@ mod tests {
         pages.put(file, b"\x7fELF\x02\x01");
         pages.put(file + 0x300, b"\x04\0\0\0\x14\0\0\0\x03\0\0\0GNU\0");
         pages.put(file + 0x310, &[9; 20]);
-        assert_eq!(find(&mut pages).unwrap().build_id, Some(id(7)));
+        assert_eq!(
+            find(&mut pages, &Cache::none()).unwrap().build_id,
+            Some(id(7))
+        );
+    }
+
+    fn remembering(folder: &TempDir) -> Cache {
+        Cache::at(folder.path().to_owned())
+    }
+
+    #[test]
+    fn a_build_that_was_found_before_is_found_in_few_reads() {
+        let folder = TempDir::new().unwrap();
+        let cache = remembering(&folder);
+        let first = find(&mut with_much_code(12), &cache).unwrap();
+        let again = find(&mut with_much_code(12), &cache).unwrap();
+        assert!(again.is_same(&first));
+        assert!(again.reads < 20, "{} reads", again.reads);
+    }
+
+    #[test]
+    fn what_is_remembered_of_another_kernel_is_not_believed() {
+        let text = FILE_BASE + SLIDE;
+        let (banner, note) = (text + 0x41_0000, text + 0x42_0000);
+        let right = [banner, note];
+        let wrong = [
+            [banner + 8, note],
+            [text + 0x40_0120, note],
+            [banner, note + 4],
+            [banner, IDT],
+            [IDT, note],
+        ];
+        for places in wrong.into_iter().chain([right]) {
+            let folder = TempDir::new().unwrap();
+            let cache = remembering(&folder);
+            let mut pages = kernel();
+            let handler = text + 0x20_0be0;
+            let mut counted = Counted {
+                memory: &mut pages,
+                reads: 0,
+            };
+            let remembered = Remembered::of(&mut counted, text, handler, &cache).unwrap();
+            remembered.keep(&Places {
+                banner: places[0],
+                note: Some(places[1]),
+            });
+            let found = find(&mut pages, &cache).unwrap();
+            assert_eq!((found.banner, found.build_id), (banner, Some(id(7))));
+            assert_eq!(
+                found.reads < 20,
+                places == right,
+                "{places:x?}: {} reads",
+                found.reads
+            );
+        }
     }
 
     #[test]
     fn no_kernel_is_no_kernel() {
-        let error = find(&mut Pages::default()).unwrap_err();
+        let error = find(&mut Pages::default(), &Cache::none()).unwrap_err();
         assert!(matches!(error, NotFound::NoKernel(_)));
     }
 }

@@ -1,16 +1,17 @@
-//! What was worked out about a kernel, kept on disk for the next time under its build-id.
+//! What was worked out about a kernel, kept on disk for the next time under its build-id, or another name
+//! of its build.
 //!
 //! Nothing depends on it: what is not there, damaged, or of another version is worked out again, and
 //! what cannot be written is not.
 
 use std::env;
+use std::fmt::Display;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 
-use super::build_id::BuildId;
 use super::bytes::Bytes;
 
 const MAGIC: &[u8; 8] = b"kdbridge";
@@ -60,10 +61,10 @@ impl Cache {
         self.folder.as_deref()
     }
 
-    /// What was stored as `what` for this build-id, if it is whole.
+    /// What was stored as `what` of a build, if it is whole.
     #[must_use]
-    pub fn load(&self, id: &BuildId, what: &str) -> Option<Vec<u8>> {
-        let path = self.path(id, what)?;
+    pub fn load(&self, of: &impl Display, what: &str) -> Option<Vec<u8>> {
+        let path = self.path(of, what)?;
         if fs::metadata(&path).ok()?.len() > MOST_BYTES {
             return None;
         }
@@ -77,28 +78,28 @@ impl Cache {
     }
 
     /// Stores `content`; a reader sees all of it or nothing.
-    pub fn store(&self, id: &BuildId, what: &str, content: &[u8]) {
-        if let Some(path) = self.path(id, what) {
+    pub fn store(&self, of: &impl Display, what: &str, content: &[u8]) {
+        if let Some(path) = self.path(of, what) {
             // The next run has to work it out again, which is all that failing here means.
             drop(write(&path, what, content));
         }
     }
 
-    pub(crate) fn load_words(&self, id: &BuildId, what: &str) -> Option<Vec<u64>> {
-        let bytes = self.load(id, what)?;
+    pub(crate) fn load_words(&self, of: &impl Display, what: &str) -> Option<Vec<u64>> {
+        let bytes = self.load(of, what)?;
         let (words, rest) = bytes.as_chunks();
         let words = words.iter().map(|word| u64::from_le_bytes(*word));
         rest.is_empty().then(|| words.collect())
     }
 
-    pub(crate) fn store_words(&self, id: &BuildId, what: &str, words: &[u64]) {
+    pub(crate) fn store_words(&self, of: &impl Display, what: &str, words: &[u64]) {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        self.store(id, what, &bytes);
+        self.store(of, what, &bytes);
     }
 
-    fn path(&self, id: &BuildId, what: &str) -> Option<PathBuf> {
+    fn path(&self, of: &impl Display, what: &str) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
-        Some(folder.join(format!("{id}.{what}")))
+        Some(folder.join(format!("{of}.{what}")))
     }
 }
 
@@ -148,6 +149,7 @@ pub(crate) fn hash(words: impl Iterator<Item = u64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::symbols::BuildId;
     use tempfile::TempDir;
 
     fn id() -> BuildId {

@@ -9,7 +9,7 @@ use kdbridge::discover::linux::{self, Image, Method, NotFound};
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
 use kdbridge::rsp::target::PATIENCE;
-use kdbridge::symbols::{ElfFile, SymbolTable};
+use kdbridge::symbols::{Cache, ElfFile, SymbolTable};
 use kdbridge::target::{Stop, Target, TargetError, Trap};
 
 use crate::bridge::{Bridge, gdb};
@@ -143,7 +143,7 @@ fn k24_of_two_debuggers_both_read_and_one_controls() {
     let mut machine = Machine::boot();
     let bridge = Bridge::serve(&machine, &[]);
     let mut first = client(&bridge);
-    let kernel = linux::find(&mut first).unwrap();
+    let kernel = linux::find(&mut first, &Cache::none()).unwrap();
     first.set(kernel.text + 0x1000, Trap::Software).unwrap();
 
     let second = bridge.gdb(Some(&vmlinux()), &["x/s linux_banner", "stepi"]);
@@ -155,7 +155,7 @@ fn k24_of_two_debuggers_both_read_and_one_controls() {
         second.contains("controls this machine until it leaves"),
         "{second}"
     );
-    linux::find(&mut first).unwrap();
+    linux::find(&mut first, &Cache::none()).unwrap();
 
     drop(first);
     let alone = bridge.gdb(Some(&vmlinux()), &["stepi", "p $pc"]);

@@ -197,7 +197,7 @@ fn memory_that_lies_is_survived() {
     let mut machine = Machine::boot();
     machine.run("insmod /modules/dummy.ko");
     let mut target = Lying::about(connect(&machine));
-    let found = linux::find(&mut target).unwrap();
+    let found = linux::find(&mut target, &Cache::none()).unwrap();
     let folder = TempDir::new().unwrap();
     let cache = || Cache::at(folder.path().to_owned());
     let file = || Index::only(vec![root()]);
@@ -212,7 +212,7 @@ fn memory_that_lies_is_survived() {
         for rate in [3, 50, 1_000, 100_000] {
             target.lie(seed, rate);
             // Discovery itself.
-            drop(linux::find(&mut target));
+            drop(linux::find(&mut target, &Cache::none()));
             // Names and types as they are in memory, and as they were before it lied.
             ask_everything(&mut target, &found, none(), Cache::none());
             ask_everything(&mut target, &found, none(), cache());

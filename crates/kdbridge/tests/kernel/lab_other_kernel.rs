@@ -61,7 +61,7 @@ fn k30_another_kernel_without_a_file_has_its_names_stacks_and_types() {
 
 fn open(target: &mut RspTarget, cache: &Path) -> Kernel {
     let mut memory = Pages::new(target);
-    let found = linux::find(&mut memory).unwrap();
+    let found = linux::find(&mut memory, &Cache::none()).unwrap();
     assert_eq!(found.method, Method::InterruptTable);
     let sources = Sources {
         index: Index::only(Vec::new()),

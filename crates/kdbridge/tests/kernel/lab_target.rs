@@ -7,6 +7,7 @@ use kdbridge::discover::linux;
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
 use kdbridge::rsp::target::PATIENCE;
+use kdbridge::symbols::Cache;
 use kdbridge::target::{Memory, Stop, Target, TargetError, Trap};
 
 use crate::machine::{Machine, Options, release};
@@ -119,7 +120,7 @@ fn kernel_memory_is_read_though_all_processors_are_in_user_mode() {
             target.interrupt().unwrap();
             target.wait(PATIENCE).unwrap();
         }
-        let kernel = linux::find(&mut target).unwrap();
+        let kernel = linux::find(&mut target, &Cache::none()).unwrap();
         assert_eq!(kernel.release(), release());
         let mut code = [0; 64];
         let beyond = target.read(0xffff_ffff_0000_0000, &mut code).unwrap_err();

@@ -11,7 +11,7 @@ use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
 use kdbridge::rsp::target::PATIENCE;
 use kdbridge::serve::{Library, Locate, Modules, Whereabouts};
-use kdbridge::symbols::{ElfFile, Index, SymbolTable};
+use kdbridge::symbols::{Cache, ElfFile, Index, SymbolTable};
 use kdbridge::target::{Memory, Target};
 use kdbridge::xnu::FilesError;
 use thiserror::Error;
@@ -75,7 +75,7 @@ pub(crate) fn check(
         remark("no kernel for x86-64: what debuggers ask is passed on");
         return Ok(None);
     }
-    let found = match find(target, image, xnu) {
+    let found = match find(target, image, xnu, &Cache::of_user()) {
         Ok(found) => found,
         Err(NoKernel::Linux(
             error @ (NotFound::OtherKernel { .. } | NotFound::NoBuildId { .. }),
@@ -105,29 +105,37 @@ pub(crate) fn check(
 
 /// Looks for the kernel each time that it is asked, and says why if there is none.
 pub(crate) fn locate(image: Option<Image>, xnu: Xnu) -> Locate {
-    Box::new(move |target| match find(target, image.as_ref(), &xnu) {
-        Ok(Found::Linux(kernel)) => Some(Whereabouts {
-            text: kernel.text,
-            slide: kernel.slide,
-            file: None,
-        }),
-        Ok(Found::Xnu(_)) => xnu.whereabouts(target).ok(),
-        Err(error) => {
-            remark(format_args!("debuggers get no addresses: {error}"));
-            None
-        }
-    })
+    let cache = Cache::of_user();
+    Box::new(
+        move |target| match find(target, image.as_ref(), &xnu, &cache) {
+            Ok(Found::Linux(kernel)) => Some(Whereabouts {
+                text: kernel.text,
+                slide: kernel.slide,
+                file: None,
+            }),
+            Ok(Found::Xnu(_)) => xnu.whereabouts(target).ok(),
+            Err(error) => {
+                remark(format_args!("debuggers get no addresses: {error}"));
+                None
+            }
+        },
+    )
 }
 
 /// The modules of a Linux kernel; LLDB finds XNU's extensions by itself.
 pub(crate) fn modules(image: Option<Image>, kernel: &Kernel) -> anyhow::Result<Box<dyn Modules>> {
     let places = kernel.vmlinux.iter().chain(&kernel.files);
     let libraries = Libraries::new(Index::new(places.cloned().collect()))?;
-    Ok(Box::new(LinuxModules { image, libraries }))
+    Ok(Box::new(LinuxModules {
+        image,
+        cache: Cache::of_user(),
+        libraries,
+    }))
 }
 
 struct LinuxModules {
     image: Option<Image>,
+    cache: Cache,
     libraries: Libraries,
 }
 
@@ -138,7 +146,7 @@ impl LinuxModules {
         target: &mut dyn Target,
         ask: impl FnOnce(&mut Libraries, &mut dyn Target, linux::Kernel) -> Result<T, KernelError>,
     ) -> T {
-        let Ok(found) = find_linux(target, self.image.as_ref()) else {
+        let Ok(found) = find_linux(target, self.image.as_ref(), &self.cache) else {
             return T::default();
         };
         ask(&mut self.libraries, target, found).unwrap_or_else(|error| {
@@ -182,11 +190,12 @@ pub(crate) fn find(
     target: &mut dyn Target,
     image: Option<&Image>,
     xnu: &Xnu,
+    cache: &Cache,
 ) -> Result<Found, NoKernel> {
     if image.is_none() && xnu.is_certain() {
         return xnu.find(target).map(Found::Xnu).map_err(NoKernel::Xnu);
     }
-    match find_linux(target, image) {
+    match find_linux(target, image, cache) {
         Ok(kernel) => Ok(Found::Linux(kernel)),
         Err(error) if image.is_some() => Err(NoKernel::Linux(error)),
         Err(error) => {
@@ -200,10 +209,11 @@ pub(crate) fn find(
 pub(crate) fn find_linux(
     target: &mut dyn Memory,
     image: Option<&Image>,
+    cache: &Cache,
 ) -> Result<linux::Kernel, NotFound> {
     match image {
         Some(image) => linux::locate(target, image),
-        None => linux::find(target),
+        None => linux::find(target, cache),
     }
 }
 

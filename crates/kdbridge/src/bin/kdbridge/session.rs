@@ -72,7 +72,7 @@ impl Files {
 fn open(options: &Options, files: &Files, attached: &mut Attached) -> anyhow::Result<Kernel> {
     let Attached { target, xnu } = attached;
     let image = attach::image(options.vmlinux.as_deref())?;
-    let found = attach::find(target.as_mut(), image.as_ref(), xnu)?;
+    let found = attach::find(target.as_mut(), image.as_ref(), xnu, &files.cache)?;
     let mut memory = Pages::new(target.as_mut());
     let found = match found {
         Found::Linux(found) => found,
