@@ -19,7 +19,7 @@ use crate::modules::{self, Layout, Module, ModulesError};
 use crate::symbols::bytes::text_at;
 use crate::symbols::{
     BuildId, Cache, DebugInfo, DwarfError, ElfError, ElfFile, Index, KallsymsError, Kind,
-    SourceFrame, Symbol, SymbolTable, hash, kallsyms, may_be_kernel,
+    SourceFrame, Symbol, SymbolTable, kallsyms, may_be_kernel,
 };
 use crate::target::{KERNEL_HALF, Memory, Registers, Target, TargetError};
 use crate::types::{BtfError, Tag, Type, TypeId, Types};
@@ -31,9 +31,6 @@ const KERNEL: Range<u64> = 0xffff_ffff_8000_0000..0xffff_ffff_c000_0000;
 const MOST_BTF: u64 = 64 << 20;
 /// Is called with the module that is unloaded.
 const FREE_MODULE: &str = "free_module";
-const SYMBOLS_CACHE: &str = "kallsyms-3";
-const BTF_CACHE: &str = "btf-2";
-const BTF_MAGIC: [u8; 2] = [0x9f, 0xeb];
 
 /// A step that may take a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,31 +141,37 @@ impl Kernel {
         progress(Step::Searching);
         let id = found.build_id.as_ref();
         let path = id.and_then(|id| index.find(id, may_be_kernel));
-        let Some(path) = path else {
-            progress(Step::ReadingMemory);
-            return Self::from_memory(memory, found, index, &cache);
-        };
-        progress(Step::ReadingFile);
-        let file = ElfFile::open(&path)?;
-        let symbols = SymbolTable::of_file(&file)?;
-        let debug = debug_of(&path, &cache)?;
+        if let Some(path) = path {
+            progress(Step::ReadingFile);
+            let file = ElfFile::open(&path)?;
+            let symbols = SymbolTable::of_file(&file)?;
+            if let Some(slide) = slide_of(&found, &symbols) {
+                let found = linux::Kernel { slide, ..found };
+                return Self::from_file(memory, found, index, &cache, &file, symbols);
+            }
+        }
+        progress(Step::ReadingMemory);
+        Self::from_memory(memory, found, index)
+    }
+
+    fn from_file(
+        memory: &mut dyn Memory,
+        found: linux::Kernel,
+        index: Index,
+        cache: &Cache,
+        file: &ElfFile,
+        symbols: SymbolTable,
+    ) -> Result<Self, KernelError> {
         let types = match file.section(".BTF") {
             Some(section) => Types::of_btf(file.bytes(section)?)?,
             None => Types::default(),
         };
-        let orc = OrcTable::in_file(&file, found.slide);
+        let orc = OrcTable::in_file(file, found.slide);
         let kernel = Self {
-            index,
-            file: Some(path),
-            symbols,
-            debug,
+            debug: debug_of(file.path(), cache)?,
+            file: Some(file.path().to_owned()),
             types,
-            modules: Vec::new(),
-            unlisted: None,
-            tables: Vec::new(),
-            format: Format::ThreeBits,
-            slide: found.slide,
-            found: Found::Linux(found),
+            ..Self::of(found, index, symbols)
         };
         Ok(kernel.with_stacks(memory, orc))
     }
@@ -177,24 +180,31 @@ impl Kernel {
         memory: &mut dyn Memory,
         found: linux::Kernel,
         index: Index,
-        cache: &Cache,
     ) -> Result<Self, KernelError> {
-        let symbols = live_symbols(memory, &found, cache)?;
-        let types = live_types(memory, &found, &symbols, cache).unwrap_or_default();
+        let slide = found.slide;
+        let symbols = kallsyms(memory, found.banner)?.moved(slide.wrapping_neg());
         let kernel = Self {
+            types: live_types(memory, slide, &symbols).unwrap_or_default(),
+            ..Self::of(found, index, symbols)
+        };
+        Ok(kernel.with_stacks(memory, None))
+    }
+
+    /// One of which no more is known than its names.
+    fn of(found: linux::Kernel, index: Index, symbols: SymbolTable) -> Self {
+        Self {
             slide: found.slide,
             found: Found::Linux(found),
             index,
             file: None,
             symbols,
             debug: None,
-            types,
+            types: Types::default(),
             modules: Vec::new(),
             unlisted: None,
             tables: Vec::new(),
             format: Format::ThreeBits,
-        };
-        Ok(kernel.with_stacks(memory, None))
+        }
     }
 
     /// Adds what stacks are unwound with, and the modules.
@@ -575,86 +585,29 @@ impl Loaded {
     }
 }
 
-/// What the cache calls a thing of a kernel without a file, whose build-id is only what its memory says.
-fn kept(what: &str, found: &linux::Kernel) -> String {
-    let banner = hash(found.version.bytes().map(u64::from));
-    format!("{what}-{banner:016x}")
-}
-
-/// Whether names that were kept are those of the kernel that is there: another one may have claimed its build-id.
-fn is_of(memory: &mut dyn Memory, found: &linux::Kernel, symbols: &SymbolTable) -> bool {
-    let at = |name| {
-        let linked = symbols.by_name(name)?.address;
-        Some(linked.wrapping_add(found.slide))
-    };
-    let places = [("_text", found.text), ("linux_banner", found.banner)];
-    let known = places.into_iter();
-    let known = known.filter_map(|(name, it)| Some((at(name)?, it)));
-    let known: Vec<(u64, u64)> = known.collect();
-    let is_there = !known.is_empty() && known.iter().all(|(at, it)| at == it);
-    is_there && at("__start_BTF").is_none_or(|at| is_at(memory, at, &BTF_MAGIC))
-}
-
-/// The kernel's own table of names; kept under its build-id, for it is long.
-fn live_symbols(
-    memory: &mut dyn Memory,
-    found: &linux::Kernel,
-    cache: &Cache,
-) -> Result<SymbolTable, KernelError> {
-    let id = found.build_id.as_ref();
-    let name = kept(SYMBOLS_CACHE, found);
-    let known = id.and_then(|id| cache.load(id, &name));
-    let known = known.and_then(|it| SymbolTable::from_bytes(&it));
-    if let Some(table) = known.filter(|it| is_of(memory, found, it)) {
-        return Ok(table);
-    }
-    let table = kallsyms(memory, found.banner)?.moved(found.slide.wrapping_neg());
-    if let Some(id) = id {
-        cache.store(id, &name, &table.to_bytes());
-    }
-    Ok(table)
+/// How far the kernel is from where a file has it, if the file has its beginning and its banner as far from each
+/// other: a guest may claim the build-id of any file.
+fn slide_of(found: &linux::Kernel, symbols: &SymbolTable) -> Option<u64> {
+    let text = symbols.by_name("_text")?.address;
+    let banner = symbols.by_name("linux_banner")?.address;
+    let slide = found.text.wrapping_sub(text);
+    (banner.wrapping_add(slide) == found.banner).then_some(slide)
 }
 
 /// The kernel's own types.
 fn live_types(
     memory: &mut dyn Memory,
-    found: &linux::Kernel,
+    slide: u64,
     symbols: &SymbolTable,
-    cache: &Cache,
 ) -> Result<Types, KernelError> {
-    let id = found.build_id.as_ref();
     let at = |name| symbols.by_name(name).map(|it| it.address);
     let (Some(begin), Some(end)) = (at("__start_BTF"), at("__stop_BTF")) else {
         return Ok(Types::default());
     };
     let length = end.saturating_sub(begin).min(MOST_BTF);
-    let begin = begin.wrapping_add(found.slide);
-    let name = kept(BTF_CACHE, found);
-    let known = id.and_then(|id| cache.load(id, &name));
-    let known = known.filter(|it| it.len() as u64 == length);
-    let known = known.filter(|it| is_at(memory, begin, it));
-    if let Some(types) = known.and_then(|it| Types::of_btf(it).ok()) {
-        return Ok(types);
-    }
     let mut bytes = vec![0; length as usize];
-    memory.read(begin, &mut bytes)?;
-    if let Some(id) = id {
-        cache.store(id, &name, &bytes);
-    }
+    memory.read(begin.wrapping_add(slide), &mut bytes)?;
     Ok(Types::of_btf(bytes)?)
-}
-
-/// Whether what was kept begins and ends as what is at `begin`.
-fn is_at(memory: &mut dyn Memory, begin: u64, known: &[u8]) -> bool {
-    const PIECE: usize = 256;
-    let last = known.len().saturating_sub(PIECE);
-    [0, last].into_iter().all(|offset| {
-        let piece = known.iter().skip(offset).take(PIECE).copied();
-        let piece: Vec<u8> = piece.collect();
-        let mut now = vec![0; piece.len()];
-        let at = begin.wrapping_add(offset as u64);
-        memory.read(at, &mut now).is_ok() && now == piece
-    })
 }
 
 /// The debug information of a file that has some.
@@ -710,39 +663,21 @@ pub enum KernelError {
 
 #[cfg(test)]
 mod tests {
-    use tempfile::TempDir;
-
     use super::*;
-    use crate::symbols::testing::Image;
 
     const TEXT: u64 = 0xffff_ffff_8100_0000;
-    const BANNER: u64 = TEXT + 0x40;
-    const BTF: u64 = TEXT + 0x100;
+    const SLIDE: u64 = 0x1a00_0000;
 
     fn found() -> linux::Kernel {
         linux::Kernel {
-            text: TEXT,
+            text: TEXT + SLIDE,
             slide: 0,
-            banner: BANNER,
+            banner: TEXT + SLIDE + 0x40,
             version: "Linux version 6.1.0 (a@b) #1".to_owned(),
             build_id: BuildId::new(&[7; 20]),
             method: linux::Method::SlotScan,
             reads: 0,
         }
-    }
-
-    /// Types without one, which have this name.
-    fn btf(name: &[u8; 8]) -> Vec<u8> {
-        let header = [24u32, 0, 0, 0, 8].map(u32::to_le_bytes).concat();
-        [&[0x9f, 0xeb, 1, 0], header.as_slice(), name].concat()
-    }
-
-    /// A kernel with types and without names.
-    fn memory() -> Image {
-        let mut bytes = vec![0; 0x1000];
-        let types = btf(b"\0right\0\0");
-        bytes[0x100..0x100 + types.len()].copy_from_slice(&types);
-        Image::new(TEXT, bytes)
     }
 
     fn table(places: &[(&'static str, u64)]) -> SymbolTable {
@@ -760,58 +695,14 @@ mod tests {
         table
     }
 
-    fn load(stored: &SymbolTable, found: &linux::Kernel) -> Option<usize> {
-        let folder = TempDir::new().unwrap();
-        let cache = Cache::at(folder.path().to_owned());
-        let id = found.build_id.as_ref().unwrap();
-        let name = kept(SYMBOLS_CACHE, &self::found());
-        cache.store(id, &name, &stored.to_bytes());
-        let table = live_symbols(&mut memory(), found, &cache);
-        table.ok().map(|it| it.len())
-    }
-
     #[test]
-    fn names_are_kept_for_the_kernel_that_has_them() {
-        let right = [
-            ("_text", TEXT),
-            ("linux_banner", BANNER),
-            ("__start_BTF", BTF),
-        ];
-        assert_eq!(load(&table(&right), &found()), Some(3));
-        assert_eq!(load(&table(&right[..1]), &found()), Some(1));
-        for wrong in 0..right.len() {
-            let mut places = right;
-            places[wrong].1 += 8;
-            assert_eq!(load(&table(&places), &found()), None, "{}", right[wrong].0);
-        }
-        assert_eq!(
-            load(&table(&right[2..]), &found()),
-            None,
-            "nothing to tell it by"
-        );
-        let other = linux::Kernel {
-            version: "Linux version 6.1.0 (a@b) #2".to_owned(),
-            ..found()
-        };
-        assert_eq!(load(&table(&right), &other), None, "another banner");
-    }
-
-    #[test]
-    fn types_of_another_kernel_are_read_again() {
-        let folder = TempDir::new().unwrap();
-        let cache = Cache::at(folder.path().to_owned());
-        let id = found().build_id.unwrap();
-        let name = kept(BTF_CACHE, &found());
-        let right = btf(b"\0right\0\0");
-        let symbols = table(&[
-            ("__start_BTF", BTF),
-            ("__stop_BTF", BTF + right.len() as u64),
-        ]);
-        let longer = [right.as_slice(), b"\0"].concat();
-        for wrong in [btf(b"\0wrong\0\0"), longer] {
-            cache.store(&id, &name, &wrong);
-            live_types(&mut memory(), &found(), &symbols, &cache).unwrap();
-            assert_eq!(cache.load(&id, &name).unwrap(), right);
+    fn a_file_is_of_the_kernel_whose_banner_is_where_it_says() {
+        let right = [("_text", TEXT), ("linux_banner", TEXT + 0x40)];
+        assert_eq!(slide_of(&found(), &table(&right)), Some(SLIDE));
+        let wrong = [("_text", TEXT), ("linux_banner", TEXT + 0x48)];
+        assert_eq!(slide_of(&found(), &table(&wrong)), None);
+        for some in [&right[..1], &right[1..], &[]] {
+            assert_eq!(slide_of(&found(), &table(some)), None, "{some:?}");
         }
     }
 }

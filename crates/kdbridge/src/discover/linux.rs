@@ -146,7 +146,7 @@ impl Kernel {
     /// Whether another search found this one too.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        let of = |kernel: &Self| (kernel.text, kernel.slide, kernel.banner);
+        let of = |kernel: &Self| (kernel.text, kernel.banner);
         of(self) == of(other) && self.build_id == other.build_id && self.version == other.version
     }
 }

@@ -314,20 +314,23 @@ impl Form {
         number: usize,
     ) -> Result<Vec<u64>, TargetError> {
         let length = if self == Self::Addresses { 8 } else { 4 };
+        let end = at.wrapping_add((number * length) as u64);
+        // What is not one is told by a word of it.
+        let base = match self {
+            Self::Offsets => memory.word(aligned(end, 8))?,
+            Self::Addresses | Self::Distances => 0,
+        };
+        // Offsets are counted from where the text begins.
+        let is_base = base % PAGE == 0;
+        let last = end.wrapping_sub(8);
+        if !is_base || self == Self::Addresses && memory.word(last)? < LOWEST_ADDRESS {
+            return Ok(Vec::new());
+        }
         let mut bytes = vec![0; number * length];
         memory.read(at, &mut bytes)?;
         let words = || (0..number).filter_map(|it| bytes.u32(it * 4));
         Ok(match self {
-            Self::Offsets => {
-                let behind = aligned(at.wrapping_add(bytes.len() as u64), 8);
-                let base = memory.word(behind)?;
-                // Offsets are counted from where the text begins.
-                if base % PAGE != 0 {
-                    return Ok(Vec::new());
-                }
-                let offsets: Vec<u32> = words().collect();
-                absolute(&offsets, base)
-            }
+            Self::Offsets => absolute(&words().collect::<Vec<_>>(), base),
             Self::Addresses => (0..number).filter_map(|it| bytes.u64(it * 8)).collect(),
             Self::Distances => {
                 let places = (0..).map(|it: u64| at.wrapping_add(it * 4)).zip(words());

@@ -35,21 +35,6 @@ pub enum Kind {
     PerCpu,
 }
 
-impl Kind {
-    fn to_byte(self) -> u8 {
-        match self {
-            Self::Function => 0,
-            Self::Data => 1,
-            Self::PerCpu => 2,
-        }
-    }
-
-    fn of_byte(byte: u8) -> Option<Self> {
-        let all = [Self::Function, Self::Data, Self::PerCpu];
-        all.into_iter().find(|it| it.to_byte() == byte)
-    }
-}
-
 /// A name of something in a kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Symbol<'a> {
@@ -145,40 +130,6 @@ impl SymbolTable {
             entry.address = entry.address.wrapping_add(distance);
         }
         self
-    }
-
-    /// The table as bytes, for [`SymbolTable::from_bytes`].
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = (self.len() as u64).to_le_bytes().to_vec();
-        for entry in self.entries.iter().chain(&self.per_cpu) {
-            bytes.extend(entry.address.to_le_bytes());
-            bytes.extend(entry.size.to_le_bytes());
-            bytes.extend(entry.name.to_le_bytes());
-            bytes.extend([entry.kind.to_byte(), entry.global.into()]);
-        }
-        bytes.extend(&self.names);
-        bytes
-    }
-
-    /// `None` if these are no bytes of a table.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let length = usize::try_from(bytes.u64(0)?).ok()?;
-        let (entries, names) = bytes.get(8..)?.split_at_checked(length.checked_mul(18)?)?;
-        let mut table = Self {
-            names: names.to_vec(),
-            ..Self::default()
-        };
-        for entry in entries.chunks_exact(18) {
-            table.add(Entry {
-                address: entry.u64(0)?,
-                size: entry.u32(8)?,
-                name: entry.u32(12)?,
-                kind: Kind::of_byte(entry[16])?,
-                global: entry[17] != 0,
-            });
-        }
-        table.sort();
-        Some(table)
     }
 
     /// How many symbols there are.
