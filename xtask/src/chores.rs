@@ -9,12 +9,31 @@ use crate::{fuzz, kernel_lab, setup, tidy};
 /// Read by `portolan_testkit::soak`.
 const SOAK_SECONDS: &str = "PORTOLAN_SOAK_SECONDS";
 
+/// The tests with figures of a release build.
+const FIGURES: &str = "lab_figures::";
+
 /// Runs every test once.
 pub(crate) fn test(root: &Path) -> anyhow::Result<()> {
     prepare(root)?;
     run(&mut cargo(root, &["test", "--workspace", "--doc"]))?;
     let all = ["--lib", "--bins", "--tests"];
-    run(&mut tests(root, "default", &all))
+    run(&mut tests(root, "default", &all))?;
+    if kernel_lab::is_there(root) {
+        figures(root)?;
+    }
+    Ok(())
+}
+
+/// Runs the tests that say how long things take, as users have them built, one after the other.
+fn figures(root: &Path) -> anyhow::Result<()> {
+    let select = ["--release", "-p", "kdbridge", "--test", "kernel"];
+    let one_at_a_time = "--test-threads=1";
+    if has_nextest(root) {
+        let nextest = ["nextest", "run", one_at_a_time];
+        return run(cargo(root, &nextest).args(select).arg(FIGURES));
+    }
+    let test = [FIGURES, "--", one_at_a_time];
+    run(cargo(root, &["test"]).args(select).args(test))
 }
 
 /// Runs each test whose name starts with `soak_` for so many seconds.
@@ -118,16 +137,22 @@ fn repeat_tests(root: &Path, select: &[&str], seconds: u64) -> anyhow::Result<()
 
 /// Runs the tests that `select` says in words that cargo and nextest both know.
 fn tests(root: &Path, profile: &str, select: &[&str]) -> Command {
-    if succeeds(&mut cargo(root, &["nextest", "--version"])) {
+    if has_nextest(root) {
         let mut nextest = cargo(root, &["nextest", "run", "--profile", profile]);
-        nextest.arg("--workspace").args(select).arg("--");
+        nextest.arg("--workspace").args(select);
+        nextest.args(["--", "--skip", FIGURES]);
         return without_lab(nextest, root);
     }
     say("cargo-nextest is not installed: running cargo test, which has no time limits");
     // Tests of one file share a process here, and some count what their process has open.
     let mut test = cargo(root, &["test", "--workspace", "--no-fail-fast"]);
-    test.args(select).args(["--", "--test-threads=1"]);
+    test.args(select)
+        .args(["--", "--test-threads=1", "--skip", FIGURES]);
     without_lab(test, root)
+}
+
+fn has_nextest(root: &Path) -> bool {
+    succeeds(&mut cargo(root, &["nextest", "--version"]))
 }
 
 /// Leaves out what cannot run, and says so.

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use kdbridge::commands::bt::{Backtrace, Function, bt};
 use kdbridge::discover::linux::{self, Image};
@@ -22,7 +21,7 @@ use crate::machine::{Machine, Options, root, vmlinux};
 const WORK: &str =
     "(while :; do ls -lR /sys; cat /proc/meminfo /proc/self/maps; done) >/dev/null &";
 
-fn busy_machine(cpus: u32) -> Machine {
+pub(crate) fn busy_machine(cpus: u32) -> Machine {
     let options = Options {
         cpus,
         ..Options::default()
@@ -34,7 +33,7 @@ fn busy_machine(cpus: u32) -> Machine {
     machine
 }
 
-fn address(machine: &Machine) -> Address {
+pub(crate) fn address(machine: &Machine) -> Address {
     Address::Unix(machine.stub())
 }
 
@@ -129,53 +128,6 @@ fn names(stack: &Backtrace) -> Vec<String> {
     frames
         .map(|it| it.function.clone().unwrap_or_default())
         .collect()
-}
-
-/// How much longer a program may take that was built without optimisation.
-const SLOWER: u32 = if cfg!(debug_assertions) { 4 } else { 1 };
-
-fn kdbridge(machine: &Machine, cache: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new("sh");
-    // In KiB, and of addresses: no more can be in memory.
-    let limited = "ulimit -v 300000; exec \"$0\" \"$@\"";
-    command
-        .args(["-c", limited, env!("CARGO_BIN_EXE_kdbridge")])
-        .args(arguments)
-        .args(["--target", &address(machine).to_string(), "--vmlinux"])
-        .arg(vmlinux())
-        .env("XDG_CACHE_HOME", cache);
-    command.output().unwrap()
-}
-
-/// The shortest time of several tries, for others use the processors too.
-fn time(mut what: impl FnMut() -> Output) -> Duration {
-    let tries = (0..8).map(|_| {
-        let start = Instant::now();
-        let output = what();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        start.elapsed()
-    });
-    tries.min().unwrap()
-}
-
-#[test]
-fn k18_info_and_bt_are_quick_and_small() {
-    let machine = busy_machine(2);
-    for arguments in [["info"].as_slice(), &["bt", "--all"]] {
-        let folder = TempDir::new().unwrap();
-        let cold = time(|| {
-            std::fs::remove_dir_all(folder.path().join("kdbridge")).ok();
-            kdbridge(&machine, folder.path(), arguments)
-        });
-        let warm = time(|| kdbridge(&machine, folder.path(), arguments));
-        let (cold, warm) = (cold / SLOWER, warm / SLOWER);
-        assert!(cold <= Duration::from_secs(1), "{arguments:?}: {cold:?}");
-        assert!(
-            warm <= Duration::from_millis(200),
-            "{arguments:?}: {warm:?}"
-        );
-    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod dap;
 mod lab_bridge;
 mod lab_commands;
 mod lab_debuggers;
+mod lab_figures;
 mod lab_guide;
 mod lab_hostile;
 mod lab_ide;
