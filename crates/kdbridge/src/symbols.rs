@@ -4,6 +4,7 @@
 mod build_id;
 pub(crate) mod bytes;
 mod cache;
+mod compressed;
 mod dwarf;
 mod elf;
 mod index;

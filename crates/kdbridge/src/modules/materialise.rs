@@ -10,8 +10,8 @@ use thiserror::Error;
 use super::Module;
 use crate::elf::{
     ET_DYN, FILE_HEADER_BYTES, FileHeader, PF_EXECUTE, PF_READ, PF_WRITE, PROGRAM_HEADER_BYTES,
-    ProgramHeader, RESERVED_SECTION, SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHT_NULL, SHT_PROGBITS,
-    SYMBOL_BYTES, SectionHeader,
+    ProgramHeader, RESERVED_SECTION, SHF_ALLOC, SHF_COMPRESSED, SHF_EXECINSTR, SHF_WRITE, SHT_NULL,
+    SHT_PROGBITS, SYMBOL_BYTES, SectionHeader,
 };
 use crate::symbols::bytes::Bytes;
 use crate::symbols::{ElfError, ElfFile, Placement, Section, relocate};
@@ -158,6 +158,10 @@ fn copy(
         address,
         ..section.clone()
     };
+    if section.is_compressed() {
+        section.flags &= !SHF_COMPRESSED;
+        section.size = bytes.len() as u64;
+    }
     if section.is_loaded() {
         let mut live = vec![0; section.size.min(MOST_LIVE) as usize];
         if memory.read(address, &mut live).is_ok() {
@@ -328,6 +332,28 @@ mod tests {
         let symbols = SymbolTable::of_file(&copy).unwrap();
         assert_eq!(symbols.by_name("run").unwrap().address, AT + 4);
         assert!(symbols.by_name("start").is_none(), "it is gone");
+    }
+
+    #[test]
+    fn what_is_compressed_in_the_file_is_not_in_the_copy() {
+        let text = b"a text that is longer than what it is compressed to ".repeat(9);
+        let mut packed = [1u32, 0].map(u32::to_le_bytes).concat();
+        packed.extend([text.len() as u64, 1].map(u64::to_le_bytes).concat());
+        packed.extend(miniz_oxide::deflate::compress_to_vec_zlib(&text, 6));
+        let file = Elf::new()
+            .section(".text", 1, 0, b"from file")
+            .loaded(4)
+            .section(".debug_str", 1, 0, &packed)
+            .compressed()
+            .write();
+        let elf = ElfFile::open(file.path()).unwrap();
+        let mut memory = Image::new(AT, b"as loaded".to_vec());
+        let made = materialise(&mut memory, &module(&[(".text", AT)]), &elf).unwrap();
+        let copy = Elf::file(&made.bytes);
+        let copy = ElfFile::open(copy.path()).unwrap();
+        let texts = copy.section(".debug_str").unwrap();
+        assert!(!texts.is_compressed());
+        assert_eq!(copy.bytes(texts).unwrap(), text);
     }
 
     #[test]

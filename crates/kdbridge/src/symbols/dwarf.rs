@@ -89,7 +89,7 @@ impl DebugInfo {
     /// [`DwarfError::Missing`] if the file has no debug information, and others if it is damaged.
     pub fn open(elf: ElfFile, cache: &Cache) -> Result<Self, DwarfError> {
         let id = elf.build_id();
-        let sections = Sections::linked(elf);
+        let sections = Sections::linked(elf)?;
         let tables = Tables::load(&sections)?;
         let known = id.as_ref().and_then(|id| cache.load_words(id, UNITS));
         let units = match known.and_then(|words| Units::from_words(&words)) {

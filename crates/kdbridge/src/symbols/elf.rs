@@ -12,6 +12,7 @@ use crate::elf::{ET_REL, SHF_ALLOC, SHF_COMPRESSED, SHT_NOBITS, SHT_NOTE, SHT_RE
 
 use super::build_id::BuildId;
 use super::bytes::{Bytes, text_at};
+use super::compressed::decompressed;
 
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -19,7 +20,7 @@ const NT_GNU_BUILD_ID: u32 = 3;
 /// thousand.
 const MOST_SECTIONS: usize = 1 << 20;
 /// No section that is read whole is longer than this.
-const MOST_BYTES: u64 = 1 << 30;
+pub(super) const MOST_BYTES: u64 = 1 << 30;
 /// Where a build-id stands is never longer than this.
 const MOST_NOTES: u64 = 1 << 16;
 
@@ -72,6 +73,12 @@ impl Section {
     #[must_use]
     pub fn is_in_file(&self) -> bool {
         self.kind != SHT_NOBITS
+    }
+
+    /// Whether the file has its bytes compressed.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.flags & SHF_COMPRESSED != 0
     }
 
     /// Whether it lists relocations of another section.
@@ -143,27 +150,28 @@ impl ElfFile {
         self.sections.iter().find(|section| section.name == name)
     }
 
-    /// All bytes of a section; none if the file has none for it.
+    /// All bytes of a section, decompressed; none if the file has none for it.
     ///
     /// # Errors
     ///
-    /// [`ElfError`] if it does not lie in the file, or is compressed.
+    /// [`ElfError`] if it does not lie in the file, or is not what it says.
     pub fn bytes(&self, section: &Section) -> Result<Vec<u8>, ElfError> {
         if !section.is_in_file() {
             return Ok(Vec::new());
         }
-        self.piece(section, 0, section.size)
+        let bytes = self.read(section.offset, section.size)?;
+        match section.is_compressed() {
+            true => decompressed(&bytes),
+            false => Ok(bytes),
+        }
     }
 
-    /// `length` bytes of a section from `begin` on, or fewer where it ends.
+    /// `length` bytes of a section that is not compressed from `begin` on, or fewer where it ends.
     ///
     /// # Errors
     ///
-    /// [`ElfError`] if it does not lie in the file, or is compressed.
+    /// [`ElfError`] if it does not lie in the file.
     pub fn piece(&self, section: &Section, begin: u64, length: u64) -> Result<Vec<u8>, ElfError> {
-        if section.flags & SHF_COMPRESSED != 0 {
-            return Err(ElfError::Compressed(section.name.clone()));
-        }
         let length = length.min(section.size.saturating_sub(begin));
         let offset = section.offset.checked_add(begin).ok_or(ElfError::Short)?;
         self.read(offset, length)
@@ -278,11 +286,9 @@ pub enum ElfError {
     /// Something in it is said to be where the file does not reach.
     #[error("the file is damaged or cut short")]
     Short,
-    /// A section is compressed.
-    #[error(
-        "the section {0} is compressed: `objcopy --decompress-debug-sections` makes a file that can be read"
-    )]
-    Compressed(String),
+    /// A section is compressed in a way that has this number.
+    #[error("the file has a section that is compressed in a way that is not known ({0})")]
+    Compression(u32),
     /// The file cannot be read.
     #[error("the file cannot be read")]
     Io(#[from] io::Error),

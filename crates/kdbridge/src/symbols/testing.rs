@@ -4,7 +4,7 @@ use std::io::Write;
 
 use tempfile::NamedTempFile;
 
-use crate::elf::{FileHeader, SectionHeader};
+use crate::elf::{FileHeader, SHF_COMPRESSED, SectionHeader};
 use crate::target::{Memory, TargetError};
 
 /// Sections that become a file.
@@ -54,6 +54,12 @@ impl Elf {
     /// Says of the last section that it is loaded with these further flags.
     pub(crate) fn loaded(mut self, flags: u64) -> Self {
         self.last().flags = 2 | flags;
+        self
+    }
+
+    /// Says of the last section that it is compressed.
+    pub(crate) fn compressed(mut self) -> Self {
+        self.last().flags = SHF_COMPRESSED;
         self
     }
 

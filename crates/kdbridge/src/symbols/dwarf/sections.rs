@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gimli::{EndianArcSlice, LittleEndian};
 
-use crate::symbols::elf::{ElfError, ElfFile};
+use crate::symbols::elf::{ElfError, ElfFile, Section};
 use crate::symbols::relocate::{Placement, relocate};
 
 /// Some bytes of debug information.
@@ -15,8 +15,8 @@ pub(crate) type Piece = EndianArcSlice<LittleEndian>;
 pub(super) struct Sections {
     elf: ElfFile,
     placement: Option<Placement>,
-    /// Of a file that is not linked, those that are read in parts: they must be relocated as a whole.
-    relocated: Vec<(&'static str, Vec<u8>)>,
+    /// Those that are read in parts and can only be had as a whole: they are compressed, or must be relocated.
+    whole: Vec<(&'static str, Vec<u8>)>,
 }
 
 /// The sections that are read in parts.
@@ -25,23 +25,26 @@ const IN_PARTS: [&str; 2] = [".debug_info", ".debug_line"];
 impl Sections {
     /// What is in a linked file is where that says; its relocations were applied when it was linked,
     /// and stand there for who wants to move it.
-    pub(super) fn linked(elf: ElfFile) -> Self {
-        Self {
-            elf,
-            placement: None,
-            relocated: Vec::new(),
-        }
+    pub(super) fn linked(elf: ElfFile) -> Result<Self, ElfError> {
+        Self::new(elf, None)
     }
 
     pub(super) fn placed(elf: ElfFile, placement: Placement) -> Result<Self, ElfError> {
+        Self::new(elf, Some(placement))
+    }
+
+    fn new(elf: ElfFile, placement: Option<Placement>) -> Result<Self, ElfError> {
         let mut sections = Self {
             elf,
-            placement: Some(placement),
-            relocated: Vec::new(),
+            placement,
+            whole: Vec::new(),
         };
         for name in IN_PARTS {
-            let bytes = sections.bytes(name)?;
-            sections.relocated.push((name, bytes));
+            let section = sections.elf.section(name);
+            if sections.placement.is_some() || section.is_some_and(Section::is_compressed) {
+                let bytes = sections.bytes(name)?;
+                sections.whole.push((name, bytes));
+            }
         }
         Ok(sections)
     }
@@ -53,12 +56,15 @@ impl Sections {
 
     /// How long `.debug_info` is.
     pub(super) fn info_length(&self) -> u64 {
-        self.elf.section(".debug_info").map_or(0, |it| it.size)
+        match self.whole_of(".debug_info") {
+            Some(whole) => whole.len() as u64,
+            None => self.elf.section(".debug_info").map_or(0, |it| it.size),
+        }
     }
 
     /// A part of a section that is read in parts, or less where that ends.
     pub(super) fn part(&self, name: &str, begin: u64, length: u64) -> Result<Vec<u8>, ElfError> {
-        if let Some((_, whole)) = self.relocated.iter().find(|(it, _)| *it == name) {
+        if let Some(whole) = self.whole_of(name) {
             let end = begin.saturating_add(length).min(whole.len() as u64);
             let part = whole.get(begin as usize..end as usize);
             return Ok(part.unwrap_or_default().to_vec());
@@ -72,6 +78,11 @@ impl Sections {
     /// A part of `.debug_info`.
     pub(super) fn info(&self, begin: u64, length: u64) -> Result<Vec<u8>, ElfError> {
         self.part(".debug_info", begin, length)
+    }
+
+    fn whole_of(&self, name: &str) -> Option<&[u8]> {
+        let found = self.whole.iter().find(|(it, _)| *it == name);
+        found.map(|(_, whole)| whole.as_slice())
     }
 
     fn bytes(&self, name: &str) -> Result<Vec<u8>, ElfError> {
