@@ -224,6 +224,26 @@ fn copies_of_a_stop_without_end_are_no_answer() {
     assert!(link.now() - start < Duration::from_secs(90));
 }
 
+#[test]
+fn what_is_no_answer_is_none_however_often_it_comes() {
+    let world = World::new(good);
+    let mut kernel = attach(&world);
+    kernel.registers(Cpu(0)).expect("registers");
+    let mut answer = world.borrow().log.last().expect("an answer").1.clone();
+    assert!(head(&answer).is_reply);
+    // The next request's, but in another conversation.
+    answer[1] += 1;
+    answer[4] ^= 1;
+    for flood in [answer, b"no packet".to_vec()] {
+        let link = Wire(Rc::clone(&world));
+        let start = link.now();
+        world.borrow_mut().flood = Some(flood);
+        let error = kernel.registers(Cpu(0)).expect_err("no answer");
+        assert!(matches!(error, TargetError::Silent(_)), "{error}");
+        assert!(link.now() - start < Duration::from_secs(90));
+    }
+}
+
 /// One that was told of a stop.
 fn stopped(world: &Rc<RefCell<World>>) -> KdpTarget<Wire> {
     let mut kernel = attach(world);
