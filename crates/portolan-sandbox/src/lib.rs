@@ -9,6 +9,7 @@
 //! the program. [`probe`] tells how strong the walls are that this machine can build, and
 //! [`selftest`] tries them.
 
+mod calls;
 mod check;
 pub mod decision;
 pub mod document;

@@ -8,13 +8,12 @@
 //! What is looked at may be something else a moment later: a program that wants to hide what it needs
 //! can.
 
-mod calls;
 mod findings;
-mod target;
+mod install;
 mod watch;
 
-pub use calls::install;
 pub use findings::{Findings, Learned};
+pub use install::install;
 pub use watch::Trace;
 
 /// The argument that has the launcher become a program whose calls are looked at. The number of the

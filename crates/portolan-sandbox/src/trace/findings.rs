@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use portolan_wire::group::GroupId;
 
+use crate::calls::Used;
 use crate::check::{Filter, Operation};
 use crate::decision::{exception_for, group_of};
 use crate::entitlements::{Entitlements, ExceptedPath};
@@ -23,19 +24,19 @@ const MAX_PATHS: usize = 100_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Files that were read or executed.
-    pub(super) read: BTreeSet<PathBuf>,
+    read: BTreeSet<PathBuf>,
     /// Files that were written.
-    pub(super) written: BTreeSet<PathBuf>,
+    written: BTreeSet<PathBuf>,
     /// Directories that were listed.
-    pub(super) listed: BTreeSet<PathBuf>,
+    listed: BTreeSet<PathBuf>,
     /// Directories in which something was made or removed.
-    pub(super) made_in: BTreeSet<PathBuf>,
+    made_in: BTreeSet<PathBuf>,
     /// Where the program was started, if it has used a path that is relative to that.
-    pub(super) start: Option<PathBuf>,
+    start: Option<PathBuf>,
     /// Paths of sockets.
-    pub(super) sockets: BTreeSet<PathBuf>,
-    pub(super) client: bool,
-    pub(super) server: bool,
+    sockets: BTreeSet<PathBuf>,
+    client: bool,
+    server: bool,
     /// There were more paths than are noted.
     is_full: bool,
     /// Whether it was registered, whether it is one that goes with a pid, and the name.
@@ -63,31 +64,26 @@ struct Need {
 }
 
 impl Findings {
-    /// Adds others to these.
-    pub(super) fn add(&mut self, other: Self) {
-        let lists = [
-            (&mut self.read, other.read),
-            (&mut self.written, other.written),
-            (&mut self.listed, other.listed),
-            (&mut self.made_in, other.made_in),
-            (&mut self.sockets, other.sockets),
-        ];
-        for (list, others) in lists {
-            for path in others {
-                match list.len() < MAX_PATHS {
-                    true => drop(list.insert(path)),
-                    false => self.is_full |= !list.contains(&path),
-                }
-            }
+    /// Adds what a call uses, and where the program was started if it was named by that.
+    pub(super) fn note(&mut self, used: Used, start: Option<&PathBuf>) {
+        if let Some(start) = start {
+            self.start = Some(start.clone());
         }
-        self.start = self.start.take().or(other.start);
-        self.client |= other.client;
-        self.server |= other.server;
-        self.names.extend(other.names);
-        other
-            .groups
-            .into_iter()
-            .for_each(|group| self.add_group(group));
+        let (list, path) = match used {
+            Used::Read(path) | Used::Execute(path) => (&mut self.read, path),
+            Used::Write(path) => (&mut self.written, path),
+            Used::List(path) => (&mut self.listed, path),
+            Used::Entry { directory, .. } => (&mut self.made_in, directory),
+            Used::UnixSocket(path) => (&mut self.sockets, path),
+            // A datagram socket of the network needs no connection.
+            Used::Socket { datagrams } => return self.client |= datagrams,
+            Used::Connect(_) => return self.client = true,
+            Used::Bind(_) => return self.server = true,
+        };
+        match list.len() < MAX_PATHS {
+            true => drop(list.insert(path)),
+            false => self.is_full |= !list.contains(&path),
+        }
     }
 
     /// Adds a name that the program has used with its bootstrap server.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
@@ -23,7 +24,7 @@ const HERE: i32 = -100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
     /// Of the network.
-    Network,
+    Network(SocketAddr),
     /// A path.
     Path(PathBuf),
 }
@@ -110,23 +111,41 @@ impl<'a> Target<'a> {
     /// neither of the network nor has a path.
     pub(super) fn address(&self, pointer: u8) -> Option<Address> {
         const UNIX: u16 = 1;
-        const NETWORK: [u16; 2] = [2, 10];
         let mut bytes = [0; 110];
         let length = (self.argument(pointer + 1) as usize).min(bytes.len());
         let at = self.argument(pointer);
         let read = self.memory.read_at(&mut bytes[..length], at).ok()?;
-        let (family, path) = bytes.get(..read)?.split_first_chunk()?;
+        let (family, rest) = bytes.get(..read)?.split_first_chunk()?;
         match u16::from_ne_bytes(*family) {
-            family if NETWORK.contains(&family) => Some(Address::Network),
             UNIX => {
-                let path = path.split(|byte| *byte == 0).next()?;
+                let path = rest.split(|byte| *byte == 0).next()?;
                 let path = Path::new(OsStr::from_bytes(path));
                 let is_path = !path.as_os_str().is_empty();
                 let base = self.link("cwd")?;
                 is_path.then(|| Address::Path(plain(&base.join(path))))
             }
-            _ => None,
+            family => of_the_network(family, rest).map(Address::Network),
         }
+    }
+}
+
+/// What follows the family in a `sockaddr_in` or a `sockaddr_in6`.
+fn of_the_network(family: u16, rest: &[u8]) -> Option<SocketAddr> {
+    const INET: u16 = 2;
+    const INET6: u16 = 10;
+    let (port, rest) = rest.split_first_chunk()?;
+    let port = u16::from_be_bytes(*port);
+    match family {
+        INET => {
+            let ip: [u8; 4] = *rest.first_chunk()?;
+            Some((Ipv4Addr::from(ip), port).into())
+        }
+        INET6 => {
+            let (_flow, rest) = rest.split_first_chunk::<4>()?;
+            let ip: [u8; 16] = *rest.first_chunk()?;
+            Some((Ipv6Addr::from(ip), port).into())
+        }
+        _ => None,
     }
 }
 
