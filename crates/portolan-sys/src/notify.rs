@@ -137,12 +137,29 @@ impl Listener {
     ///
     /// What ioctl(2) says: `ENOENT` if the call does not wait any more.
     pub fn go_on(&self, id: u64) -> io::Result<()> {
-        let mut answer = libc::seccomp_notif_resp {
+        self.answer(libc::seccomp_notif_resp {
             id,
             val: 0,
             error: 0,
             flags: libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
-        };
+        })
+    }
+
+    /// Lets a call fail with this error, without being made.
+    ///
+    /// # Errors
+    ///
+    /// As for [`go_on`](Self::go_on).
+    pub fn refuse(&self, id: u64, errno: u16) -> io::Result<()> {
+        self.answer(libc::seccomp_notif_resp {
+            id,
+            val: 0,
+            error: -i32::from(errno),
+            flags: 0,
+        })
+    }
+
+    fn answer(&self, mut answer: libc::seccomp_notif_resp) -> io::Result<()> {
         // SAFETY: the kernel reads its struct, which has not grown since Linux 5.5.
         let result = unsafe {
             let request = libc::SECCOMP_IOCTL_NOTIF_SEND;
@@ -212,8 +229,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_call_waits_for_what_is_said_of_it() {
+    /// A thread that asks for its priority once it is let, and may have to wait for that.
+    fn asking(times: usize) -> (thread::JoinHandle<Vec<rustix::io::Result<i32>>>, Listener) {
         let program = [
             instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
             instruction(
@@ -228,17 +245,42 @@ mod tests {
         let filtered = thread::spawn(move || {
             rustix::thread::set_no_new_privs(true).expect("prctl");
             sender.send(Listener::install(&program)).expect("send");
-            rustix::process::getpriority_process(None)
+            let ask = |_| rustix::process::getpriority_process(None);
+            (0..times).map(ask).collect()
         });
-        let listener = receiver.recv().expect("receive").expect("a listener");
+        (
+            filtered,
+            receiver.recv().expect("receive").expect("a listener"),
+        )
+    }
+
+    #[test]
+    fn a_call_waits_for_what_is_said_of_it() {
+        let (filtered, listener) = asking(2);
         let call = listener.receive().expect("a call");
         assert_eq!(call.number, libc::SYS_getpriority as u32);
         assert_eq!(call.arguments[..2], [0, 0]);
         assert!(listener.waits(call.id) && !listener.waits(call.id + 1));
         assert!(!filtered.is_finished(), "it waits");
         listener.go_on(call.id).expect("go on");
-        filtered.join().expect("it ends").expect("a priority");
+        let next = listener.receive().expect("the next call");
         let late = listener.go_on(call.id).expect_err("it is over");
         assert_eq!(late.raw_os_error(), Some(libc::ENOENT));
+        listener
+            .refuse(next.id, libc::EXDEV as u16)
+            .expect("refuse");
+        let came = filtered.join().expect("it ends");
+        assert!(came[0].is_ok(), "{came:?}");
+        assert_eq!(came[1], Err(rustix::io::Errno::XDEV));
+    }
+
+    /// Nothing is let through because nobody is there to ask.
+    #[test]
+    fn calls_fail_when_the_listener_has_gone() {
+        let (filtered, listener) = asking(2);
+        listener.receive().expect("a call");
+        drop(listener);
+        let came = filtered.join().expect("it ends");
+        assert_eq!(came, [Err(rustix::io::Errno::NOSYS); 2]);
     }
 }
