@@ -17,6 +17,7 @@ mod entitlements;
 pub mod filter;
 mod key;
 pub mod launch;
+mod limit;
 pub mod places;
 pub mod probe;
 pub mod profile;
@@ -30,3 +31,4 @@ pub use entitlements::{
     Ineffective, Reading,
 };
 pub use key::Reason;
+pub use limit::Limit;

@@ -15,6 +15,7 @@
 //! | [`Parent`](Operation::Parent) | | a send right to the server above |
 //! | [`OpenObject`](Operation::OpenObject) | | a descriptor of the memory |
 //! | [`GroupSocket`](Operation::GroupSocket) | | the socket, if there is no error |
+//! | [`Reporter`](Operation::Reporter) | | a send right to this server |
 //! | the others | | |
 //!
 //! All integers are little-endian and nothing is padded. A *string* is its length in bytes as a
@@ -34,7 +35,7 @@ use crate::jobs::{Blame, JobStatus, JobSummary, MAX_JOB_BYTES, MAX_PAGE, MAX_PAT
 use crate::label::{JobLabel, LabelError};
 use crate::name::{NameError, ServiceName};
 use crate::object::{Creation, ObjectInfo, ObjectKind, ObjectName, ObjectNameError, take_object};
-use crate::sandbox::{Bounds, Violations};
+use crate::sandbox::{Bounds, Report, Violations};
 
 /// What a client can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,10 +95,15 @@ pub enum Operation {
     Objects,
     /// Get a socket that is connected to one in a group's container, or that listens there.
     GroupSocket,
+    /// Make a bootstrap right with which it is reported what the kernel refuses to a program, and
+    /// nothing else is done.
+    Reporter,
+    /// Report what the kernel has refused. There is no answer.
+    Report,
 }
 
 impl Operation {
-    const ALL: [Self; 27] = [
+    const ALL: [Self; 29] = [
         Self::Register,
         Self::CheckIn,
         Self::LookUp,
@@ -125,6 +131,8 @@ impl Operation {
         Self::UnlinkObject,
         Self::Objects,
         Self::GroupSocket,
+        Self::Reporter,
+        Self::Report,
     ];
 
     /// The message id of the request.
@@ -157,6 +165,8 @@ impl Operation {
             Self::UnlinkObject => 25,
             Self::Objects => 26,
             Self::GroupSocket => 27,
+            Self::Reporter => 28,
+            Self::Report => 29,
         }
     }
 
@@ -386,6 +396,13 @@ pub enum Request {
         /// Then: the path below the group's container, at most [`MAX_SOCKET_PATH_BYTES`].
         path: Vec<u8>,
     },
+    /// See [`Operation::Reporter`].
+    Reporter {
+        /// At 0: string. What the program is called in the log.
+        label: JobLabel,
+    },
+    /// See [`Operation::Report`].
+    Report(Box<Report>),
 }
 
 /// The longest entitlement file.
@@ -422,6 +439,8 @@ impl Request {
             Self::UnlinkObject { .. } => Operation::UnlinkObject,
             Self::Objects { .. } => Operation::Objects,
             Self::GroupSocket { .. } => Operation::GroupSocket,
+            Self::Reporter { .. } => Operation::Reporter,
+            Self::Report(_) => Operation::Report,
         }
     }
 
@@ -463,7 +482,8 @@ impl Request {
             | Self::Disable { label }
             | Self::Stop { label }
             | Self::Job { label }
-            | Self::Bounds { label } => put_string(&mut out, label.as_str()),
+            | Self::Bounds { label }
+            | Self::Reporter { label } => put_string(&mut out, label.as_str()),
             Self::Violations { wait, after } => {
                 put_bool(&mut out, *wait);
                 out.extend(after.to_le_bytes());
@@ -502,6 +522,7 @@ impl Request {
                 put_string(&mut out, group.as_str());
                 out.extend(path);
             }
+            Self::Report(report) => report.encode(&mut out),
         }
         out
     }
@@ -605,6 +626,10 @@ impl Request {
                 group: GroupId::from_bytes(take_string(cursor)?)?,
                 path: take_rest(cursor, MAX_SOCKET_PATH_BYTES)?,
             },
+            Operation::Reporter => Self::Reporter {
+                label: take_label(cursor)?,
+            },
+            Operation::Report => Self::Report(Box::new(Report::decode(cursor)?)),
         })
     }
 }
@@ -713,7 +738,9 @@ impl Reply {
             | Operation::Restart
             | Operation::Subset
             | Operation::Parent
-            | Operation::UnlinkObject => Self::Done,
+            | Operation::UnlinkObject
+            | Operation::Reporter
+            | Operation::Report => Self::Done,
         };
         expect_end(&cursor)?;
         Ok(reply)

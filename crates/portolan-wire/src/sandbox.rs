@@ -135,6 +135,46 @@ impl Violation {
     }
 }
 
+/// What the kernel has refused to a confined program:
+/// [`Report`](crate::bootstrap::Operation::Report).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The process that wanted it.
+    pub pid: Option<u32>,
+    /// `u32`. Refusals since the last report that are not reported.
+    pub left_out: u32,
+    /// String. What for, such as `file-read`.
+    pub operation: Text<MAX_OPERATION_BYTES>,
+    /// String. On what, such as a path; may be empty.
+    pub name: Text<MAX_PATH_BYTES>,
+    /// String. The entitlement that would have allowed it; empty if none does.
+    pub key: Text<MAX_REASON_BYTES>,
+    /// String. A value of it that would have; empty for one that is true or false.
+    pub value: Text<MAX_PATH_BYTES>,
+}
+
+impl Report {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_pid(out, self.pid);
+        out.extend(self.left_out.to_le_bytes());
+        put_string(out, &self.operation);
+        put_string(out, &self.name);
+        put_string(out, &self.key);
+        put_string(out, &self.value);
+    }
+
+    pub(crate) fn decode(cursor: &mut Cursor<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            pid: take_pid(cursor)?,
+            left_out: cursor.u32()?,
+            operation: take_text(cursor)?,
+            name: take_text(cursor)?,
+            key: take_text(cursor)?,
+            value: take_text(cursor)?,
+        })
+    }
+}
+
 /// Violations in the order of their numbers: the answer to
 /// [`Violations`](crate::bootstrap::Operation::Violations).
 #[derive(Debug, Clone, PartialEq, Eq)]

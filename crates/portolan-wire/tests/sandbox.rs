@@ -5,7 +5,7 @@ mod golden;
 
 use portolan_wire::bootstrap::{DecodeError, Operation, Reply, Request};
 use portolan_wire::code::BootstrapCode;
-use portolan_wire::sandbox::{BoundJob, Bounds, MAX_VIOLATIONS, Violation, Violations};
+use portolan_wire::sandbox::{BoundJob, Bounds, MAX_VIOLATIONS, Report, Violation, Violations};
 
 fn bounds() -> Bounds {
     Bounds {
@@ -50,6 +50,27 @@ fn requests_have_the_committed_bytes() {
     assert_eq!(request.encode(), [1, 2, 1, 0, 0, 0, 0, 0, 0]);
     assert_eq!(request.operation().id(), 23);
     assert_eq!(Request::decode(23, &request.encode()), Ok(request));
+}
+
+#[test]
+fn a_report_has_the_committed_bytes() {
+    let (id, bytes) = golden::parse(include_str!("golden/request-report.hex"));
+    let report = Report {
+        pid: Some(7),
+        left_out: 2,
+        operation: "file-read".into(),
+        name: "/a".into(),
+        key: "k".into(),
+        value: "v".into(),
+    };
+    let request = Request::Report(Box::new(report));
+    assert_eq!(request.encode(), bytes);
+    assert_eq!((request.operation().id(), id), (29, 29));
+    assert_eq!(Request::decode(29, &bytes), Ok(request));
+    let label = "com.example.a".parse().expect("a label");
+    let (_, bytes) = golden::parse(include_str!("golden/request-unload.hex"));
+    assert_eq!(Request::decode(28, &bytes), Ok(Request::Reporter { label }));
+    decoders::check(&bytes);
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod objects;
 mod ports;
 mod process;
 mod recover;
+mod reports;
 mod service;
 mod status;
 mod store;
@@ -404,9 +405,8 @@ impl Server {
         if let Some(Notification::NoSenders { .. }) = message.notification() {
             return self.unused(message.port());
         }
-        // A request that nobody waits for is none.
         let Some(reply) = message.take_reply() else {
-            return;
+            return self.take_report(&message);
         };
         // Who sends has not been said again yet to a server that goes on from another. Its client asks
         // again when it hears that nobody has served it, and is known then.

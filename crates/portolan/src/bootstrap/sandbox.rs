@@ -2,11 +2,11 @@
 //!
 //! The calls are methods of [`Bootstrap`]. Confined programs are not answered.
 
-use portolan_port::Timeout;
+use portolan_port::{SendRight, Timeout};
 use portolan_wire::bootstrap::{Reply, Request};
 use portolan_wire::label::JobLabel;
 
-use super::{Bootstrap, BootstrapError, read};
+use super::{Bootstrap, BootstrapError, read, take_send};
 
 pub use portolan_wire::sandbox::{BoundJob, Bounds, Violation};
 
@@ -23,6 +23,19 @@ impl Bootstrap {
             Reply::Bounds(bounds) => Ok(*bounds),
             _ => Err(BootstrapError::Protocol),
         }
+    }
+
+    /// A right with which it is reported what the kernel refuses to the program with this label, and
+    /// nothing else is done: for the launcher of that program.
+    ///
+    /// # Errors
+    ///
+    /// [`NOT_PRIVILEGED`](crate::BootstrapCode::NOT_PRIVILEGED) (1100) if this process is confined or
+    /// belongs to another user.
+    pub fn reporter(&self, label: &JobLabel) -> Result<SendRight, BootstrapError> {
+        let label = label.clone();
+        let mut answer = self.call(&Request::Reporter { label }, None)?;
+        take_send(&mut answer)
     }
 
     /// What was refused to confined programs after the violation with this number, the oldest first;

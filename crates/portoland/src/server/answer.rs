@@ -138,6 +138,9 @@ impl Caller {
                 | Request::Objects { .. }
                 | Request::GroupSocket { .. }
         );
+        if self.whose.reports.is_some() {
+            return Err(BootstrapCode::NOT_PRIVILEGED.into());
+        }
         let why = match self.whose.job {
             _ if self.is_at_home || looks => return Ok(()),
             Some(_) if serves => return Ok(()),
@@ -227,6 +230,7 @@ impl Server {
                 group,
                 path,
             } => self.group_socket(caller, (kind, purpose), &group, &path)?,
+            Request::Reporter { label } => self.reporter(caller, label)?,
             control => return self.control(caller, control),
         };
         Ok(Answer::Now(answer))
@@ -241,8 +245,9 @@ impl Server {
         let whose = door.whose.clone();
         let own = rustix::process::getuid().as_raw();
         let is_ours = sender.uid() == own || sender.uid() == 0;
-        // The door of a job is for it alone, whatever user that runs as.
-        if !is_ours && whose.job.is_none() && whose.guest != Some(sender.uid()) {
+        // The door of a job is for it alone, whatever user that runs as, and so is that for reports.
+        let is_for_one = whose.job.is_some() || whose.reports.is_some();
+        if !is_ours && !is_for_one && whose.guest != Some(sender.uid()) {
             return Err(BootstrapCode::NOT_PRIVILEGED.into());
         }
         let pid = sender.pid().ok_or(BootstrapCode::NO_MEMORY)?;
@@ -334,6 +339,7 @@ impl Server {
             name,
             key: violation.key,
             value: &violation.value,
+            left_out: 0,
         };
         self.note_refusal(&violation.label, caller.pid, &refusal, &violation);
         Sandbox::Denies
@@ -363,6 +369,7 @@ impl Server {
             name: "",
             key: "",
             value: "",
+            left_out: 0,
         };
         let line = format!(
             "{label}: deny {}; no entitlement allows it",

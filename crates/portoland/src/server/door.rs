@@ -44,6 +44,9 @@ pub(super) struct Whose {
     pub(super) namespace: Option<Namespace>,
     /// The user, if it is neither this server's nor root: such a one may look names up.
     pub(super) guest: Option<u32>,
+    /// What the program is called of which it is reported what is refused to it. Nothing else is done
+    /// through such a door.
+    pub(super) reports: Option<JobLabel>,
 }
 
 impl Whose {
@@ -56,6 +59,15 @@ impl Whose {
             leader: None,
             namespace: None,
             guest: None,
+            reports: None,
+        }
+    }
+
+    /// Who reports what is refused to a program.
+    pub(super) fn reporter(label: JobLabel) -> Self {
+        Self {
+            reports: Some(label),
+            ..Self::anybody()
         }
     }
 
@@ -83,6 +95,7 @@ pub(super) struct DoorEntry {
     pub(super) leader: Option<Leader>,
     pub(super) namespace: Option<u64>,
     pub(super) guest: Option<u32>,
+    pub(super) reports: Option<String>,
 }
 
 /// All doors.
@@ -119,6 +132,7 @@ impl Doors {
             leader: whose.leader.clone(),
             namespace: whose.namespace.map(|namespace| namespace.0),
             guest: whose.guest,
+            reports: whose.reports.as_ref().map(ToString::to_string),
         };
         let ledger: Vec<_> = door.port.ledger().into_iter().collect();
         store.put(Kind::Door, door.key.0, &entry, &ledger);

@@ -74,6 +74,7 @@ impl Server {
             name: sender.as_str(),
             key: "",
             value: "",
+            left_out: 0,
         };
         let line = format!("{sender} uses the bootstrap right of {label}: refused");
         self.note_refusal(label, caller.pid, &refusal, &line);

@@ -567,10 +567,8 @@ impl Server {
     }
 
     fn whose_was(&self, entry: &DoorEntry) -> Option<Whose> {
-        let label = match &entry.label {
-            Some(label) => Some(label.parse().ok()?),
-            None => None,
-        };
+        let label_of = |text: &Option<String>| text.as_ref().map(|text| text.parse()).transpose();
+        let (label, reports) = (label_of(&entry.label).ok()?, label_of(&entry.reports).ok()?);
         if let Some(job) = entry.job {
             return Some(self.whose(JobKey(job))).filter(|whose| whose.label.is_some());
         }
@@ -593,6 +591,7 @@ impl Server {
             leader: entry.leader.clone(),
             namespace,
             guest: entry.guest,
+            reports,
         })
     }
 

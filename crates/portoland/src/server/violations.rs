@@ -8,12 +8,12 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use portolan_port::{Message, SendOnceRight};
+use portolan_sandbox::Limit;
 use portolan_wire::bootstrap::{Operation, Reply};
 use portolan_wire::label::JobLabel;
 use portolan_wire::sandbox::{self, MAX_VIOLATIONS, Violation};
 
 use super::answer::done;
-use super::limit::LogLimit;
 use super::store::{Kind, Store};
 
 /// The most refusals to one program that are kept.
@@ -36,7 +36,9 @@ pub(super) struct Violations {
 #[derive(Debug, Default)]
 struct Program {
     kept: VecDeque<Violation>,
-    limit: LogLimit,
+    limit: Limit,
+    /// Those that were left out since the last one that is kept.
+    left_out: u64,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub(super) struct Refusal<'a> {
     /// The entitlement and its value; empty if there is none.
     pub(super) key: &'a str,
     pub(super) value: &'a str,
+    /// Refusals before this one that are not told.
+    pub(super) left_out: u64,
 }
 
 impl Violations {
@@ -67,7 +71,9 @@ impl Violations {
     ) -> Option<u64> {
         self.make_room_for(label, store);
         let program = self.programs.entry(label.clone()).or_default();
-        let left_out = program.limit.admit()?;
+        program.left_out += refusal.left_out;
+        program.left_out += program.limit.admit()?;
+        let left_out = std::mem::take(&mut program.left_out);
         self.last += 1;
         let violation = Violation {
             number: self.last,
@@ -184,6 +190,7 @@ mod tests {
             name,
             key: "k",
             value: "v",
+            left_out: 0,
         };
         let label = label.parse().expect("a label");
         violations.note(&Store::default(), &label, 7, &refusal)
