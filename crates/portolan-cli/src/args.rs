@@ -215,6 +215,13 @@ pub(crate) struct Run {
     /// With `--trace`: the file for the entitlements; standard error if not given.
     #[arg(long, value_name = "FILE", requires = "trace")]
     pub(crate) output: Option<PathBuf>,
+    /// Have what the kernel refuses to it in `portolan sandbox log` too: files, programs and the network.
+    ///
+    /// That costs each open and each start of a program a detour through another process, and when
+    /// the program ends, what it has started ends too. Without it, the log has the refusals of the
+    /// bootstrap server only.
+    #[arg(long, conflicts_with = "trace")]
+    pub(crate) report: bool,
     /// What the program is called in the log and the list; its file name if not given.
     #[arg(long)]
     pub(crate) label: Option<JobLabel>,

@@ -1,10 +1,13 @@
 //! The calls that entitlements decide about, and what their arguments are about.
 
+mod listener;
 mod target;
 mod used;
 
 use crate::filter::Architecture;
 
+pub(crate) use listener::{each, hand_on, take};
+pub(crate) use target::process_of;
 pub(crate) use used::{Seen, Used, seen};
 
 /// What an argument is about. The numbers are those of arguments: first that of the descriptor that a
@@ -27,6 +30,13 @@ pub(crate) enum Step {
     Bind(u8),
     /// A socket is made.
     Socket,
+}
+
+impl Step {
+    /// Whether it is about a socket, and not about a file.
+    pub(crate) fn is_of_a_socket(self) -> bool {
+        matches!(self, Connect(_) | Bind(_) | Socket)
+    }
 }
 
 /// Where the flags of an open are.
@@ -82,7 +92,12 @@ pub(crate) const CALLS: &[(&str, &[Step])] = &[
     ("socket", &[Socket]),
 ];
 
-/// What the arguments of a call are about; nothing for one that is not looked at.
+/// What the arguments of a call with this name are about; nothing for one that is not looked at.
+pub(crate) fn of(name: &str) -> &'static [Step] {
+    let known = CALLS.iter().find(|(known, _)| *known == name);
+    known.map_or(&[], |(_, steps)| steps)
+}
+
 fn steps(architecture: u32, number: u32) -> &'static [Step] {
     let here = Architecture::current().filter(|here| here.token() == architecture);
     let known = here.and_then(|here| {

@@ -140,8 +140,8 @@ fn about_network(granted: bool, key: &'static str) -> Decision {
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Use {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
     Read,
     Write,
     Execute,
@@ -160,19 +160,67 @@ impl Use {
     }
 }
 
+/// What a program is granted, as it is when this is made.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    /// By the paths without links.
+    places: Vec<(PathBuf, Place)>,
+}
+
+impl Reach {
+    pub(crate) fn of(profile: &Profile) -> Result<Self, PlaceError> {
+        let granted = places::of(profile, &places::program(profile))?;
+        let places = granted.places.into_iter();
+        let places = places.map(|place| {
+            (
+                real(&place.path),
+                Place {
+                    file: None,
+                    ..place
+                },
+            )
+        });
+        Ok(Self {
+            places: places.collect(),
+        })
+    }
+
+    /// The places that a path without links is in.
+    fn around(&self, path: &Path) -> impl Iterator<Item = &Place> {
+        let around = self
+            .places
+            .iter()
+            .filter(|(real, _)| path.starts_with(real));
+        around.map(|(_, place)| place)
+    }
+
+    /// Whether a path is granted, however it is named.
+    pub(crate) fn grants(&self, path: &Path, wanted: Use) -> bool {
+        let path = real(path);
+        let mut around = self.around(&path);
+        around.any(|place| wanted.is_part_of(place.access))
+    }
+
+    /// Whether a directory may be listed, also one in which there is nothing but other places.
+    pub(crate) fn lists(&self, path: &Path) -> bool {
+        let path = real(path);
+        let is_there =
+            |(real, place): &(PathBuf, Place)| place.access == Access::List && *real == path;
+        self.places.iter().any(is_there) || self.grants(&path, Use::Read)
+    }
+}
+
 fn about_file(subject: &Subject<'_>, path: &Path, wanted: Use) -> Result<Decision, PlaceError> {
     let path = &real(path);
-    let profile = subject.profile;
-    let granted = places::of(profile, &places::program(profile))?;
-    let is_around = |place: &&Place| path.starts_with(real(&place.path));
-    let around = granted.places.iter().filter(is_around);
-    let (allowing, others): (Vec<_>, Vec<_>) =
-        around.partition(|place| wanted.is_part_of(place.access));
+    let reach = Reach::of(subject.profile)?;
+    let (allowing, others): (Vec<_>, Vec<_>) = reach
+        .around(path)
+        .partition(|place| wanted.is_part_of(place.access));
     if let Some(place) = nearest(allowing) {
         let rule = rule_of(subject, place);
         return Ok(Decision::Allowed { rule });
     }
-    let remedy = remedy_for_file(subject, path, wanted)?;
+    let remedy = remedy_for_file(subject.profile, subject.home, path, wanted)?;
     let rule = match (nearest(others), &remedy) {
         (_, Err(why)) => (*why).to_owned(),
         (Some(place), _) => format!("not for that: {}", rule_of(subject, place)),
@@ -230,13 +278,14 @@ fn exception_key(subject: &Subject<'_>, place: &Place) -> Option<&'static str> {
     Some(key)
 }
 
-/// What would grant a path: its group, or an exception. If none would, why not.
-fn remedy_for_file(
-    subject: &Subject<'_>,
+/// What would grant a path without links: its group, or an exception. If none would, why not.
+pub(crate) fn remedy_for_file(
+    profile: &Profile,
+    home: &Home,
     path: &Path,
     wanted: Use,
 ) -> Result<Result<Remedy, &'static str>, PlaceError> {
-    if let Some(group) = group_of(subject.home, path) {
+    if let Some(group) = group_of(home, path) {
         let key = key::APPLICATION_GROUPS;
         let value = Some(group);
         return Ok(Ok(Remedy { key, value }));
@@ -247,12 +296,12 @@ fn remedy_for_file(
         true => Excepted::Tree(there.clone()),
         false => Excepted::File(there.clone()),
     };
-    let mut with_it = subject.profile.clone();
+    let mut with_it = profile.clone();
     with_it.exceptions = vec![Exception { what, write }];
     let refused = places::of(&with_it, &with_it.program)?.refused;
     Ok(match refused.first() {
         Some(refused) => Err(refused.why),
-        None => Ok(exception_for(subject.home, &there, is_tree, write)),
+        None => Ok(exception_for(home, &there, is_tree, write)),
     })
 }
 

@@ -10,6 +10,8 @@ mod tests;
 
 use portolan_sys::confine::Instruction;
 
+use crate::calls;
+
 /// An architecture that there are filters for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -34,6 +36,10 @@ impl Architecture {
     /// The number of a call, if this architecture has it.
     pub(crate) fn number(self, name: &str) -> Option<u32> {
         let (_, numbers, _) = table::CALLS.iter().find(|(known, ..)| *known == name)?;
+        self.one_of(*numbers)
+    }
+
+    fn one_of(self, numbers: table::Numbers) -> Option<u32> {
         match self {
             Self::X86_64 => numbers.x86_64,
             Self::Aarch64 => numbers.aarch64,
@@ -73,5 +79,65 @@ pub struct Allowances {
 /// ```
 #[must_use]
 pub fn filter(architecture: Architecture, allowances: Allowances) -> Vec<Instruction> {
-    assemble::assemble(architecture, allowances)
+    assemble::assemble(architecture, allowances, |_| Wait::Never)
+}
+
+/// What of a call somebody is asked about, instead of the kernel seeing to it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Never,
+    /// What is allowed, because Landlock may still refuse it.
+    Allowed,
+    /// What would be allowed with an entitlement for the network.
+    Lacking,
+}
+
+/// The same filter for a program of which somebody is told what is refused to it: calls wait that
+/// Landlock judges, and those that an entitlement for the network would allow. What they are to be
+/// answered with says [`verdict`].
+pub(crate) fn reporting(architecture: Architecture, allowances: Allowances) -> Vec<Instruction> {
+    let waits = |name: &str| match calls::of(name) {
+        [] => Wait::Never,
+        steps if steps.iter().any(|step| step.is_of_a_socket()) => Wait::Lacking,
+        _ => Wait::Allowed,
+    };
+    assemble::assemble(architecture, allowances, waits)
+}
+
+/// What the filter says of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Allowed,
+    Refused(u16),
+}
+
+impl Verdict {
+    /// That on a call which is not known.
+    pub(crate) const UNKNOWN: Self = Self::Refused(table::ENOSYS);
+}
+
+/// What the ordinary filter says of a call: of its number and arguments, which no program changes once
+/// it has made it.
+pub(crate) fn verdict(
+    architecture: Architecture,
+    allowances: Allowances,
+    number: u32,
+    arguments: &[u64; 6],
+) -> Verdict {
+    let mut calls = table::CALLS.iter();
+    let known = calls.find(|(_, numbers, _)| architecture.one_of(*numbers) == Some(number));
+    let Some((_, _, rule)) = known else {
+        return Verdict::UNKNOWN;
+    };
+    let allows = |case: &table::Case| {
+        case.needs.are_met(allowances)
+            && case
+                .conditions
+                .iter()
+                .all(|condition| condition.holds(arguments))
+    };
+    match rule.cases.iter().any(allows) {
+        true => Verdict::Allowed,
+        false => Verdict::Refused(rule.errno),
+    }
 }

@@ -4,16 +4,18 @@
 //! sealed profile, the name that the program gets for its own, and its arguments. What it hands on
 //! is told by the environment: the bootstrap right by `PORTOLAN_BOOTSTRAP_FD`, sockets by
 //! `LISTEN_FDS`. As `portolan-launch --trace SOCKET NUMBER NAME ARGUMENTS…` it confines nothing, and the
-//! calls of the program are looked at through the socket. As `portolan-launch --probe` it tries the tiers
-//! and prints what it found.
+//! calls of the program are looked at through the socket. As `portolan-launch --report RIGHT NUMBER NAME
+//! ARGUMENTS…` it stays as the parent of the program and reports what is refused to that. As
+//! `portolan-launch --probe` it tries the tiers and prints what it found.
 //!
-//! It has one thread, and never any input but the profile.
+//! It has one thread, but for reporting, and never any input but the profile.
 
 mod containers;
 mod failure;
 mod inherited;
 mod privileges;
 mod relay;
+mod reporter;
 mod rights;
 mod root;
 mod tiers;
@@ -22,16 +24,21 @@ use std::convert::Infallible;
 use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command, ExitCode};
 use std::sync::atomic::Ordering;
 
-use crate::filter::{Architecture, filter};
+use crate::calls;
+use crate::filter::{self, Architecture, filter};
 use crate::places::{self, Access, Granted, Place};
 use crate::probe::{LAUNCHER, OWN_LAUNCHER, PROBE, Part};
 use crate::profile::{Profile, Tier};
+use crate::report::REPORT;
 use crate::trace::{self, TRACE};
+use portolan_sys::notify::Listener;
 use portolan_sys::{confine, inherit};
 use portolan_wire::container::GROUP_CONTAINERS;
 
@@ -56,8 +63,11 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
         [option, socket, number, name, arguments @ ..] if option.to_str() == Some(TRACE) => {
             trace(socket, number, name, arguments).map(|never| match never {})
         }
+        [option, right, number, name, arguments @ ..] if option.to_str() == Some(REPORT) => {
+            reported(right, number, name, arguments).map(|never| match never {})
+        }
         [number, name, arguments @ ..] => {
-            launch(number, name, arguments).map(|never| match never {})
+            launch(None, number, name, arguments).map(|never| match never {})
         }
         _ => Err(Failure::Usage),
     };
@@ -70,7 +80,19 @@ pub fn run(arguments: Vec<OsString>) -> ExitCode {
     }
 }
 
+fn reported(
+    right: &OsString,
+    number: &OsString,
+    name: &OsString,
+    arguments: &[OsString],
+) -> Result<Infallible, Failure> {
+    let right = inherit::take(self::number(right)?).map_err(Failure::Report)?;
+    launch(Some(right), number, name, arguments)
+}
+
+/// With a right to report with, what is refused to the program is reported.
 fn launch(
+    right: Option<OwnedFd>,
     number: &OsString,
     name: &OsString,
     arguments: &[OsString],
@@ -79,6 +101,10 @@ fn launch(
     let profile = profile(number)?;
     let inherited = Inherited::take()?;
     containers::make(&profile)?;
+    let inherited = match right {
+        Some(right) => reporter::stay_outside(&profile, inherited, right)?,
+        None => inherited,
+    };
     let program = places::program(&profile);
     let mut command = Command::new(&program);
     command.arg0(name).args(arguments);
@@ -92,15 +118,16 @@ fn launch(
         }
         Tier::T2 => {
             let inside = relay::enter_namespaces(profile.client || profile.server)?;
+            // The kernel forgets it with the credentials that this process had before.
+            if let Some(reporter) = inherited.reporter() {
+                relay::die_with_parent(reporter).map_err(Failure::Process)?;
+            }
             let own = relay::first_process(inside, inherited)?;
             // What was opened before is in other mounts, which cannot be cloned.
             let granted = granted(&profile, &program)?;
             let directory = directory(&profile, &granted.places);
             root::build(&granted)?;
-            let (inherited, pid) = own.program()?;
-            if inherited.has_sockets() {
-                command.env("LISTEN_PID", pid.to_string());
-            }
+            let inherited = own.program()?;
             become_program(command, &profile, &granted.places, &directory, &inherited)
         }
     }
@@ -211,10 +238,13 @@ fn become_program(
         path: directory.clone(),
         source,
     })?;
+    if inherited.has_sockets() {
+        command.env("LISTEN_PID", process::id().to_string());
+    }
     inherited.leave().map_err(Failure::Descriptors)?;
     privileges::drop_all().map_err(Failure::Privileges)?;
     rights::restrict(profile, places)?;
-    install_filter(profile)?;
+    install_filter(profile, inherited.reporter())?;
     let source = command.exec();
     Err(Failure::Exec {
         program: profile.program.clone(),
@@ -222,7 +252,8 @@ fn become_program(
     })
 }
 
-fn install_filter(profile: &Profile) -> Result<(), Failure> {
+/// Where calls that wait are told of is handed to the reporter, and to nobody else.
+fn install_filter(profile: &Profile, reporter: Option<&UnixStream>) -> Result<(), Failure> {
     let missing = |part| {
         move |source| Failure::Missing {
             tier: profile.tier,
@@ -232,8 +263,18 @@ fn install_filter(profile: &Profile) -> Result<(), Failure> {
     };
     let architecture = Architecture::current().ok_or(io::ErrorKind::Unsupported.into());
     let architecture = architecture.map_err(missing(Part::Architecture))?;
-    let program = filter(architecture, profile.allowances());
-    confine::install_filter(&program).map_err(missing(Part::Filter))
+    let allowances = profile.allowances();
+    match reporter {
+        None => {
+            let program = filter(architecture, allowances);
+            confine::install_filter(&program).map_err(missing(Part::Filter))
+        }
+        Some(reporter) => {
+            let program = filter::reporting(architecture, allowances);
+            let listener = Listener::install(&program).map_err(missing(Part::Filter))?;
+            calls::hand_on(&listener, reporter).map_err(Failure::Report)
+        }
+    }
 }
 
 /// Ends this process without what else belongs to the process that it was forked from.

@@ -227,6 +227,14 @@ impl Profile {
         })
     }
 
+    /// The home that it was made for.
+    #[must_use]
+    pub fn home(&self) -> Home {
+        // The group containers are in `portolan`, which is in it.
+        let data = self.group_containers.ancestors().nth(2);
+        Home::new(self.home.clone(), data.map(Path::to_owned))
+    }
+
     /// What the filter of its system calls lets through.
     #[must_use]
     pub fn allowances(&self) -> Allowances {
@@ -381,6 +389,7 @@ mod tests {
         let data = Path::new("/home/alice/.local/share/portolan");
         assert_eq!(profile.container, data.join("Containers/a.b/Data"));
         assert_eq!(profile.groups, [data.join("Group Containers/group.x")]);
+        assert_eq!(profile.home(), home());
         let relative = Home::new("/h".into(), Some("x".into()));
         assert_eq!(relative.data, Path::new("/h/.local/share"));
         assert_eq!(

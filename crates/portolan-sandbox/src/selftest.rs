@@ -32,6 +32,7 @@ use thiserror::Error;
 use crate::entitlements::Entitlements;
 use crate::probe::{ProbeError, Tiers, privileges};
 use crate::profile::{Profile, Tier};
+use crate::report::REPORT;
 
 use attempt::Control;
 use world::{Programs, World};
@@ -58,6 +59,7 @@ const NOBODY: u32 = 65534;
 pub struct Selftest {
     programs: Programs,
     user: Option<Identity>,
+    reports: bool,
 }
 
 impl Selftest {
@@ -84,7 +86,14 @@ impl Selftest {
                 prober,
             },
             user: is_root.then(nobody),
+            reports: false,
         })
+    }
+
+    /// Whether what is refused to the programs is reported. The walls are the same.
+    #[must_use]
+    pub fn with_reports(self, reports: bool) -> Self {
+        Self { reports, ..self }
     }
 
     /// The tiers that there are for its user.
@@ -181,8 +190,11 @@ impl Selftest {
         let memory = profile.seal().map_err(SelftestError::Process)?;
         let mut command = self.around(world, attempt);
         let Programs { launcher, prober } = &world.programs;
-        let number = start::PROFILE.to_string();
-        command.extend([launcher.into(), number.into(), prober.into()]);
+        command.push(launcher.into());
+        if self.reports {
+            command.extend([REPORT.into(), start::REPORTER.to_string().into()]);
+        }
+        command.extend([start::PROFILE.to_string().into(), prober.into()]);
         command.extend(part_of("attempt", attempt, world));
         // As root's server does it.
         let capabilities = match tier {

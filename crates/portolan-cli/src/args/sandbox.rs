@@ -22,9 +22,9 @@ pub(crate) enum Sandbox {
     Explain(Explain),
     /// Print what was refused to confined programs, and the entitlement that would have allowed it.
     ///
-    /// These are the refusals of the bootstrap server, which keeps the last 128 of each program. What
-    /// the kernel refuses, such as the opening of a file, is not there: a filter and Landlock tell
-    /// nobody but the program.
+    /// These are the refusals of the bootstrap server, which keeps the last 128 of each program. Those of
+    /// the kernel, such as of the opening of a file, are there for programs that `portolan run --report`
+    /// runs, and for jobs with `ReportRefusals`.
     Log(Violations),
     /// Try every known way out of the walls on this machine.
     ///
@@ -109,6 +109,9 @@ pub(crate) struct Selftest {
     /// As if user namespaces were off on this machine, so that only root's jobs have T2.
     #[arg(long)]
     pub(crate) no_namespaces: bool,
+    /// With what is refused being reported, as by `portolan run --report`: to nobody, here.
+    #[arg(long)]
+    pub(crate) report: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

@@ -10,9 +10,10 @@ use std::process::Command;
 
 use anyhow::Context as _;
 use portolan::bootstrap::Bootstrap;
-use portolan::{BootstrapCode, JobLabel};
+use portolan::{BootstrapCode, JobLabel, SendRight};
 use portolan_sandbox::probe::{LAUNCHER, Tiers, launcher};
 use portolan_sandbox::profile::{Home, Isolation, Profile, Tier};
+use portolan_sandbox::report::REPORT;
 use portolan_sandbox::{Entitlements, Ineffective};
 use rustix::io::FdFlags;
 
@@ -43,17 +44,19 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         true => Some(confine(&entitlements, &label, program, options.isolation)?),
         false => None,
     };
-    let known = Bootstrap::from_env()?
+    let server = Bootstrap::from_env()?;
+    let known = server
         .confine(&label, &text)
         .with_context(|| format!("cannot get a bootstrap right for {label}"))?;
     let (variable, instance) = known.variable();
     let instance = also_of(env::var(variable).ok(), instance);
-    let Ok(socket) = known.right.into_socket() else {
-        anyhow::bail!("the bootstrap right is in use")
+    let reporter = match options.report {
+        true => Some(left_open(server.reporter(&label)?)?),
+        false => None,
     };
-    rustix::io::fcntl_setfd(&socket, FdFlags::empty())?;
+    let socket = left_open(known.right)?;
     let mut command = match &confined {
-        Some(confined) => confined.command(program)?,
+        Some(confined) => confined.command(program, reporter.as_ref())?,
         None => {
             output::remark(format_args!(
                 "{label}: without com.apple.security.app-sandbox, any name may be used and \
@@ -91,6 +94,15 @@ fn inherit(
     }
 }
 
+/// The descriptor of a right, for the program that this one becomes.
+fn left_open(right: SendRight) -> anyhow::Result<OwnedFd> {
+    let Ok(socket) = right.into_socket() else {
+        anyhow::bail!("the bootstrap right is in use")
+    };
+    rustix::io::fcntl_setfd(&socket, FdFlags::empty())?;
+    Ok(socket)
+}
+
 /// A program that a job runs is of that job too, and ends with it.
 fn also_of(outer: Option<String>, instance: &str) -> String {
     let all = outer.iter().map(String::as_str).chain([instance]);
@@ -104,14 +116,15 @@ struct Confined {
 }
 
 impl Confined {
-    /// The launcher, which becomes the program with this name.
-    fn command(&self, name: &OsString) -> anyhow::Result<Command> {
+    /// The launcher, which becomes the program with this name, or starts it and reports.
+    fn command(&self, name: &OsString, reporter: Option<&OwnedFd>) -> anyhow::Result<Command> {
         rustix::io::fcntl_setfd(&self.profile, FdFlags::empty())?;
         let mut command = Command::new(&self.launcher);
-        command
-            .arg0(LAUNCHER)
-            .arg(self.profile.as_raw_fd().to_string())
-            .arg(name);
+        command.arg0(LAUNCHER);
+        if let Some(right) = reporter {
+            command.arg(REPORT).arg(right.as_raw_fd().to_string());
+        }
+        command.arg(self.profile.as_raw_fd().to_string()).arg(name);
         Ok(command)
     }
 }

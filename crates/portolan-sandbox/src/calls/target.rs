@@ -149,6 +149,14 @@ fn of_the_network(family: u16, rest: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+/// The process of a thread; the thread itself if that has ended.
+pub(crate) fn process_of(thread: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
+    let process = line.and_then(|number| number.trim().parse().ok());
+    process.unwrap_or(thread)
+}
+
 /// Without `.`, and followed where there is a `..`, which an exception cannot have.
 fn plain(path: &Path) -> PathBuf {
     let mut components = path.components();

@@ -47,9 +47,9 @@ pub(crate) fn seen(call: &Notification) -> Vec<Seen> {
     let target = Target::of(call);
     let seen = target.iter().flat_map(|target| {
         let steps = steps.iter();
-        steps.flat_map(|step| match *step {
-            Step::Connect(_) | Step::Bind(_) | Step::Socket => socket(target, *step),
-            _ => file(target, *step),
+        steps.flat_map(|step| match step.is_of_a_socket() {
+            true => socket(target, *step),
+            false => file(target, *step),
         })
     });
     seen.collect()

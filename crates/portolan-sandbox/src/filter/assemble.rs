@@ -8,12 +8,13 @@ use std::iter;
 
 use portolan_sys::confine::Instruction;
 
-use super::table::{CALLS, Condition, ENOSYS, Rule};
-use super::{Allowances, Architecture};
+use super::table::{CALLS, Case, Condition, ENOSYS, Rule};
+use super::{Allowances, Architecture, Wait};
 
 pub(super) const KILL_PROCESS: u32 = 0x8000_0000;
 pub(super) const ALLOW: u32 = 0x7fff_0000;
 pub(super) const ERRNO: u32 = 0x0005_0000;
+pub(super) const WAIT: u32 = 0x7fc0_0000;
 
 /// Operations of `linux/bpf_common.h`.
 pub(super) const LOAD: u16 = 0x20;
@@ -31,7 +32,12 @@ const ARGUMENTS: u32 = 16;
 /// Set in the numbers of x32 calls (`__X32_SYSCALL_BIT`).
 pub(super) const X32: u32 = 0x4000_0000;
 
-pub(super) fn assemble(architecture: Architecture, allowances: Allowances) -> Vec<Instruction> {
+/// `waits` says which of a call's outcomes somebody is asked about.
+pub(super) fn assemble(
+    architecture: Architecture,
+    allowances: Allowances,
+    waits: impl Fn(&str) -> Wait,
+) -> Vec<Instruction> {
     let mut program = vec![
         step(LOAD, ARCHITECTURE),
         skip(JUMP_EQUAL, architecture.token(), 1, 0),
@@ -47,7 +53,7 @@ pub(super) fn assemble(architecture: Architecture, allowances: Allowances) -> Ve
             step(RETURN, ERRNO | u32::from(ENOSYS)),
         ]);
     }
-    program.extend(search(&ranges(architecture), allowances));
+    program.extend(search(&ranges(architecture, waits), allowances));
     program
 }
 
@@ -55,6 +61,7 @@ pub(super) fn assemble(architecture: Architecture, allowances: Allowances) -> Ve
 struct Range {
     start: u32,
     rule: Rule,
+    wait: Wait,
 }
 
 /// The rule for calls that are not in the table.
@@ -63,43 +70,45 @@ const UNKNOWN: Rule = Rule {
     errno: ENOSYS,
 };
 
-fn ranges(architecture: Architecture) -> Vec<Range> {
-    let known = CALLS.iter().filter_map(|(_, numbers, rule)| {
-        let number = match architecture {
-            Architecture::X86_64 => numbers.x86_64,
-            Architecture::Aarch64 => numbers.aarch64,
-        };
-        Some((number?, *rule))
+fn ranges(architecture: Architecture, waits: impl Fn(&str) -> Wait) -> Vec<Range> {
+    let known = CALLS.iter().filter_map(|(name, numbers, rule)| {
+        let start = architecture.one_of(*numbers)?;
+        let (rule, wait) = (*rule, waits(name));
+        Some(Range { start, rule, wait })
     });
     let mut known: Vec<_> = known.collect();
-    known.sort_by_key(|(number, _)| *number);
-    let mut ranges: Vec<Range> = vec![Range {
-        start: 0,
+    known.sort_by_key(|range| range.start);
+    let following = known.iter().skip(1).map(|range| range.start);
+    let following: Vec<u32> = following.chain(iter::once(u32::MAX)).collect();
+    let unknown = |start| Range {
+        start,
         rule: UNKNOWN,
-    }];
-    let following = known.iter().skip(1).map(|(number, _)| *number);
-    for ((start, rule), next) in known.iter().zip(following.chain(iter::once(u32::MAX))) {
-        add(&mut ranges, *start, *rule);
-        if next > start + 1 {
-            add(&mut ranges, start + 1, UNKNOWN);
+        wait: Wait::Never,
+    };
+    let mut ranges = vec![unknown(0)];
+    for (range, next) in known.into_iter().zip(following) {
+        let behind = range.start + 1;
+        add(&mut ranges, range);
+        if next > behind {
+            add(&mut ranges, unknown(behind));
         }
     }
     ranges
 }
 
-fn add(ranges: &mut Vec<Range>, start: u32, rule: Rule) {
+fn add(ranges: &mut Vec<Range>, range: Range) {
     match ranges.last_mut() {
-        Some(last) if last.rule == rule => {}
-        Some(last) if last.start == start => last.rule = rule,
-        _ => ranges.push(Range { start, rule }),
+        Some(last) if (last.rule, last.wait) == (range.rule, range.wait) => {}
+        Some(last) if last.start == range.start => *last = range,
+        _ => ranges.push(range),
     }
 }
 
 fn search(ranges: &[Range], allowances: Allowances) -> Vec<Instruction> {
     let (lower, upper) = ranges.split_at(ranges.len() / 2);
     let (Some(first), false) = (upper.first(), lower.is_empty()) else {
-        let rule = ranges.first().map_or(UNKNOWN, |range| range.rule);
-        return decide(rule, allowances);
+        let range = ranges.first();
+        return range.map_or_else(Vec::new, |range| decide(range, allowances));
     };
     let below = search(lower, allowances);
     let mut program = vec![
@@ -111,13 +120,20 @@ fn search(ranges: &[Range], allowances: Allowances) -> Vec<Instruction> {
     program
 }
 
-fn decide(rule: Rule, allowances: Allowances) -> Vec<Instruction> {
+fn decide(range: &Range, allowances: Allowances) -> Vec<Instruction> {
+    let Range { rule, wait, .. } = range;
+    let allowed = match wait {
+        Wait::Allowed => WAIT,
+        _ => ALLOW,
+    };
+    let (met, lacking): (Vec<&Case>, Vec<&Case>) =
+        { rule.cases.iter() }.partition(|case| case.needs.are_met(allowances));
+    let lacking = lacking.into_iter();
+    let lacking = lacking.filter(|case| *wait == Wait::Lacking && case.needs.are_of_the_network());
+    let met = met.into_iter().map(|case| (case, allowed));
     let mut program = Vec::new();
-    for case in rule.cases {
-        if !case.needs.are_met(allowances) {
-            continue;
-        }
-        program.extend(check(case.conditions));
+    for (case, answer) in met.chain(lacking.map(|case| (case, WAIT))) {
+        program.extend(check(case.conditions, answer));
         if case.conditions.is_empty() {
             return program;
         }
@@ -126,12 +142,12 @@ fn decide(rule: Rule, allowances: Allowances) -> Vec<Instruction> {
     program
 }
 
-/// Returns if all conditions hold, else goes to what follows.
-fn check(conditions: &[Condition]) -> Vec<Instruction> {
+/// Returns the answer if all conditions hold, else goes to what follows.
+fn check(conditions: &[Condition], answer: u32) -> Vec<Instruction> {
     let Some((first, others)) = conditions.split_first() else {
-        return vec![step(RETURN, ALLOW)];
+        return vec![step(RETURN, answer)];
     };
-    let rest = check(others);
+    let rest = check(others, answer);
     let missed = step(JUMP, distance(rest.len()));
     let mut program = match *first {
         Condition::OneOf(argument, mask, values) => {

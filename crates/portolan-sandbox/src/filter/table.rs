@@ -68,6 +68,11 @@ impl Needs {
             Self::GroupServer => group_sockets && (server || !client),
         }
     }
+
+    /// Whether an entitlement for the network would meet them.
+    pub(super) fn are_of_the_network(self) -> bool {
+        matches!(self, Self::Client | Self::Server | Self::Network)
+    }
 }
 
 /// A condition on an argument. The kernel takes an `int` from the lower 32 bits, whatever is above
@@ -78,6 +83,18 @@ pub(super) enum Condition {
     OneOf(u8, u32, &'static [u32]),
     /// The pointer is null, all of its 64 bits.
     Null(u8),
+}
+
+impl Condition {
+    pub(super) fn holds(self, arguments: &[u64; 6]) -> bool {
+        let argument = |number: u8| arguments.get(usize::from(number)).copied();
+        match self {
+            Self::OneOf(number, mask, values) => {
+                argument(number).is_some_and(|value| values.contains(&(value as u32 & mask)))
+            }
+            Self::Null(number) => argument(number) == Some(0),
+        }
+    }
 }
 
 use Condition::{Null, OneOf};

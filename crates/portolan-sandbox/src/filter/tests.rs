@@ -1,5 +1,5 @@
 use super::assemble::{
-    ALLOW, AND, ERRNO, JUMP, JUMP_EQUAL, JUMP_GREATER_EQUAL, KILL_PROCESS, LOAD, RETURN, X32,
+    ALLOW, AND, ERRNO, JUMP, JUMP_EQUAL, JUMP_GREATER_EQUAL, KILL_PROCESS, LOAD, RETURN, WAIT, X32,
 };
 use super::table::{CALLS, Case, Condition, ENOSYS, EPERM, Needs, Rule};
 use super::*;
@@ -195,6 +195,86 @@ fn variations(rule: &Rule, values: &[u64]) -> Vec<[u64; 6]> {
     all
 }
 
+/// What whoever is asked about a call that waits makes of it.
+fn answered(architecture: Architecture, allowances: Allowances, data: &Data) -> u32 {
+    match verdict(architecture, allowances, data.number, &data.arguments) {
+        Verdict::Allowed => ALLOW,
+        Verdict::Refused(errno) => refused(errno),
+    }
+}
+
+/// Nothing comes of a call by being asked about that the ordinary filter would not have made of it:
+/// above all, none goes on that it refuses.
+#[test]
+fn who_is_asked_says_what_the_ordinary_filter_says_call_by_call() {
+    let values = interesting();
+    for architecture in ARCHITECTURES {
+        for allowances in [NOTHING, CLIENT, SERVER, EVERYTHING, OWN_TREE, SOCKETS] {
+            let ordinary = filter(architecture, allowances);
+            let reporting = reporting(architecture, allowances);
+            assert!(reporting.len() < 4096, "the kernel takes no longer ones");
+            for number in (0..2000).chain([X32 - 1, X32, u32::MAX]) {
+                for arguments in variations_of(architecture, number, &values) {
+                    let data = Data {
+                        number,
+                        architecture: architecture.token(),
+                        arguments,
+                    };
+                    let expected = run(&ordinary, &data).expect("an answer");
+                    let found = match run(&reporting, &data) {
+                        Some(WAIT) => answered(architecture, allowances, &data),
+                        other => other.expect("an answer"),
+                    };
+                    assert_eq!(found, expected, "{allowances:?} {data:x?}");
+                }
+            }
+        }
+    }
+}
+
+fn variations_of(architecture: Architecture, number: u32, values: &[u64]) -> Vec<[u64; 6]> {
+    let known =
+        { CALLS.iter() }.find(|(_, numbers, _)| architecture.one_of(*numbers) == Some(number));
+    let conditional = known.filter(|(_, _, rule)| {
+        let mut cases = rule.cases.iter();
+        cases.any(|case| !case.conditions.is_empty())
+    });
+    let fixed = [[0; 6], [1 << 32; 6], [u64::MAX; 6]];
+    let varied = conditional.map(|(_, _, rule)| variations(rule, values));
+    varied.into_iter().flatten().chain(fixed).collect()
+}
+
+#[test]
+fn what_landlock_judges_waits_and_what_an_entitlement_for_the_network_would_allow() {
+    let answer = |allowances, name: &str, arguments: &[u64]| {
+        let number = Architecture::X86_64.number(name).expect("a call");
+        let mut all = [0; 6];
+        all[..arguments.len()].copy_from_slice(arguments);
+        let program = reporting(Architecture::X86_64, allowances);
+        run(&program, &call(number, all)).expect("an answer")
+    };
+    for name in [
+        "open", "openat", "openat2", "execve", "unlinkat", "truncate",
+    ] {
+        assert_eq!(answer(NOTHING, name, &[]), WAIT, "{name}");
+    }
+    assert_eq!(answer(NOTHING, "read", &[]), ALLOW);
+    assert_eq!(answer(NOTHING, "unshare", &[]), refused(EPERM));
+    // No entitlement would allow it in T1; in T2 its path is looked at.
+    assert_eq!(answer(NOTHING, "chmod", &[]), refused(EPERM));
+    assert_eq!(answer(OWN_TREE, "chmod", &[]), WAIT);
+    assert_eq!(answer(NOTHING, "socket", &[2, 1]), WAIT);
+    assert_eq!(answer(CLIENT, "socket", &[2, 1]), ALLOW);
+    for never in [[1, 1], [2, 3], [16, 3]] {
+        let answer = answer(NOTHING, "socket", &never);
+        assert_eq!(answer, refused(EPERM), "{never:?}");
+    }
+    assert_eq!(answer(NOTHING, "connect", &[3]), WAIT);
+    assert_eq!(answer(SERVER, "connect", &[3]), WAIT);
+    assert_eq!(answer(CLIENT, "connect", &[3]), ALLOW);
+    assert_eq!(answer(CLIENT, "bind", &[3]), WAIT);
+}
+
 #[test]
 fn other_architectures_and_x32_are_killed() {
     for architecture in ARCHITECTURES {
@@ -262,6 +342,14 @@ const EVERYTHING: Allowances = Allowances {
     client: true,
     server: true,
     group_sockets: true,
+};
+const OWN_TREE: Allowances = Allowances {
+    own_tree: true,
+    ..NOTHING
+};
+const SOCKETS: Allowances = Allowances {
+    group_sockets: true,
+    ..NOTHING
 };
 const CLIENT: Allowances = Allowances {
     client: true,
@@ -379,10 +467,6 @@ fn no_child_has_namespaces_of_its_own() {
 
 #[test]
 fn paths_are_changed_only_in_a_tree_of_its_own() {
-    let own_tree = Allowances {
-        own_tree: true,
-        ..NOTHING
-    };
     for name in [
         "chmod",
         "fchmodat2",
@@ -391,7 +475,7 @@ fn paths_are_changed_only_in_a_tree_of_its_own() {
         "inotify_add_watch",
     ] {
         assert_eq!(answer(NOTHING, name, &[]), refused(EPERM), "{name}");
-        assert_eq!(answer(own_tree, name, &[]), ALLOW, "{name}");
+        assert_eq!(answer(OWN_TREE, name, &[]), ALLOW, "{name}");
     }
     assert_eq!(answer(NOTHING, "utimensat", &[3, 0, 0]), ALLOW);
     assert_eq!(answer(NOTHING, "utimensat", &[3, 1 << 32]), refused(EPERM));
@@ -400,16 +484,12 @@ fn paths_are_changed_only_in_a_tree_of_its_own() {
 
 #[test]
 fn group_servers_do_not_let_a_network_client_listen() {
-    let sockets = Allowances {
-        group_sockets: true,
-        ..NOTHING
-    };
-    assert_eq!(answer(sockets, "socket", &[1, 5]), ALLOW);
-    assert_eq!(answer(sockets, "socket", &[1, 2]), refused(EPERM));
-    assert_eq!(answer(sockets, "bind", &[]), ALLOW);
+    assert_eq!(answer(SOCKETS, "socket", &[1, 5]), ALLOW);
+    assert_eq!(answer(SOCKETS, "socket", &[1, 2]), refused(EPERM));
+    assert_eq!(answer(SOCKETS, "bind", &[]), ALLOW);
     let client = Allowances {
         client: true,
-        ..sockets
+        ..SOCKETS
     };
     assert_eq!(answer(client, "bind", &[]), refused(EPERM));
 }

@@ -47,6 +47,8 @@ pub(crate) enum Failure {
     Privileges(#[source] io::Error),
     #[error("cannot have the program's calls looked at")]
     Trace(#[source] io::Error),
+    #[error("cannot report what is refused to the program")]
+    Report(#[source] io::Error),
     #[error("cannot execute {}", program.display())]
     Exec { program: PathBuf, source: io::Error },
 }

@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use portolan_sys::inherit;
 use portolan_sys::orphans::Orphans;
@@ -21,6 +22,8 @@ const FIRST_SOCKET: u32 = 3;
 pub(crate) struct Inherited {
     bootstrap: Option<OwnedFd>,
     sockets: Vec<OwnedFd>,
+    /// Where the process is that reports what is refused to the program, which does not get this.
+    reporter: Option<UnixStream>,
 }
 
 impl Inherited {
@@ -38,7 +41,22 @@ impl Inherited {
         };
         close_others().map_err(Failure::Descriptors)?;
         refuse_ways_out(&bootstrap)?;
-        Ok(Self { bootstrap, sockets })
+        Ok(Self {
+            bootstrap,
+            sockets,
+            reporter: None,
+        })
+    }
+
+    pub(crate) fn with_reporter(self, reporter: UnixStream) -> Self {
+        Self {
+            reporter: Some(reporter),
+            ..self
+        }
+    }
+
+    pub(crate) fn reporter(&self) -> Option<&UnixStream> {
+        self.reporter.as_ref()
     }
 
     pub(crate) fn has_sockets(&self) -> bool {

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::probe::Part;
 use crate::profile::Tier;
@@ -24,7 +24,7 @@ use super::inherited::Inherited;
 use super::{Failure, end, privileges};
 
 /// What is handed on, and the signal that a child has ended.
-const SIGNALS: &[Signal] = &[
+pub(crate) const SIGNALS: &[Signal] = &[
     Signal::HUP,
     Signal::INT,
     Signal::QUIT,
@@ -92,8 +92,7 @@ pub(crate) struct First {
 pub(crate) fn first_process(_: Entered, inherited: Inherited) -> Result<First, Failure> {
     let (reader, status) = io::pipe().map_err(Failure::Process)?;
     // The tree of files is about to be replaced, for both processes.
-    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
-    let nothing = nothing.map_err(|error| Failure::Process(error.into()))?;
+    let nothing = nothing()?;
     let signals = Blocked::new(SIGNALS).map_err(Failure::Process)?;
     match confine::fork().map_err(Failure::Process)? {
         Fork::Child => {
@@ -117,16 +116,21 @@ pub(crate) fn first_process(_: Entered, inherited: Inherited) -> Result<First, F
                 signal => kill_process(child, signal),
             });
             let first = outside.map_err(Failure::Process)?;
-            end_as(reader, first, &signals)
+            end_as(said(reader).unwrap_or(first.as_raw()), &signals)
         }
     }
 }
 
-/// If the parent has ended before this was said, nobody reads from the pipe.
-fn die_with_parent(status: &io::PipeWriter) -> io::Result<()> {
+pub(crate) fn nothing() -> Result<OwnedFd, Failure> {
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    nothing.map_err(|error| Failure::Process(error.into()))
+}
+
+/// If the parent has ended before this was said, nobody has the other end of this.
+pub(crate) fn die_with_parent(other: impl AsFd) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let mut gone = [PollFd::new(status, PollFlags::empty())];
+    let mut gone = [PollFd::new(&other, PollFlags::empty())];
     match poll(&mut gone, Some(&Timespec::default()))? {
         0 => Ok(()),
         _ => end(1),
@@ -134,9 +138,9 @@ fn die_with_parent(status: &io::PipeWriter) -> io::Result<()> {
 }
 
 impl First {
-    /// Returns in the process that is to become the program, with its id in the namespace. This
-    /// one waits for it and for orphans, and ends with it.
-    pub(crate) fn program(self) -> Result<(Inherited, Pid), Failure> {
+    /// Returns in the process that is to become the program. This one waits for it and for orphans,
+    /// and ends with it.
+    pub(crate) fn program(self) -> Result<Inherited, Failure> {
         let Self {
             inherited,
             nothing,
@@ -148,7 +152,7 @@ impl First {
                 drop((nothing, status));
                 setsid().map_err(|error| Failure::Process(error.into()))?;
                 signals.unblock().map_err(Failure::Process)?;
-                Ok((inherited, rustix::process::getpid()))
+                Ok(inherited)
             }
             Fork::Parent(child) => {
                 drop(inherited);
@@ -169,7 +173,7 @@ impl First {
 
 /// Holds nothing open that the program has, and can do nothing but wait. It cannot be looked into
 /// by processes of the same user.
-fn become_bystander(nothing: OwnedFd) -> io::Result<()> {
+pub(crate) fn become_bystander(nothing: OwnedFd) -> io::Result<()> {
     rustix::stdio::dup2_stdin(&nothing)?;
     rustix::stdio::dup2_stdout(&nothing)?;
     rustix::stdio::dup2_stderr(&nothing)?;
@@ -178,7 +182,7 @@ fn become_bystander(nothing: OwnedFd) -> io::Result<()> {
 }
 
 /// Waits for the child and for whatever becomes one, and hands on signals. How the child ended.
-fn wait(
+pub(crate) fn wait(
     child: Pid,
     signals: &Blocked,
     hand_on: impl Fn(Signal) -> Result<(), Errno>,
@@ -200,14 +204,16 @@ fn wait(
     }
 }
 
-/// Ends this process as the program ended. If that is not known, there was no program, and the
-/// first process has said why; or the namespace was killed.
-fn end_as(mut reader: io::PipeReader, first: WaitStatus, signals: &Blocked) -> ! {
+/// How the program ended. If that is not known, there was no program, and the first process has said
+/// why; or the namespace was killed.
+fn said(mut reader: io::PipeReader) -> Option<i32> {
     let mut raw = [0; 4];
-    let status = match reader.read_exact(&mut raw) {
-        Ok(()) => i32::from_le_bytes(raw),
-        Err(_) => first.as_raw(),
-    };
+    let read = reader.read_exact(&mut raw);
+    read.ok().map(|()| i32::from_le_bytes(raw))
+}
+
+/// Ends this process as another ended.
+pub(crate) fn end_as(status: i32, signals: &Blocked) -> ! {
     // As wait(2) has it: the exit status above the signal.
     let signal = status & 0x7f;
     if signal != 0 {

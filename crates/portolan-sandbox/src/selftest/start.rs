@@ -67,6 +67,9 @@ pub(super) fn start(wishes: &Start<'_>) -> Result<Spawned, SelftestError> {
 /// The number of the descriptor with the profile.
 pub(super) const PROFILE: u32 = 4;
 
+/// The number of the descriptor of a right to report with, which nobody takes reports from.
+pub(super) const REPORTER: u32 = 5;
+
 /// How many descriptors are left open that should not be.
 const CARELESS: usize = 100;
 
@@ -95,11 +98,13 @@ pub(super) fn run(
     let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
     let pair = rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None);
     let (ours, theirs) = pair.map_err(failed)?;
+    let pair = rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None);
+    let (_nobody, reporter) = pair.map_err(failed)?;
     let profile = profile.unwrap_or(null.as_fd());
     let mut descriptors = [&null, &out, &errors, &theirs]
         .map(|one| one.as_fd())
         .to_vec();
-    descriptors.push(profile);
+    descriptors.extend([profile, reporter.as_fd()]);
     descriptors.resize(descriptors.len() + CARELESS, null.as_fd());
     let descriptors: Vec<_> = descriptors.into_iter().map(Descriptor::Inherited).collect();
     let process = start(&Start {

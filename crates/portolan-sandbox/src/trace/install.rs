@@ -1,17 +1,12 @@
-//! The filter that makes calls wait, and handing on where they are told of.
+//! The filter that makes calls wait.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::AsFd;
 
 use portolan_sys::confine::Instruction;
 use portolan_sys::notify::Listener;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 
-use crate::calls::CALLS;
+use crate::calls::{self, CALLS};
 use crate::filter::Architecture;
 
 const LOAD: u16 = 0x20;
@@ -60,33 +55,7 @@ fn skip(code: u16, jump_true: u8, jump_false: u8, operand: u32) -> Instruction {
 pub fn install(socket: impl AsFd) -> io::Result<()> {
     let architecture = Architecture::current().ok_or(io::ErrorKind::Unsupported)?;
     rustix::thread::set_no_new_privs(true)?;
-    hand_on(&Listener::install(&program(architecture))?, socket)
-}
-
-/// Hands a listener to whoever has the other end of the socket.
-pub(super) fn hand_on(listener: &Listener, socket: impl AsFd) -> io::Result<()> {
-    let handed = [listener.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&handed));
-    let bytes = [IoSlice::new(b"l")];
-    sendmsg(socket, &bytes, &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// Takes the listener that is handed on. `None` if whoever would do that has gone.
-pub(super) fn take(socket: impl AsFd) -> io::Result<Option<Listener>> {
-    let mut byte = [0];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut into = [IoSliceMut::new(&mut byte)];
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    rustix::io::retry_on_intr(|| recvmsg(&socket, &mut into, &mut ancillary, flags))?;
-    let handed = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-        _ => None,
-    });
-    Ok(handed.map(Listener::from))
+    calls::hand_on(&Listener::install(&program(architecture))?, socket)
 }
 
 #[cfg(test)]

@@ -6,13 +6,10 @@ use std::path::PathBuf;
 
 use portolan_sys::notify::{Listener, Notification};
 use portolan_sys::signals::Blocked;
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::findings::Findings;
-use super::install;
-use crate::calls::{Seen, seen};
+use crate::calls::{self, Seen, seen};
 
 /// A program whose calls are looked at.
 #[derive(Debug)]
@@ -34,7 +31,7 @@ impl Trace {
     /// What recvmsg(2) says.
     pub fn begin(socket: impl AsFd) -> io::Result<Option<Self>> {
         Blocked::new(&[Signal::INT, Signal::QUIT])?;
-        let handed = install::take(socket)?;
+        let handed = calls::take(socket)?;
         let start = std::env::current_dir()?;
         Ok(handed.map(|listener| Self { listener, start }))
     }
@@ -46,21 +43,8 @@ impl Trace {
     /// What the kernel says. Calls that wait go on waiting until this is dropped, and fail then.
     pub fn watch(&self) -> io::Result<Findings> {
         let mut findings = Findings::default();
-        loop {
-            let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
-            match poll(&mut ready, None) {
-                Err(Errno::INTR) => continue,
-                other => other?,
-            };
-            if !ready[0].revents().contains(PollFlags::IN) {
-                return Ok(findings);
-            }
-            match self.listener.receive() {
-                Ok(call) => self.see_to(&call, &mut findings)?,
-                Err(error) if is_gone(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
+        calls::each(&self.listener, |call| self.see_to(call, &mut findings))?;
+        Ok(findings)
     }
 
     fn see_to(&self, call: &Notification, findings: &mut Findings) -> io::Result<()> {
@@ -74,16 +58,6 @@ impl Trace {
                 findings.note(used, is_from_the_start.then_some(&self.start));
             }
         }
-        match self.listener.go_on(call.id) {
-            Err(error) if !is_gone(&error) => Err(error),
-            _ => Ok(()),
-        }
+        self.listener.go_on(call.id)
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::NOENT | Errno::SRCH)
-    )
 }

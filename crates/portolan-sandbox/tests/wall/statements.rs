@@ -1,5 +1,6 @@
 //! The statements about walls. What is attempted is in the table of `portolan_sandbox::selftest`.
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::process::Command;
 
@@ -239,6 +240,45 @@ fn w20_only_the_known_metadata_leaks_and_none_in_t2() {
                 );
             }
         }
+    });
+}
+
+#[test]
+fn w21_the_walls_are_the_same_for_files_when_refusals_are_reported() {
+    hold_with_reports(1..=3);
+}
+
+#[test]
+fn w21_the_walls_are_the_same_for_sockets_when_refusals_are_reported() {
+    hold_with_reports(4..=9);
+}
+
+#[test]
+fn w21_the_walls_are_the_same_for_processes_when_refusals_are_reported() {
+    hold_with_reports(10..=13);
+}
+
+#[test]
+fn w21_the_walls_are_the_same_for_all_else_when_refusals_are_reported() {
+    hold_with_reports(14..=21);
+}
+
+/// Who is asked about a call lets none through that the walls would not.
+fn hold_with_reports(statements: RangeInclusive<u8>) {
+    let all: Vec<_> = attempts()
+        .filter(|one| statements.contains(&one.statement))
+        .collect();
+    ways::each(|way| {
+        let selftest = Selftest::new(Path::new(LAUNCHER)).expect("portolan-probe");
+        let selftest = selftest.with_reports(true);
+        let report = selftest.run(&way.tiers, &all).expect("a report");
+        for row in &report.rows {
+            for tier in &way.tiers {
+                let verdict = row.verdict(*tier).expect("it was made");
+                assert!(verdict.is_good(), "{tier} {verdict:?} {}", way.says(row));
+            }
+        }
+        assert_eq!(report.changes, []);
     });
 }
 

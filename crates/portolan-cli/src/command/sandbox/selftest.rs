@@ -20,7 +20,7 @@ pub(crate) fn run(options: &args::Selftest) -> anyhow::Result<()> {
     if options.no_namespaces {
         return Err(without_namespaces(&launcher));
     }
-    let test = Selftest::new(&launcher)?;
+    let test = Selftest::new(&launcher)?.with_reports(options.report);
     let attempts = chosen(&options.attempts)?;
     let found = test.tiers()?;
     let tiers = tiers(&found, options.tier)?;
