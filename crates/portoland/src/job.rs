@@ -177,6 +177,8 @@ pub struct Job {
     pub entitlements: Option<Entitlements>,
     /// How strong the walls are in which its entitlements keep it.
     pub isolation: Isolation,
+    /// Whether what the kernel refuses to it is in `portolan sandbox log` too.
+    pub report_refusals: bool,
     /// Jobs that are started before it, if they are started.
     #[serde(serialize_with = "text::each")]
     pub after: Vec<JobLabel>,
@@ -189,6 +191,13 @@ pub struct Job {
 const DEFAULT_CHECK_IN: Duration = Duration::from_secs(30);
 
 impl Job {
+    /// Whether it is locked in by its entitlements.
+    #[must_use]
+    pub fn is_confined(&self) -> bool {
+        let entitlements = self.entitlements.as_ref();
+        entitlements.is_some_and(|all| all.app_sandbox)
+    }
+
     /// How long it has to check in; nothing if there is no limit.
     #[must_use]
     pub fn check_in_time(&self) -> Option<Duration> {

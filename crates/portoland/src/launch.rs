@@ -28,6 +28,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use portolan_sandbox::probe::LAUNCHER;
+use portolan_sandbox::report::REPORT;
 use portolan_sys::spawn::{Descriptor, Limit, Spawn, SpawnError, Step, spawn};
 use portolan_wire::instance::mark as instance_mark;
 use portolan_wire::label::JobLabel;
@@ -61,6 +62,9 @@ pub struct Launcher {
 pub struct Inheritance<'a> {
     /// Its bootstrap right. The number of its descriptor there is in `PORTOLAN_BOOTSTRAP_FD`.
     pub bootstrap: BorrowedFd<'a>,
+    /// With what its launcher reports what is refused to it, if it is confined; nothing is reported if
+    /// not given.
+    pub reporter: Option<BorrowedFd<'a>>,
     /// What it reads from, if the job has no `StandardInPath`; nothing if not given.
     pub standard_in: Option<BorrowedFd<'a>>,
     /// What it writes to, if the job has no `StandardOutPath`; to nowhere if not given.
@@ -90,8 +94,8 @@ pub fn random_instance() -> io::Result<u64> {
 
 const NOTHING: &CStr = c"/dev/null";
 
-/// Behind the sockets are the bootstrap right and then the profile of a confined program, and the
-/// first socket's number is 3.
+/// Behind the sockets are the bootstrap right and then the profile of a confined program, which the
+/// right to report with follows, and the first socket's number is 3.
 const PROFILE_BEHIND_SOCKETS: usize = 4;
 
 /// What a job of the category `Background` gets if it does not say otherwise.
@@ -161,7 +165,7 @@ impl Launcher {
         let mut texts = Texts::new(job, directory, &program, &variables, inheritance.instance)?;
         if let Some(confinement) = &confinement {
             let profile = inheritance.sockets.len() + PROFILE_BEHIND_SOCKETS;
-            texts.confine(confinement, profile)?;
+            texts.confine(confinement, profile, inheritance.reporter.is_some())?;
         }
         let leaf = self.leaf(&job.label, inheritance.instance)?;
         let opened = match &leaf {
@@ -287,9 +291,18 @@ impl Texts {
     }
 
     /// Puts the launcher in the program's place. The program gets the same arguments from it.
-    fn confine(&mut self, confinement: &Confinement, profile: usize) -> Result<(), StartError> {
+    fn confine(
+        &mut self,
+        confinement: &Confinement,
+        profile: usize,
+        reports: bool,
+    ) -> Result<(), StartError> {
         self.program = text(confinement.launcher.as_os_str())?;
-        let before = [LAUNCHER.to_owned(), profile.to_string()];
+        let mut before = vec![LAUNCHER.to_owned()];
+        if reports {
+            before.extend([REPORT.to_owned(), (profile + 1).to_string()]);
+        }
+        before.push(profile.to_string());
         let before = before.iter().map(|one| text(one.as_ref()));
         let before: Vec<CString> = before.collect::<Result<_, _>>()?;
         self.arguments.splice(0..0, before);
@@ -319,8 +332,10 @@ fn descriptors<'a>(
     let sockets = inheritance.sockets.iter();
     descriptors.extend(sockets.map(|(_, socket)| Descriptor::Inherited(*socket)));
     descriptors.push(Descriptor::Inherited(inheritance.bootstrap));
-    let profile = confinement.map(|confinement| confinement.profile.as_fd());
-    descriptors.extend(profile.map(Descriptor::Inherited));
+    if let Some(confinement) = confinement {
+        descriptors.push(Descriptor::Inherited(confinement.profile.as_fd()));
+        descriptors.extend(inheritance.reporter.map(Descriptor::Inherited));
+    }
     descriptors
 }
 

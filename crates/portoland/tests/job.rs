@@ -763,6 +763,26 @@ fn entitlements_without_an_effect_are_warnings_at_their_places() {
 }
 
 #[test]
+fn refusals_are_reported_of_jobs_that_are_confined() {
+    let keys = "Label = \"a\"\nProgram = \"/bin/true\"\nReportRefusals = true\n";
+    let reading = |more: &str| Reading::of(format!("{keys}{more}").as_bytes());
+    let sandbox = reading("[Entitlements]\n'com.apple.security.app-sandbox' = true\n");
+    assert!(sandbox.job.as_ref().is_some_and(|job| job.report_refusals));
+    assert_eq!(warnings(&sandbox), []);
+    for without in [
+        "",
+        "[Entitlements]\n'com.apple.security.network.client' = true\n",
+    ] {
+        let reading = reading(without);
+        assert_eq!(
+            warnings(&reading),
+            [("ReportRefusals", &Warning::NothingRefused)]
+        );
+    }
+    assert!(!with("").job.expect("a job").report_refusals);
+}
+
+#[test]
 fn entitlements_are_checked_with_their_places() {
     let (at, key, what) = error(
         "[Entitlements]\n'com.apple.security.app-sandbox' = true\n\

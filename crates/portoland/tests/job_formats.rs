@@ -236,6 +236,7 @@ fn jobs() -> impl Strategy<Value = Vec<Item>> {
         ("MachServices", mach_services()),
         ("Sockets", sockets()),
         ("Entitlements", entitlements()),
+        ("ReportRefusals", flags()),
         ("After", arrays(labels())),
         ("Requires", arrays(labels())),
         ("LimitLoadToSessionType", arrays(texts())),
@@ -316,7 +317,11 @@ proptest! {
     fn a_job_is_serialized_as_what_it_was_read_from(items in jobs()) {
         let (job, _) = read(&document(items).write(Format::Binary).expect("write"));
         for file in serialized(&job) {
-            prop_assert_eq!(read(&file), (job.clone(), Vec::new()));
+            let (again, mut warnings) = read(&file);
+            prop_assert_eq!(&again, &job);
+            // That is said of the job, however it is written.
+            warnings.retain(|one| !one.contains("ReportRefusals"));
+            prop_assert_eq!(warnings, Vec::<String>::new());
         }
     }
 

@@ -41,6 +41,7 @@ fn list(texts: &[&str]) -> String {
 
 fn inheritance(bootstrap: BorrowedFd<'_>) -> Inheritance<'_> {
     Inheritance {
+        reporter: None,
         bootstrap,
         standard_in: None,
         standard_out: None,

@@ -14,6 +14,7 @@ mod log;
 mod names;
 mod pages;
 mod parts;
+mod report;
 mod sandbox;
 mod selftest;
 mod service;

@@ -165,6 +165,9 @@ pub enum Warning {
         /// Why it has no effect.
         reason: Reason,
     },
+    /// What is refused to a job is to be reported, and nothing is.
+    #[error("has no effect without com.apple.security.app-sandbox among the Entitlements")]
+    NothingRefused,
     /// A key of a socket in the file system for one in the network, or the other way round.
     #[error("means nothing for this kind of socket, take it out")]
     OtherKindOfSocket,

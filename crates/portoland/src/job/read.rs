@@ -93,6 +93,7 @@ fn fields(keys: &mut Keys<'_, '_, '_>) -> Option<Job> {
         sockets: sockets(keys),
         entitlements: keys.get("Entitlements"),
         isolation: keys.word("Isolation", ISOLATIONS).unwrap_or_default(),
+        report_refusals: keys.get("ReportRefusals").unwrap_or(false),
         after: keys.get("After").unwrap_or_default(),
         requires: keys.get("Requires").unwrap_or_default(),
         // Last, so that all keys are known.
@@ -134,6 +135,10 @@ fn check(job: &Job, items: &[Item], log: &mut Log<'_>) {
         if labels.contains(&job.label) {
             log.error(&place(items, &[key]), JobError::WaitsForItself);
         }
+    }
+    if job.report_refusals && !job.is_confined() {
+        let place = place(items, &["ReportRefusals"]);
+        log.warn(&place, Warning::NothingRefused);
     }
 }
 

@@ -94,8 +94,7 @@ impl Walls {
         job: &Job,
         account: Option<&Account>,
     ) -> Result<Option<Ward>, StartError> {
-        let entitlements = job.entitlements.as_ref();
-        if !entitlements.is_some_and(|all| all.app_sandbox) {
+        if !job.is_confined() {
             return Ok(None);
         }
         let (uid, gid) = user(account);

@@ -76,6 +76,7 @@ impl Server {
     ) -> Result<u32, StartError> {
         let missing = || StartError::Bootstrap;
         let number = launch::random_instance().map_err(|_| missing())?;
+        let reporter = self.reporter_of(job);
         let now = self.now();
         let known = self.jobs.supervisor.job(job).ok_or_else(missing)?;
         let shop = self.jobs.workshop.as_ref().ok_or_else(missing)?;
@@ -84,11 +85,13 @@ impl Server {
         let sockets: Vec<_> = sockets
             .map(|(name, socket)| (name.to_owned(), socket))
             .collect();
+        let reporter = reporter.as_ref().map(AsFd::as_fd);
         let notify = shop.notices.path().to_string_lossy().into_owned();
         let instance = shop.launcher.start(
             known,
             &Inheritance {
                 bootstrap: bootstrap.as_fd(),
+                reporter,
                 standard_in: None,
                 standard_out: Some(parts.log.input()),
                 standard_error: Some(parts.log.input()),

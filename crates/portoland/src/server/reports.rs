@@ -4,6 +4,7 @@
 //! else. What it says is believed of that program, and of no other.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 
 use portolan_port::Message;
 use portolan_wire::bootstrap::{Reply, Request};
@@ -14,6 +15,7 @@ use super::Server;
 use super::answer::{Caller, Refused, done};
 use super::door::Whose;
 use super::violations::Refusal;
+use crate::registry::JobKey;
 
 impl Server {
     /// A right to report with, for whoever starts a program.
@@ -26,6 +28,22 @@ impl Server {
         let key = self.doors.next_key();
         let right = self.open_door(key, Whose::reporter(label))?;
         Ok(done(&Reply::Done).with_right(right))
+    }
+
+    /// What the launcher of a job reports with. A job for which there is none left is started without.
+    pub(super) fn reporter_of(&mut self, job: JobKey) -> Option<OwnedFd> {
+        let known = self.jobs.supervisor.job(job)?;
+        if !known.report_refusals || !known.is_confined() {
+            return None;
+        }
+        let label = known.label.clone();
+        let key = self.doors.next_key();
+        let right = self.open_door(key, Whose::reporter(label.clone())).ok();
+        let socket = right.and_then(|right| right.into_socket().ok());
+        if socket.is_none() {
+            tracing::warn!(%label, "what is refused to it is not reported: there are too many rights");
+        }
+        socket
     }
 
     /// Takes a report, which nobody waits to be answered. Whatever else comes without a right to answer

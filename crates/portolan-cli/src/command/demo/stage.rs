@@ -68,6 +68,7 @@ impl<'a> Stage<'a> {
         let started = self.launcher.start(
             &job,
             &Inheritance {
+                reporter: None,
                 bootstrap: right.as_fd(),
                 standard_in: None,
                 standard_out: Some(theirs.as_fd()),
