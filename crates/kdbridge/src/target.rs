@@ -150,6 +150,13 @@ pub trait Target: Memory {
         Ok(None)
     }
 
+    /// How many bytes the register has that requests which are handed on give this number; `None` if there is
+    /// none.
+    fn size_of_register(&self, number: u64) -> Option<usize> {
+        let _ = number;
+        None
+    }
+
     /// Has the target's own monitor do what `request`, of the GDB protocol, says. Gives the packets of the
     /// answer: what the monitor prints, and how it ended.
     ///
@@ -336,6 +343,10 @@ impl<T: Target + ?Sized> Target for Box<T> {
 
     fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
         (**self).forward(cpu, request)
+    }
+
+    fn size_of_register(&self, number: u64) -> Option<usize> {
+        (**self).size_of_register(number)
     }
 
     fn monitor(&mut self, cpu: Cpu, request: &[u8]) -> Result<Vec<Vec<u8>>, TargetError> {

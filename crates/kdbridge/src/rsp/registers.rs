@@ -92,6 +92,12 @@ impl Layout {
         Some(register.number)
     }
 
+    /// How many bytes the register of this number has.
+    pub(super) fn size(&self, number: u64) -> Option<usize> {
+        let is_it = |register: &&Register| register.number as u64 == number;
+        Some(self.0.iter().find(is_it)?.bytes)
+    }
+
     /// What a `g` packet says; `None` if it is too short to have the general registers. What the target
     /// does not know is 0.
     pub(super) fn read(&self, reply: &[u8]) -> Option<Registers> {
@@ -205,6 +211,8 @@ mod tests {
         );
         assert_eq!(layout.place("eflags"), Some((8, 4)));
         assert_eq!(layout.number("cr4"), Some(41));
+        assert_eq!(layout.size(41), Some(8));
+        assert_eq!(layout.size(42), None);
         assert_eq!(layout.place("cr4"), Some((20, 8)));
         assert!(layout.is_amd64());
     }

@@ -34,6 +34,9 @@ const KGDB_FIRST: &[u8] = b"fffffffe";
 const KGDB_ADVICE: &str = "kgdb does not listen meanwhile; \
     `echo g > /proc/sysrq-trigger` in the machine, or SysRq-G at its console, makes it";
 
+/// How many registers a debugger may assume where none are described, and how large each may be.
+const ASSUMED: (u64, usize) = (512, 64);
+
 /// The most packets that a list of threads comes in.
 const MAX_LISTS: usize = 4096;
 
@@ -47,6 +50,8 @@ pub struct RspTarget {
     patience: Duration,
     features: Features,
     layout: Layout,
+    /// The stub has said what that is.
+    described: bool,
     amd64: bool,
     /// Reads of physical memory can be asked for.
     physical: bool,
@@ -105,6 +110,7 @@ impl RspTarget {
             patience,
             features: Features::default(),
             layout: Layout::of_amd64(),
+            described: false,
             amd64: true,
             physical: false,
             vcont: false,
@@ -234,6 +240,7 @@ impl RspTarget {
         if description.layout != Layout::default() {
             self.amd64 = description.amd64 && description.layout.is_amd64();
             self.layout = description.layout;
+            self.described = true;
         } else if description.names_architecture {
             // Its registers are those that GDB assumes for it.
             self.amd64 = description.amd64;
@@ -310,6 +317,16 @@ impl RspTarget {
         }
     }
 
+    /// QEMU drops what is longer than it said, and does not answer.
+    fn check_length(&self, request: &[u8]) -> Result<(), TargetError> {
+        // With `$`, `#` and two digits around it.
+        let too_long = |most: usize| request.len() + 4 > most;
+        match self.features.packet.is_some_and(too_long) {
+            true => Err(TargetError::Refused("take so long a request")),
+            false => Ok(()),
+        }
+    }
+
     fn leave(&mut self, state: State) {
         self.state = state;
         self.root = None;
@@ -342,12 +359,22 @@ impl Target for RspTarget {
     }
 
     fn forward(&mut self, cpu: Cpu, request: &[u8]) -> Result<Option<Vec<u8>>, TargetError> {
+        self.check_length(request)?;
         self.select(cpu)?;
         self.root = None;
         self.ask(request).map(Some)
     }
 
+    fn size_of_register(&self, number: u64) -> Option<usize> {
+        if self.described {
+            return self.layout.size(number);
+        }
+        let (count, bytes) = ASSUMED;
+        (number < count).then_some(bytes)
+    }
+
     fn monitor(&mut self, cpu: Cpu, request: &[u8]) -> Result<Vec<Vec<u8>>, TargetError> {
+        self.check_length(request)?;
         self.select(cpu)?;
         self.root = None;
         self.settle()?;

@@ -47,7 +47,9 @@ pub(super) fn query<T: Target>(
 
 /// What LLDB's own stub knows better.
 fn is_about_program(request: &[u8]) -> bool {
-    matches!(request, b"qHostInfo" | b"qProcessInfo") || request.starts_with(b"qMemoryRegionInfo:")
+    let region = request.strip_prefix(b"qMemoryRegionInfo:");
+    let region = region.and_then(hex::number);
+    matches!(request, b"qHostInfo" | b"qProcessInfo") || region.is_some()
 }
 
 /// What no x86-64 processor has addresses for, not with five levels of page tables either.

@@ -178,9 +178,7 @@ impl<T: Target> Conversation<'_, T> {
             self.machine.cache.clear();
         }
         if self.native() {
-            let request = [&[kind], rest].concat();
-            let reply = self.machine.target.forward(cpu, &request)?;
-            return Ok(Answer::Packet(reply.unwrap_or_default()));
+            return self.native_registers(kind, rest, cpu);
         }
         let mut packet = xml::packet(&self.machine.target.registers(cpu)?, self.owner());
         match kind {
@@ -204,6 +202,29 @@ impl<T: Target> Conversation<'_, T> {
         let registers = xml::registers(packet.as_bytes()).ok_or(Refusal::Malformed)?;
         self.machine.target.set_registers(cpu, &registers)?;
         Ok("OK".into())
+    }
+
+    /// The target's own packets. QEMU takes any number for a place in its tables, so that only those go
+    /// there which its registers have.
+    fn native_registers(&mut self, kind: u8, rest: &[u8], cpu: Cpu) -> Result<Answer, Refusal> {
+        let target = &mut self.machine.target;
+        let mut parts = rest.splitn(2, |&byte| byte == b'=');
+        let number = parts.next().and_then(hex::number);
+        let size = number.and_then(|number| target.size_of_register(number));
+        let fits = match kind {
+            b'g' => rest.is_empty(),
+            b'p' => size.is_some() && parts.next().is_none(),
+            b'P' => size.zip(parts.next()).is_some_and(is_value),
+            _ => {
+                let all = target.forward(cpu, b"g")?.unwrap_or_default();
+                is_value((all.len() / 2, rest))
+            }
+        };
+        if !fits {
+            return Err(Refusal::Malformed);
+        }
+        let reply = target.forward(cpu, &[&[kind], rest].concat())?;
+        Ok(Answer::Packet(reply.unwrap_or_default()))
     }
 
     /// Takes `;thread:1;` off, if that was settled.
@@ -402,14 +423,13 @@ impl<T: Target> Conversation<'_, T> {
     }
 
     fn description(&mut self, request: &[u8], file: &[u8]) -> Result<Answer, Refusal> {
+        let (name, range) = transfer(file)?;
         if self.native() {
             return self.forward(request);
         }
-        let mut parts = file.split(|&byte| byte == b':');
-        if parts.next() != Some(b"target.xml") {
+        if name != b"target.xml" {
             return Ok("E00".into());
         }
-        let range = parts.next().and_then(hex::pair).ok_or(Refusal::Malformed)?;
         Ok(piece(xml::description(self.owner()).as_bytes(), range))
     }
 
@@ -422,8 +442,7 @@ impl<T: Target> Conversation<'_, T> {
 
     /// The path of the kernel's file, for one process or for all; else of the program's.
     fn file(&mut self, request: &[u8], range: &[u8]) -> Result<Answer, Refusal> {
-        let range = range.split(|&byte| byte == b':').nth(1);
-        let range = range.and_then(hex::pair).ok_or(Refusal::Malformed)?;
+        let (_, range) = transfer(range)?;
         match self.kernel_file() {
             Some(path) => Ok(piece(path.as_os_str().as_bytes(), range)),
             None if self.knows(EXEC_FILE) => self.forward(request),
@@ -455,11 +474,12 @@ impl<T: Target> Conversation<'_, T> {
     /// What the target may know. What would change how it speaks is not passed on.
     fn pass(&mut self, request: &[u8]) -> Result<Answer, Refusal> {
         let command = request.starts_with(b"qRcmd,");
-        let mut passed = PASSED.iter().filter(|request| self.knows(request));
-        if !command && !passed.any(|known| request.starts_with(known.as_bytes())) {
-            return Ok("".into());
-        }
         if !command {
+            let mut passed = PASSED.iter().filter(|request| self.knows(request));
+            let Some(file) = passed.find_map(|known| request.strip_prefix(known.as_bytes())) else {
+                return Ok("".into());
+            };
+            transfer(file)?;
             return self.forward(request);
         }
         self.standing()?;
@@ -500,6 +520,21 @@ impl<'a> Action<'a> {
             thread: parts.next(),
         })
     }
+}
+
+/// Whether these are digits of so many bytes at most, and of one at least.
+fn is_value((most, digits): (usize, &[u8])) -> bool {
+    hex::decode(digits).is_some_and(|bytes| (1..=most).contains(&bytes.len()))
+}
+
+/// The name of a file and a part of it, as in `target.xml:0,fff`. Stubs keep such numbers as integers of C.
+fn transfer(file: &[u8]) -> Result<(&[u8], (u64, u64)), Refusal> {
+    const MAX: u64 = i32::MAX as u64;
+    let colon = file.iter().position(|&byte| byte == b':');
+    let (name, range) = file.split_at(colon.ok_or(Refusal::Malformed)?);
+    let range = range.get(1..).and_then(hex::pair);
+    let range = range.filter(|(at, length)| *at <= MAX && *length <= MAX);
+    Ok((name, range.ok_or(Refusal::Malformed)?))
 }
 
 /// A part of a file, and whether it was the last one.

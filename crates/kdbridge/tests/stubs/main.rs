@@ -6,6 +6,7 @@ mod debugger;
 mod hostile;
 mod kgdb;
 mod late;
+mod numbers;
 mod passed;
 mod processors;
 mod raw;
