@@ -7,9 +7,10 @@ mod image;
 mod search;
 mod uuid;
 
+pub(crate) use convert::loaded_segments;
 pub use convert::{ConvertError, to_elf};
 pub(crate) use file::symbols_in;
 pub use file::{FileError, MachFile, Symbol};
 pub use image::{HEADER_BYTES, Image, ImageError, Kind, Section, Segment, SymbolTable};
-pub use search::{Files, SearchError, find, open_matching};
+pub use search::{Files, Index, SearchError, find, open_matching};
 pub use uuid::{NotUuid, Uuid};

@@ -1,5 +1,7 @@
 //! An XNU kernel that was found, and the files about it: what a debugger is told of them.
 
+mod extension;
+
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -7,13 +9,15 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::discover::xnu::{self, FILE_BASE, Kernel, Kext, KextError};
+use crate::discover::xnu::{self, FILE_BASE, Kernel, KextError};
 use crate::kdp::Reentry;
 use crate::macho::{
     self, ConvertError, FileError, Files, MachFile, SearchError, Segment, Symbol, Uuid,
 };
 use crate::symbols::{self, BuildId, ElfFile, Kind, SymbolTable};
 use crate::target::{Memory, TargetError};
+
+pub use extension::Extension;
 
 const REENTRY_DEADLINE: &str = "_kdp_reentry_deadline";
 const REENTRY_HANDLER: &str = "_kdp_ml_enter_debugger";
@@ -65,21 +69,6 @@ pub struct Symbols {
     /// How far the kernel lies above them.
     pub slide: u64,
     names: Vec<Symbol>,
-}
-
-/// An extension and the copy of it for gdb.
-#[derive(Debug)]
-pub struct Extension {
-    /// What the kernel says of it.
-    pub kext: Kext,
-    /// Where its segments are, in the order of the file.
-    pub segments: Vec<u64>,
-    /// The copy, if its files were found.
-    pub elf: Option<PathBuf>,
-    /// What that was made from.
-    pub file: Option<PathBuf>,
-    /// How far the extension lies above the addresses there.
-    pub slide: Option<u64>,
 }
 
 impl Symbols {
@@ -150,35 +139,7 @@ impl Symbols {
             return Ok(Vec::new());
         };
         let kexts = xnu::kexts(memory, pointer)?;
-        Ok(kexts
-            .into_iter()
-            .map(|kext| Extension::of(memory, kext, Some(places)))
-            .collect())
-    }
-}
-
-impl Extension {
-    /// What is in memory of an extension, and the copy of its files if they are to be searched.
-    #[must_use]
-    pub fn of(memory: &mut dyn Memory, kext: Kext, places: Option<&Places>) -> Self {
-        let segments = xnu::segments(memory, &kext).map_or_else(
-            |_| vec![kext.address],
-            |segments| segments.iter().map(|segment| segment.address).collect(),
-        );
-        let files = places.map(|places| (macho::find(&places.search, kext.uuid), places));
-        let elf = files
-            .as_ref()
-            .and_then(|(files, places)| copy(files, kext.uuid, &places.cache).ok());
-        let file = files.and_then(|(files, _)| files.image.or(files.dwarf));
-        let linked = file.as_ref().and_then(|path| MachFile::open(path).ok());
-        let linked = linked.and_then(|file| file.image().base());
-        Self {
-            slide: linked.map(|linked| kext.address.wrapping_sub(linked)),
-            file,
-            elf,
-            kext,
-            segments,
-        }
+        Ok(Extension::all(memory, kexts, Some(places)))
     }
 }
 

@@ -75,8 +75,8 @@ impl Kernel {
         };
         match kernel.list_kexts(memory) {
             Ok(kexts) => {
-                let loaded = kexts.into_iter().map(|kext| loaded(memory, kext, places));
-                kernel.modules = loaded.collect();
+                let extensions = Extension::all(memory, kexts, places).into_iter();
+                kernel.modules = extensions.map(loaded).collect();
             }
             Err(error) => kernel.unlisted = Some(error),
         }
@@ -92,16 +92,16 @@ impl Kernel {
 }
 
 /// An extension with what its files say; its segments count as its sections.
-fn loaded(memory: &mut dyn Memory, kext: Kext, places: Option<&Places>) -> Loaded {
-    let segments = xnu::segments(memory, &kext).unwrap_or_default();
-    let segments = segments.into_iter().map(|it| (it.name, it.address));
+fn loaded(extension: Extension) -> Loaded {
     let Extension {
         kext,
+        segments,
         elf,
         file,
         slide,
         ..
-    } = Extension::of(memory, kext, places);
+    } = extension;
+    let segments = segments.into_iter().map(|it| (it.name, it.address));
     let elf = elf.and_then(|path| ElfFile::open(&path).ok());
     let symbols = elf.as_ref().map(SymbolTable::of_file);
     let symbols = symbols.and_then(Result::ok).unwrap_or_default();

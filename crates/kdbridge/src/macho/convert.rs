@@ -14,7 +14,7 @@ use crate::elf::{
 };
 
 use super::file::{FileError, MachFile, Symbol};
-use super::image::{Section, Segment};
+use super::image::{Image, Section, Segment};
 
 const PROTECTION_WRITE: u32 = 2;
 const PROTECTION_EXECUTE: u32 = 4;
@@ -81,10 +81,15 @@ pub fn to_elf(image: &MachFile, dwarf: &MachFile, to: &mut impl Write) -> Result
     elf.write(&programs, to)
 }
 
-/// The segments that are in memory.
+/// The segments that are in memory, each of which is one of the copy.
 fn loaded(file: &MachFile) -> impl Iterator<Item = &Segment> {
+    loaded_segments(file.image())
+}
+
+/// The same of what an image says of itself.
+pub(crate) fn loaded_segments(image: &Image) -> impl Iterator<Item = &Segment> {
     let skipped = ["__PAGEZERO", "__LINKEDIT", "__DWARF"];
-    let segments = file.image().segments.iter();
+    let segments = image.segments.iter();
     segments.filter(move |segment| !skipped.contains(&segment.name.as_str()))
 }
 

@@ -165,6 +165,18 @@ impl Image {
         Ok(image)
     }
 
+    /// One that has these segments and nothing else.
+    #[cfg(test)]
+    pub(crate) fn of_segments(kind: Kind, segments: Vec<Segment>) -> Self {
+        Self {
+            kind,
+            uuid: None,
+            segments,
+            symbols: None,
+            flags: 0,
+        }
+    }
+
     /// Takes a command into account; `None` if it is too short for what it is.
     fn add(&mut self, command: &[u8]) -> Option<()> {
         match command.u32(0)? {

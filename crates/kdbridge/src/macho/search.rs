@@ -1,6 +1,7 @@
 //! Where the files about a kernel or a kernel extension are: in kernel debug kits, dSYM bundles, or
 //! simply in a folder.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -19,12 +20,23 @@ const KITS: &str = "/Library/Developer/KDKs";
 const MOST_FILES: usize = 50_000;
 
 /// What was found for a UUID.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Files {
     /// The image itself.
     pub image: Option<PathBuf>,
     /// Its debug information.
     pub dwarf: Option<PathBuf>,
+}
+
+impl Files {
+    /// Takes a file that is about the same, unless there was one of its kind before.
+    fn take(&mut self, file: &MachFile) {
+        let place = match file.image().kind {
+            Kind::DSYM => &mut self.dwarf,
+            _ => &mut self.image,
+        };
+        place.get_or_insert_with(|| file.path().to_owned());
+    }
 }
 
 /// Why a file is not used.
@@ -58,21 +70,56 @@ pub enum SearchError {
 #[must_use]
 pub fn find(places: &[PathBuf], uuid: Uuid) -> Files {
     let mut found = Files::default();
-    let mut left = MOST_FILES;
-    let mut see = |path: &Path| {
-        look(path, uuid, &mut found);
+    look_through(places, &mut |file| {
+        if file.image().uuid == Some(uuid) {
+            found.take(file);
+        }
         match found.image.is_some() && found.dwarf.is_some() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }
+    });
+    found
+}
+
+/// What the files and folders of a search have, by UUID: for whoever asks for many.
+#[derive(Debug, Default)]
+pub struct Index(BTreeMap<Uuid, Files>);
+
+impl Index {
+    /// Looks through the same places as [`find`], once.
+    #[must_use]
+    pub fn of(places: &[PathBuf]) -> Self {
+        let mut index = BTreeMap::<Uuid, Files>::new();
+        look_through(places, &mut |file| {
+            if let Some(uuid) = file.image().uuid {
+                index.entry(uuid).or_default().take(file);
+            }
+            ControlFlow::Continue(())
+        });
+        Self(index)
+    }
+
+    /// What was there for a UUID.
+    #[must_use]
+    pub fn files(&self, uuid: Uuid) -> Files {
+        self.0.get(&uuid).cloned().unwrap_or_default()
+    }
+}
+
+/// Shows `see` every image and its debug information, until it has enough.
+fn look_through(places: &[PathBuf], see: &mut dyn FnMut(&MachFile) -> ControlFlow<()>) {
+    let mut left = MOST_FILES;
+    let mut open = |path: &Path| match MachFile::open(path) {
+        Ok(file) => see(&file),
+        Err(_) => ControlFlow::Continue(()),
     };
     let places = places.iter().map(PathBuf::as_path);
     let mut places = places.chain([Path::new(KITS)]);
     let _broken_off = places.try_for_each(|place| match place.is_dir() {
-        true => walk(place, &mut left, &mut see),
-        false => see(place),
+        true => walk(place, &mut left, &mut open),
+        false => open(place),
     });
-    found
 }
 
 /// Opens `path` if it has this UUID. A bundle, or an image with one beside it, is opened as its debug
@@ -102,18 +149,4 @@ fn bundled(path: &Path) -> Option<PathBuf> {
     let folder = path.join("Contents/Resources/DWARF");
     let mut files = fs::read_dir(folder).ok()?.flatten();
     files.next().map(|entry| entry.path())
-}
-
-fn look(path: &Path, uuid: Uuid, found: &mut Files) {
-    let Ok(file) = MachFile::open(path) else {
-        return;
-    };
-    if file.image().uuid != Some(uuid) {
-        return;
-    }
-    let place = match file.image().kind {
-        Kind::DSYM => &mut found.dwarf,
-        _ => &mut found.image,
-    };
-    place.get_or_insert_with(|| path.to_owned());
 }

@@ -70,7 +70,7 @@ fn extensions_are_copied_with_where_they_lie() {
         panic!("{extensions:?}")
     };
     assert_eq!(extension.kext.name, "com.example.counter");
-    assert_eq!(extension.segments[0], extension.kext.address);
+    assert_eq!(extension.segments[0].address, extension.kext.address);
     assert!(extension.elf.as_ref().expect("a copy").exists());
 }
 
