@@ -117,7 +117,9 @@ impl<T: Target> Machine<T> {
         self.hooks.state += 1;
         for (at, trap) in self.traps.clone() {
             if trap.is_breakpoint() && is_in(&before, at) && !is_in(&self.hooks.libraries, at) {
-                self.clear(at, trap)?;
+                // Where there is no memory any more there is nothing to take off.
+                self.clear(at, trap).or_else(TargetError::survived)?;
+                self.traps.remove(&(at, trap));
             }
         }
         Ok(true)

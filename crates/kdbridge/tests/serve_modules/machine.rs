@@ -1,6 +1,7 @@
 //! A machine that does nothing but come to places, where breakpoints are bytes in memory.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub(crate) struct State {
     /// It can be stopped while it runs.
     pub(crate) interruptible: bool,
     pub(crate) path: VecDeque<Comes>,
+    /// Memory that is there no more.
+    pub(crate) freed: Range<u64>,
     rip: u64,
     libraries: Vec<Library>,
     motion: Option<Motion>,
@@ -55,6 +58,7 @@ impl Machine {
             room: 100,
             interruptible: true,
             path: VecDeque::new(),
+            freed: 0..0,
             rip: TEXT,
             libraries: Vec::new(),
             motion: None,
@@ -171,6 +175,9 @@ impl Target for Machine {
         let original = state.traps.remove(&at);
         let original = original.ok_or(TargetError::Refused("have such a trap there"))?;
         state.place(at, 1)?[0] = original;
+        if state.freed.contains(&at) {
+            return Err(TargetError::Unreadable(at));
+        }
         Ok(())
     }
 

@@ -258,6 +258,26 @@ fn k07_no_breakpoint_stays_in_memory_that_is_freed() {
 }
 
 #[test]
+fn k07_a_breakpoint_is_forgotten_whose_memory_was_freed_before_that_was_noticed() {
+    let machine = Machine::new();
+    let bridge = Bridge::serve(&machine);
+    let mut gdb = bridge.gdb();
+    machine.comes(LOADS, Some(vec![library("a", MODULES)]));
+    assert_eq!(gdb.ask("vCont;c"), NEWS);
+    assert_eq!(gdb.ask(&format!("Z0,{MODULES:x},1")), "OK");
+    machine.state().freed = MODULES..MODULES + 0x1000;
+    machine.comes(LOADS, Some(Vec::new()));
+    assert_eq!(gdb.ask("vCont;c"), NEWS);
+    assert_eq!(gdb.ask("D"), "OK");
+    while !machine.is_left_alone() {
+        thread::yield_now();
+    }
+    assert!(bridge.gdb().libraries().starts_with('l'));
+    let remarks = bridge.remarks.lock().unwrap();
+    assert!(remarks.is_empty(), "{remarks:?}");
+}
+
+#[test]
 fn k07_nothing_is_left_in_a_kernel_that_a_debugger_leaves() {
     let machine = Machine::new();
     let mut bridge = Bridge::serve(&machine);
