@@ -60,12 +60,21 @@ pub type Locate = Box<dyn FnMut(&mut dyn Target) -> Option<Whereabouts> + Send>;
 pub struct Library {
     /// Its file, for GDB.
     pub file: PathBuf,
-    /// Where each section of that is which takes memory, in the order of the file.
-    pub sections: Vec<u64>,
+    /// Where the parts of that are.
+    pub parts: Parts,
     /// A copy that is linked to where it is, for LLDB, and the lowest address in it.
     pub copy: Option<(PathBuf, u64)>,
     /// The memory that it takes.
     pub memory: Vec<Range<u64>>,
+}
+
+/// Where the parts of a file are in memory, in the order of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parts {
+    /// Each section that takes memory, of a file that is not linked.
+    Sections(Vec<u64>),
+    /// Each segment, of one that is linked to somewhere else.
+    Segments(Vec<u64>),
 }
 
 /// What a kernel has loaded.
@@ -78,6 +87,11 @@ pub trait Modules: Send {
     fn hooks(&mut self, target: &mut dyn Target) -> Vec<u64> {
         let _ = target;
         Vec::new()
+    }
+
+    /// Whether LLDB has to be told of them. It finds the extensions of XNU by itself, and watches the list.
+    fn are_for_lldb(&self) -> bool {
+        true
     }
 
     /// A file with nothing in it, and an address where nothing is. LLDB does not look at a list that is

@@ -1,6 +1,7 @@
 //! An XNU kernel that was found, and the files about it: what a debugger is told of them.
 
 mod extension;
+mod extensions;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -18,6 +19,7 @@ use crate::symbols::{self, BuildId, ElfFile, Kind, SymbolTable};
 use crate::target::{Memory, TargetError};
 
 pub use extension::Extension;
+pub use extensions::Extensions;
 
 const REENTRY_DEADLINE: &str = "_kdp_reentry_deadline";
 const REENTRY_HANDLER: &str = "_kdp_ml_enter_debugger";
@@ -199,7 +201,9 @@ fn copy(found: &Files, uuid: Uuid, cache: &Path) -> Result<PathBuf, FilesError> 
     } else {
         "elf"
     };
-    let path = cache.join(format!("{uuid}.{COPY_VERSION}.{suffix}"));
+    // Debuggers show this to people.
+    let name = image.file_name().unwrap_or_default().to_string_lossy();
+    let path = cache.join(format!("{name}.{uuid}.{COPY_VERSION}.{suffix}"));
     if !is_whole(&path, uuid) {
         let (image, dwarf) = (open(image)?, open(dwarf)?);
         write(&image, &dwarf, &path).map_err(|error| FilesError::Copy(path.clone(), error))?;

@@ -14,7 +14,7 @@ use super::{Module, library_addresses, library_memory};
 use crate::discover::linux;
 use crate::kernel::{Found, Kernel, KernelError, Sources};
 use crate::pages::Pages;
-use crate::serve::Library;
+use crate::serve::{Library, Parts};
 use crate::symbols::{BuildId, Cache, ElfFile, Index};
 use crate::target::{Memory, Target};
 
@@ -197,7 +197,7 @@ impl Libraries {
                 true => file,
                 false => other_path(&file),
             },
-            sections: library_addresses(module, elf),
+            parts: Parts::Sections(library_addresses(module, elf)),
             copy,
             memory: library_memory(module, elf),
         }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::Module;
+use crate::serve::Parts;
 use crate::symbols::ElfFile;
 use crate::symbols::bytes::Bytes;
 
@@ -54,16 +55,20 @@ pub fn library_memory(module: &Module, elf: &ElfFile) -> Vec<Range<u64>> {
         .collect()
 }
 
-/// GDB's list of libraries, of files and the addresses of their sections.
+/// GDB's list of libraries, of files and the addresses of their parts.
 #[must_use]
-pub fn library_list<'a>(libraries: impl IntoIterator<Item = (&'a str, &'a [u64])>) -> String {
+pub fn library_list<'a>(libraries: impl IntoIterator<Item = (&'a str, &'a Parts)>) -> String {
     let mut text = "<library-list>".to_owned();
-    for (path, addresses) in libraries {
+    for (path, parts) in libraries {
         text.push_str("<library name=\"");
         text.extend(path.chars().map(escaped));
         text.push_str("\">");
+        let (part, addresses) = match parts {
+            Parts::Sections(addresses) => ("section", addresses),
+            Parts::Segments(addresses) => ("segment", addresses),
+        };
         for address in addresses {
-            text.push_str(&format!("<section address=\"{address:#x}\"/>"));
+            text.push_str(&format!("<{part} address=\"{address:#x}\"/>"));
         }
         text.push_str("</library>");
     }
@@ -137,9 +142,10 @@ mod tests {
 
     #[test]
     fn a_list_as_gdb_reads_it() {
-        let list = library_list([("/a<&\"b.ko", [0x10, 0].as_slice()), ("/c.ko", &[])]);
+        let parts = [Parts::Sections(vec![0x10, 0]), Parts::Segments(vec![0x20])];
+        let list = library_list(["/a<&\"b.ko", "/c"].into_iter().zip(&parts));
         let first = r#"<library name="/a&lt;&amp;&quot;b.ko"><section address="0x10"/>"#;
-        let rest = r#"<section address="0x0"/></library><library name="/c.ko"></library>"#;
+        let rest = r#"<section address="0x0"/></library><library name="/c"><segment address="0x20"/></library>"#;
         assert_eq!(list, format!("<library-list>{first}{rest}</library-list>"));
         assert_eq!(library_list([]), "<library-list></library-list>");
     }

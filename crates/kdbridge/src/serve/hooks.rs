@@ -6,10 +6,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Library;
 use super::client::Talk;
 use super::dialect::Dialect;
 use super::machine::Machine;
+use super::{Library, Parts};
 use crate::modules::library_list;
 use crate::target::{Cpu, Stop, Target, TargetError, Trap};
 
@@ -61,12 +61,15 @@ impl Hooks {
 impl<T: Target> Machine<T> {
     /// The modules, as a debugger reads them.
     pub(super) fn libraries(&mut self, talk: &mut Talk) -> Result<String, TargetError> {
+        if talk.dialect == Dialect::Lldb && !self.options.modules.are_for_lldb() {
+            return Ok(library_list([]));
+        }
         self.list_libraries()?;
         talk.knows_libraries = Some(self.hooks.state);
         let libraries = self.hooks.libraries.iter();
         if talk.dialect == Dialect::Gdb {
-            let listed = libraries
-                .filter_map(|library| Some((library.file.to_str()?, library.sections.as_slice())));
+            let listed =
+                libraries.filter_map(|library| Some((library.file.to_str()?, &library.parts)));
             return Ok(library_list(listed));
         }
         let copies = libraries.filter_map(|library| library.copy.clone());
@@ -75,10 +78,11 @@ impl<T: Target> Machine<T> {
         }
         let nothing = self.options.modules.nothing();
         let listed = nothing.iter().chain(&talk.copies);
-        let listed = listed.filter_map(|(path, base)| Some((path.to_str()?, [*base])));
+        let listed =
+            listed.filter_map(|(path, base)| Some((path.to_str()?, Parts::Sections(vec![*base]))));
         let listed: Vec<_> = listed.collect();
         Ok(library_list(
-            listed.iter().map(|(path, base)| (*path, base.as_slice())),
+            listed.iter().map(|(path, parts)| (*path, parts)),
         ))
     }
 

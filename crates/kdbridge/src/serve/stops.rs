@@ -62,6 +62,7 @@ impl<T: Target> Machine<T> {
         }
         let known = talk.knows_libraries == Some(self.libraries_state());
         let outdated = !known && !self.is_running() && self.may_have_kernel();
+        let outdated = outdated && self.options.modules.are_for_lldb();
         if talk.dialect == Dialect::Lldb && outdated {
             // It asks for the modules only when it is told that there are others.
             reply += "library:1;";

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use kdbridge::serve::{Library, Modules};
+use kdbridge::serve::{Library, Modules, Parts};
 use kdbridge::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
 
 /// Where its code is.
@@ -38,6 +38,8 @@ pub(crate) struct State {
     pub(crate) path: VecDeque<Comes>,
     /// Memory that is there no more.
     pub(crate) freed: Range<u64>,
+    /// LLDB does not find the modules by itself.
+    pub(crate) for_lldb: bool,
     rip: u64,
     libraries: Vec<Library>,
     motion: Option<Motion>,
@@ -59,6 +61,7 @@ impl Machine {
             interruptible: true,
             path: VecDeque::new(),
             freed: 0..0,
+            for_lldb: true,
             rip: TEXT,
             libraries: Vec::new(),
             motion: None,
@@ -87,7 +90,7 @@ impl Machine {
 pub(crate) fn library(name: &str, at: u64) -> Library {
     Library {
         file: format!("/modules/{name}.ko").into(),
-        sections: vec![at],
+        parts: Parts::Sections(vec![at]),
         copy: Some((format!("/copies/{name}.ko").into(), at)),
         memory: vec![at..at + 0x1000, at + 0x1000..at + 0x2000],
     }
@@ -243,6 +246,10 @@ impl Modules for Machine {
 
     fn hooks(&mut self, _: &mut dyn Target) -> Vec<u64> {
         vec![LOADS, UNLOADS]
+    }
+
+    fn are_for_lldb(&self) -> bool {
+        self.state().for_lldb
     }
 
     fn nothing(&self) -> Option<(PathBuf, u64)> {

@@ -278,6 +278,21 @@ fn k07_a_breakpoint_is_forgotten_whose_memory_was_freed_before_that_was_noticed(
 }
 
 #[test]
+fn k07_lldb_is_told_of_nothing_that_it_finds_by_itself() {
+    let machine = Machine::new();
+    machine.state().for_lldb = false;
+    let bridge = Bridge::serve(&machine);
+    let mut lldb = bridge.debugger();
+    lldb.ask("QThreadSuffixSupported");
+    assert!(!lldb.ask("?").contains("library"));
+    assert_eq!(lldb.libraries(), "l<library-list></library-list>");
+    machine.comes(LOADS, Some(vec![library("a", MODULES)]));
+    lldb.runs_until_interrupted();
+    assert_eq!(machine.state().traps.len(), 0);
+    assert!(bridge.gdb().libraries().contains("/modules/a.ko"));
+}
+
+#[test]
 fn k07_nothing_is_left_in_a_kernel_that_a_debugger_leaves() {
     let machine = Machine::new();
     let mut bridge = Bridge::serve(&machine);

@@ -20,7 +20,11 @@ pub(crate) struct Kernel {
 
 impl Kernel {
     pub(crate) fn start(built: &Built, slide: u64) -> Self {
-        let machine = Machine::new(built, slide, false);
+        Self::of(Machine::new(built, slide, false))
+    }
+
+    /// The kernel of a machine that does not listen.
+    pub(crate) fn of(machine: Machine) -> Self {
         let ticks = Arc::clone(&machine.ticks);
         let identity = Identity {
             banner: machine.banner().into_bytes(),

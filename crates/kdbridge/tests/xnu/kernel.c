@@ -1,6 +1,6 @@
 /* What a debugger looks for in an XNU kernel, with the names that it has there, and just enough
    to run: a processor that idles, system calls that make processes and set attributes of files, a
-   timer that enters the debugger. */
+   timer that enters the debugger, an extension that comes and goes. */
 
 typedef unsigned long long uint64_t;
 typedef unsigned int uint32_t;
@@ -185,6 +185,8 @@ proc_t processor_idle(proc_t thread, struct processor *processor) {
     return thread;
 }
 
+void update_kexts(void);
+
 void idle_thread(void *parameter) {
     for (;;) {
         processor_idle(0, &cpu_data);
@@ -194,6 +196,7 @@ void idle_thread(void *parameter) {
         if ((cpu_data.idle_count & 7) == 4) {
             unix_syscall64(&initproc, 236);
         }
+        update_kexts();
     }
 }
 
@@ -205,4 +208,65 @@ void call_continuation(void) {
 void kernel_bootstrap(void) {
     kdp_ml_enter_debugger();
     call_continuation();
+}
+
+#include "kmod.h"
+
+/* What the kernel knows of the one extension there is. The machine says where its image is. */
+struct OSKext {
+    void *vtable;
+    uint64_t retain_count;
+    void *dictionaries[9];
+    struct kmod_info *kmod_info;
+} example_kext;
+
+/* How many extensions are to be loaded, one at most; with 2 it is loaded and unloaded all the time. A
+   debugger writes it: there is no kextload. */
+volatile int wanted_kexts;
+
+/* The machine puts the image of the extension into memory, or takes it out of there. */
+static void map_kext(int loaded) {
+    __asm__ volatile("vmcall" : : "a"(loaded) : "memory");
+}
+
+static void OSKext_updateLoadedKextSummaries(uint32_t count) {
+    gLoadedKextSummaries = 0;
+    loaded_kext_summaries.numSummaries = count;
+    gLoadedKextSummaries = &loaded_kext_summaries;
+    OSKextLoadedKextSummariesUpdated();
+}
+
+__attribute__((used)) int OSRuntimeFinalizeCPP(struct OSKext *kext) __asm__("__Z20OSRuntimeFinalizeCPPP6OSKext");
+
+int OSRuntimeFinalizeCPP(struct OSKext *kext) {
+    return kext->kmod_info->reference_count;
+}
+
+void OSKext_load(struct OSKext *kext) {
+    map_kext(1);
+    OSKext_updateLoadedKextSummaries(1);
+    kext->kmod_info->start(kext->kmod_info, 0);
+}
+
+void OSKext_unload(struct OSKext *kext) {
+    kext->kmod_info->stop(kext->kmod_info, 0);
+    OSRuntimeFinalizeCPP(kext);
+    map_kext(0);
+    OSKext_updateLoadedKextSummaries(0);
+}
+
+void kexts_are_as_wanted(void) {
+}
+
+void update_kexts(void) {
+    int loaded = loaded_kext_summaries.numSummaries;
+    if (loaded == wanted_kexts) {
+        return;
+    }
+    if (!loaded) {
+        OSKext_load(&example_kext);
+    } else {
+        OSKext_unload(&example_kext);
+    }
+    kexts_are_as_wanted();
 }

@@ -216,6 +216,28 @@ fn k28_the_article_about_kdp_in_gdb_with_interrupts() {
     assert_transcript("macos-kdp-gdb.txt", &said);
 }
 
+/// What no article has.
+#[test]
+fn k28_an_extension_that_is_loaded_while_gdb_is_connected() {
+    let built = Built::new();
+    let machine = Machine::with_extensions(&built, SLIDE, false, 0);
+    let kernel = Kernel::of(machine);
+    let place = (kernel.place(), "kdp:192.168.56.10");
+    let session = Session::new(built, (&place.0, place.1), &[]);
+    let said = session.gdb(&[
+        "target remote :2345",
+        "set breakpoint pending on",
+        "break example_start",
+        "set variable wanted_kexts = 1",
+        "continue",
+        "backtrace 2",
+        "print ki->name",
+        "info sharedlibrary",
+        "detach",
+    ]);
+    assert_transcript("macos-kdp-gdb-extension.txt", &said);
+}
+
 #[test]
 fn k10_debuggers_that_it_starts_are_given_the_files_of_the_kernel() {
     let built = Built::new();

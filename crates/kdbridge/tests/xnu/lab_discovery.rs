@@ -186,7 +186,7 @@ fn extensions_are_listed_with_where_their_segments_are() {
     let file = fs::read(built.kext()).expect("an extension");
     assert_eq!(
         (kext.name.as_str(), kext.load_tag),
-        ("com.example.counter", 0)
+        ("com.example.counter", 1)
     );
     assert_eq!(kext.uuid.to_string(), machine::uuid(&file));
     let segments = xnu::segments(&mut machine, kext).expect("segments");

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,7 @@ const PHYSICAL: u64 = 0xffff_ff80_0000_0000;
 /// The flag that lets interrupts through.
 const INTERRUPTS: u64 = 0x200;
 
+const RAX: usize = 0;
 const RSP: usize = 7;
 const RBP: usize = 6;
 
@@ -43,12 +44,60 @@ struct Region {
     bytes: Vec<u8>,
 }
 
+/// The extension's name.
+const EXTENSION: &str = "com.example.counter";
+
+/// How far above the kernel it is, and how far apart from where it was before.
+const TO_EXTENSION: u64 = 0x200_0000;
+const EXTENSION_STEP: u64 = 0x10_0000;
+
+const KMOD_INFO_BYTES: usize = 196;
+
+/// An extension that the machine can load.
+#[derive(Debug, Clone)]
+struct Extension {
+    image: Vec<u8>,
+    /// Where it is when it is loaded for the first time.
+    base: u64,
+    load_tag: u32,
+    /// Where its functions to start and to stop, and what the kernel is to know of it, are linked to.
+    functions: [u64; 2],
+    info: u64,
+    /// Where the kernel has a pointer to that, and the extension's place in its list.
+    object: u64,
+    summary: u64,
+}
+
+impl Extension {
+    fn new(built: &Built, slide: u64) -> Self {
+        let image = built.kext();
+        let at = |name: &str| address_in(&image, name);
+        Self {
+            base: FILE_BASE + slide + TO_EXTENSION,
+            load_tag: 0,
+            functions: [at("_example_start"), at("_example_stop")],
+            info: at("_kmod_info"),
+            object: address(built, "_example_kext") + slide + 88,
+            summary: address(built, "_loaded_kext_summaries") + slide + 16,
+            image: fs::read(&image).expect("an extension"),
+        }
+    }
+
+    fn address(&self) -> u64 {
+        self.base + (u64::from(self.load_tag) - 1) * EXTENSION_STEP
+    }
+}
+
 /// The machine. It stands still first, as boot-arg `debug=1` makes a kernel do.
 #[derive(Debug)]
 pub(crate) struct Machine {
     regions: Vec<Region>,
     registers: Registers,
-    traps: BTreeSet<u64>,
+    /// The breakpoints that are set.
+    pub(crate) traps: Arc<Mutex<BTreeSet<u64>>>,
+    /// How many of them lay in an extension when its memory was freed.
+    pub(crate) stale: Arc<AtomicU64>,
+    extension: Extension,
     running: bool,
     stepping: bool,
     interrupt: bool,
@@ -62,11 +111,24 @@ pub(crate) struct Machine {
     pub(crate) uuid: String,
     /// How often the kernel looked in.
     pub(crate) ticks: Arc<AtomicU64>,
+    /// How often memory was read that is not there.
+    pub(crate) misses: Arc<AtomicU64>,
 }
 
 impl Machine {
     /// The machine with the kernel `slide` bytes above where it is linked to.
     pub(crate) fn new(built: &Built, slide: u64, listens: bool) -> Self {
+        Self::with_extensions(built, slide, listens, 1)
+    }
+
+    /// The same with so many extensions loaded, one or none; the kernel has as many as its variable
+    /// `wanted_kexts` says when it runs next.
+    pub(crate) fn with_extensions(
+        built: &Built,
+        slide: u64,
+        listens: bool,
+        extensions: u32,
+    ) -> Self {
         let kernel = fs::read(built.kernel()).expect("a kernel");
         let at = |name: &str| address(built, name) + slide;
         let base = FILE_BASE + slide;
@@ -78,7 +140,9 @@ impl Machine {
                 segments: [8, 0x10, 0, 0, 0, 0],
                 ..Registers::default()
             },
-            traps: BTreeSet::new(),
+            traps: Arc::default(),
+            stale: Arc::default(),
+            extension: Extension::new(built, slide),
             running: true,
             stepping: false,
             interrupt: false,
@@ -89,6 +153,7 @@ impl Machine {
             slide,
             uuid: uuid(&kernel),
             ticks: Arc::default(),
+            misses: Arc::default(),
         };
         machine.regions.push(Region {
             base: STACK,
@@ -96,7 +161,13 @@ impl Machine {
         });
         machine.registers.general[RSP] = STACK + STACK_BYTES as u64 - 128;
         machine.add_lowglo(base, at("_version"));
-        machine.add_kexts(built, base, at("_loaded_kext_summaries"));
+        if extensions != 0 {
+            machine.load_extension().expect("room");
+        }
+        let extensions = extensions.to_le_bytes();
+        for variable in [at("_loaded_kext_summaries") + 8, at("_wanted_kexts")] {
+            machine.write(variable, &extensions).expect("room");
+        }
         let stop = machine.wait(Duration::from_secs(10));
         assert!(matches!(stop, Ok(Some(Stop::Signal(..)))), "{stop:?}");
         machine
@@ -128,21 +199,46 @@ impl Machine {
         });
     }
 
-    fn add_kexts(&mut self, built: &Built, base: u64, summaries: u64) {
-        let kext = fs::read(built.kext()).expect("an extension");
-        let address = base + 0x200_0000;
-        let regions = loaded(&kext, address);
-        let size: usize = regions.iter().map(|region| region.bytes.len()).sum();
+    /// Puts the extension into memory, each time somewhere else, and lists it.
+    fn load_extension(&mut self) -> Result<(), TargetError> {
+        self.extension.load_tag += 1;
+        let it = self.extension.clone();
+        let address = it.address();
+        let regions = loaded(&it.image, address);
+        let size = regions.iter().map(|region| region.bytes.len() as u64).sum();
         self.regions.extend(regions);
-        let mut entry = vec![0; 136];
-        entry[..19].copy_from_slice(b"com.example.counter");
-        entry[64..80].copy_from_slice(&uuid_bytes(&kext));
-        for (at, value) in [(80, address), (88, size as u64), (96, 1)] {
-            entry[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        let mut info = [0; KMOD_INFO_BYTES];
+        let mut entry = [0; 136];
+        info[16..][..EXTENSION.len()].copy_from_slice(EXTENSION.as_bytes());
+        entry[..EXTENSION.len()].copy_from_slice(EXTENSION.as_bytes());
+        entry[64..80].copy_from_slice(&uuid_bytes(&it.image));
+        let put = |into: &mut [u8], at: usize, value: u64| {
+            into[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        };
+        let tag = u64::from(it.load_tag);
+        for (at, value) in [(80, address), (88, size), (96, 1), (104, tag)] {
+            put(&mut entry, at, value);
         }
-        self.write(summaries + 8, &1u32.to_le_bytes())
-            .expect("room");
-        self.write(summaries + 16, &entry).expect("room");
+        let [start, stop] = it.functions.map(|function| function + address);
+        for (at, value) in [(156, address), (164, size), (180, start), (188, stop)] {
+            put(&mut info, at, value);
+        }
+        let info_at = it.info + address;
+        self.write(info_at, &info)?;
+        self.write(it.object, &info_at.to_le_bytes())?;
+        self.write(it.summary, &entry)
+    }
+
+    /// Frees its memory, and whatever is there.
+    fn unload_extension(&mut self) {
+        let start = self.extension.address();
+        let inside = |at: u64| (start..start + EXTENSION_STEP).contains(&at);
+        self.regions.retain(|region| !inside(region.base));
+        let mut traps = self.traps.lock().expect("traps");
+        let before = traps.len();
+        traps.retain(|&at| !inside(at));
+        let stale = (before - traps.len()) as u64;
+        self.stale.fetch_add(stale, Ordering::Relaxed);
     }
 
     fn region(&self, at: u64) -> Option<(usize, usize)> {
@@ -190,11 +286,15 @@ impl Machine {
         Ok(())
     }
 
+    fn is_trapped(&self, at: u64) -> bool {
+        self.traps.lock().expect("traps").contains(&at)
+    }
+
     /// Lets it run until it stops or `deadline` is there.
     fn run(&mut self, deadline: Instant) -> Option<Stop> {
         let mut turns = 0u32;
         loop {
-            if self.traps.contains(&self.registers.rip) {
+            if self.is_trapped(self.registers.rip) {
                 return Some(Stop::Breakpoint(CPU));
             }
             if std::mem::take(&mut self.interrupt) {
@@ -247,6 +347,8 @@ impl Machine {
             Mnemonic::Nop => {}
             Mnemonic::Hlt => return Ok(Done::Idle),
             Mnemonic::Int3 => return Ok(Done::Trap),
+            Mnemonic::Vmcall if self.registers.general[RAX] == 0 => self.unload_extension(),
+            Mnemonic::Vmcall => self.load_extension().map_err(|_| Fault(SIGSEGV))?,
             Mnemonic::Mov | Mnemonic::Movzx => {
                 let value = self.get(it, 1)?;
                 self.set_operand(it, 0, value)?;
@@ -492,7 +594,10 @@ impl Memory for Machine {
     fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
         let (mut at, mut left) = (at, into);
         while !left.is_empty() {
-            let (region, offset) = self.region(at).ok_or(TargetError::Unreadable(at))?;
+            let Some((region, offset)) = self.region(at) else {
+                self.misses.fetch_add(1, Ordering::Relaxed);
+                return Err(TargetError::Unreadable(at));
+            };
             let there = &self.regions[region].bytes[offset..];
             let length = there.len().min(left.len());
             left[..length].copy_from_slice(&there[..length]);
@@ -534,7 +639,7 @@ impl Target for Machine {
         self.read(at, &mut [0])?;
         match trap {
             Trap::Software | Trap::Hardware => {
-                self.traps.insert(at);
+                self.traps.lock().expect("traps").insert(at);
                 Ok(())
             }
             _ => Err(TargetError::Refused("have watchpoints")),
@@ -542,7 +647,7 @@ impl Target for Machine {
     }
 
     fn clear(&mut self, at: u64, _: Trap) -> Result<(), TargetError> {
-        match self.traps.remove(&at) {
+        match self.traps.lock().expect("traps").remove(&at) {
             true => Ok(()),
             false => Err(TargetError::Refused("have that breakpoint")),
         }
@@ -582,7 +687,7 @@ impl Target for Machine {
     }
 
     fn detach(&mut self) -> Result<(), TargetError> {
-        self.traps.clear();
+        self.traps.lock().expect("traps").clear();
         self.resume()
     }
 }

@@ -17,5 +17,6 @@ mod lab_commands;
 mod lab_convert;
 mod lab_debuggers;
 mod lab_discovery;
+mod lab_extensions;
 mod lab_files;
 mod lab_kdp;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use kdbridge::discover;
 use kdbridge::discover::linux::{self, Image, NotFound};
 use kdbridge::kernel::{Found, KernelError};
 use kdbridge::modules::Libraries;
@@ -13,7 +14,7 @@ use kdbridge::rsp::target::PATIENCE;
 use kdbridge::serve::{Library, Locate, Modules, Whereabouts};
 use kdbridge::symbols::{Cache, ElfFile, Index, SymbolTable};
 use kdbridge::target::{Memory, Target};
-use kdbridge::xnu::FilesError;
+use kdbridge::xnu::{Extensions, FilesError};
 use thiserror::Error;
 
 use crate::args::Kernel;
@@ -122,51 +123,70 @@ pub(crate) fn locate(image: Option<Image>, xnu: Xnu) -> Locate {
     )
 }
 
-/// The modules of a Linux kernel; LLDB finds XNU's extensions by itself.
-pub(crate) fn modules(image: Option<Image>, kernel: &Kernel) -> anyhow::Result<Box<dyn Modules>> {
+/// The files of modules of Linux, by what was typed.
+pub(crate) fn libraries(kernel: &Kernel) -> anyhow::Result<Libraries> {
     let places = kernel.vmlinux.iter().chain(&kernel.files);
-    let libraries = Libraries::new(Index::new(places.cloned().collect()))?;
-    Ok(Box::new(LinuxModules {
+    Ok(Libraries::new(Index::new(places.cloned().collect()))?)
+}
+
+/// What the kernel that runs has loaded: modules of Linux, or extensions of XNU.
+pub(crate) fn modules(image: Option<Image>, libraries: Libraries, xnu: Xnu) -> Box<dyn Modules> {
+    Box::new(KernelModules {
         image,
         cache: Cache::of_user(),
         libraries,
-    }))
+        extensions: Extensions::new(xnu.places().clone()),
+        xnu,
+    })
 }
 
-struct LinuxModules {
+struct KernelModules {
     image: Option<Image>,
     cache: Cache,
     libraries: Libraries,
+    xnu: Xnu,
+    extensions: Extensions,
 }
 
-impl LinuxModules {
-    /// What `ask` says of the kernel that runs, if it is Linux.
+impl KernelModules {
+    /// What Linux or XNU says, whichever runs; nothing if none does, and a remark if it says nothing.
     fn of<T: Default>(
         &mut self,
         target: &mut dyn Target,
-        ask: impl FnOnce(&mut Libraries, &mut dyn Target, linux::Kernel) -> Result<T, KernelError>,
+        linux: impl FnOnce(&mut Libraries, &mut dyn Target, linux::Kernel) -> Result<T, KernelError>,
+        xnu: impl FnOnce(
+            &mut Extensions,
+            &mut dyn Target,
+            &discover::xnu::Kernel,
+        ) -> Result<T, KernelError>,
     ) -> T {
-        let Ok(found) = find_linux(target, self.image.as_ref(), &self.cache) else {
-            return T::default();
+        let said = match find(target, self.image.as_ref(), &self.xnu, &self.cache) {
+            Ok(Found::Linux(kernel)) => linux(&mut self.libraries, target, kernel),
+            Ok(Found::Xnu(kernel)) => xnu(&mut self.extensions, target, &kernel),
+            Err(_) => return T::default(),
         };
-        ask(&mut self.libraries, target, found).unwrap_or_else(|error| {
+        said.unwrap_or_else(|error| {
             remark(format_args!("debuggers get no modules: {error}"));
             T::default()
         })
     }
 }
 
-impl Modules for LinuxModules {
+impl Modules for KernelModules {
     fn list(&mut self, target: &mut dyn Target) -> Vec<Library> {
-        self.of(target, |libraries, target, found| {
-            libraries.list(target, found)
-        })
+        self.of(target, Libraries::list, Extensions::list)
     }
 
     fn hooks(&mut self, target: &mut dyn Target) -> Vec<u64> {
-        self.of(target, |libraries, target, found| {
-            libraries.hooks(target, found)
-        })
+        self.of(
+            target,
+            |libraries, target, kernel| libraries.hooks(target, kernel),
+            |extensions, target, kernel| extensions.hooks(target, kernel),
+        )
+    }
+
+    fn are_for_lldb(&self) -> bool {
+        !self.xnu.was_seen()
     }
 
     fn nothing(&self) -> Option<(PathBuf, u64)> {
@@ -185,15 +205,20 @@ pub(crate) enum NoKernel {
     Neither(NotFound, xnu::NotFound),
 }
 
-/// Looks for Linux, and for XNU unless Linux was named.
+/// Looks for Linux, and for XNU unless Linux was named; for XNU first where it was before.
 pub(crate) fn find(
     target: &mut dyn Target,
     image: Option<&Image>,
     xnu: &Xnu,
     cache: &Cache,
 ) -> Result<Found, NoKernel> {
-    if image.is_none() && xnu.is_certain() {
-        return xnu.find(target).map(Found::Xnu).map_err(NoKernel::Xnu);
+    if image.is_none() && (xnu.is_certain() || xnu.was_seen()) {
+        match xnu.find(target) {
+            Ok(kernel) => return Ok(Found::Xnu(kernel)),
+            Err(error) if xnu.is_certain() => return Err(NoKernel::Xnu(error)),
+            // Something else may have booted.
+            Err(_) => {}
+        }
     }
     match find_linux(target, image, cache) {
         Ok(kernel) => Ok(Found::Linux(kernel)),

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -26,6 +28,8 @@ pub(crate) struct Xnu {
     /// What it says of itself over KDP.
     banner: Option<Vec<u8>>,
     places: Places,
+    /// Whether it was there when it was looked for last, for all who know of it.
+    seen: Arc<AtomicBool>,
 }
 
 impl Xnu {
@@ -45,12 +49,18 @@ impl Xnu {
         Self {
             banner: None,
             places,
+            seen: Arc::default(),
         }
     }
 
     /// Whether it speaks KDP, as only XNU does.
     pub(crate) fn is_certain(&self) -> bool {
         self.banner.is_some()
+    }
+
+    /// Whether it was there when it was looked for last.
+    pub(crate) fn was_seen(&self) -> bool {
+        self.seen.load(Ordering::Relaxed)
     }
 
     pub(crate) fn places(&self) -> &Places {
@@ -63,7 +73,9 @@ impl Xnu {
             banner: self.banner.as_deref(),
             pc,
         };
-        xnu::find(target, hints)
+        let found = xnu::find(target, hints);
+        self.seen.store(found.is_ok(), Ordering::Relaxed);
+        found
     }
 
     pub(crate) fn symbols(&self, kernel: &Kernel) -> Result<Symbols, FilesError> {

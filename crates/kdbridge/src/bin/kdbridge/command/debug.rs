@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
         .context("name a debugger after `--`")?;
     let kind = kind(program)?;
     let told = signals::stream_beside_debugger()?;
-    let modules = attach::modules(image.clone(), &arguments.kernel)?;
+    let libraries = attach::libraries(&arguments.kernel)?;
     let listener = Listener::bind(&Address::Unix(socket.clone()))?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
     let kernel = attach::check(&mut attached, image.as_ref())?;
@@ -41,7 +41,7 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
         .args(first(kind, &images.unwrap_or_default(), &socket))
         .args(rest);
     let options = Options {
-        modules,
+        modules: attach::modules(image.clone(), libraries, attached.xnu.clone()),
         locate: attach::locate(image, attached.xnu),
         allow_kill: false,
         remark: Box::new(|text| output::remark(text)),

@@ -15,12 +15,12 @@ use crate::{attach, output, signals};
 pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
     let told = signals::stream()?;
     let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
-    let modules = attach::modules(image.clone(), &arguments.kernel)?;
+    let libraries = attach::libraries(&arguments.kernel)?;
     let listener = bind(&arguments.listen)?;
     let mut attached = attach::connect(&arguments.target, &arguments.kernel)?;
     attach::check(&mut attached, image.as_ref())?;
     let options = Options {
-        modules,
+        modules: attach::modules(image.clone(), libraries, attached.xnu.clone()),
         locate: attach::locate(image, attached.xnu),
         allow_kill: arguments.allow_kill,
         remark: Box::new(|text| output::remark(text)),
