@@ -262,6 +262,9 @@ impl Evaluation<'_> {
     fn cast(&mut self, ty: TypeId, value: Value) -> Result<Value, ProblemKind> {
         let types = self.scope.types();
         let place = match (types.bare(ty), types.bare(value.ty), value.place) {
+            (Type::Record { .. } | Type::Array { .. }, _, Place::Computed(_)) => {
+                return Err(ProblemKind::NoAddress);
+            }
             (Type::Record { .. } | Type::Array { .. }, _, place) => place,
             // An array or a function stands for its address.
             (_, Type::Array { .. } | Type::Function { .. }, Place::Memory(address)) => {
@@ -618,6 +621,8 @@ mod tests {
         assert_eq!(number("*(int *)&untyped"), Ok(7));
         assert_eq!(number("(struct node *)untyped"), Ok(AT as i64));
         assert_eq!(number("(*(const struct node *) first.next).value"), Ok(8));
+        let error = number("((struct node)0).value").unwrap_err();
+        assert!(error.ends_with("^ it has no address"), "{error}");
     }
 
     #[test]
