@@ -51,6 +51,17 @@ pub struct Patience<'a> {
     pub told: &'a AtomicBool,
 }
 
+impl Patience<'_> {
+    /// How much of it there is.
+    fn left_since(self, start: Instant) -> Result<Duration, TrapError> {
+        if self.told.load(Ordering::Relaxed) {
+            return Err(TrapError::Told);
+        }
+        let left = self.time.checked_sub(start.elapsed());
+        left.ok_or(TrapError::NotHit(self.time))
+    }
+}
+
 /// Sets a trap, lets the machine run until it is hit, and takes it off again. The machine stands still
 /// afterwards; at other stops it is made to go on.
 ///
@@ -66,10 +77,7 @@ pub fn wait_for(
     leave(target, at, trap)?;
     target.set(at, trap)?;
     let stopped = match run_to(target, at, patience) {
-        Err(why @ (TrapError::NotHit(_) | TrapError::Told)) => match stop(target) {
-            Ok(()) => Err(why),
-            Err(error) => return Err(TrapError::Left(why.into(), error)),
-        },
+        Err(left @ TrapError::Left(..)) => return Err(left),
         stopped => stopped,
     };
     target.clear(at, trap)?;
@@ -98,19 +106,33 @@ fn leave(target: &mut dyn Target, at: u64, trap: Trap) -> Result<(), TargetError
     Ok(())
 }
 
+/// The machine stands still afterwards, unless it cannot be stopped.
 fn run_to(target: &mut dyn Target, at: u64, patience: Patience<'_>) -> Result<Cpu, TrapError> {
     let start = Instant::now();
-    target.resume()?;
+    let mut runs = false;
     loop {
-        let left = patience.time.saturating_sub(start.elapsed());
+        let left = match patience.left_since(start) {
+            Err(why) if runs => return Err(stopped_for(target, why)),
+            left => left?,
+        };
+        if !runs {
+            target.resume()?;
+            runs = true;
+        }
         match target.wait(left.min(GLANCE))? {
-            None if patience.told.load(Ordering::Relaxed) => return Err(TrapError::Told),
-            None if left.is_zero() => return Err(TrapError::NotHit(patience.time)),
             None => {}
             Some(Stop::Watchpoint(cpu, _)) => return Ok(cpu),
             Some(Stop::Breakpoint(cpu)) if target.registers(cpu)?.rip == at => return Ok(cpu),
-            Some(_) => target.resume()?,
+            Some(_) => runs = false,
         }
+    }
+}
+
+/// Stops a machine that runs, and gives `why`.
+fn stopped_for(target: &mut dyn Target, why: TrapError) -> TrapError {
+    match stop(target) {
+        Ok(()) => why,
+        Err(error) => TrapError::Left(why.into(), error),
     }
 }
 
@@ -152,4 +174,97 @@ pub enum TrapError {
     /// The target did not do what it was asked.
     #[error(transparent)]
     Target(#[from] TargetError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::{Memory, Registers};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A machine that stops elsewhere as soon as it runs.
+    #[derive(Default)]
+    struct Restless {
+        runs: bool,
+        stops: u32,
+    }
+
+    impl Memory for Restless {
+        fn read(&mut self, at: u64, _: &mut [u8]) -> Result<(), TargetError> {
+            Err(TargetError::Unreadable(at))
+        }
+    }
+
+    impl Target for Restless {
+        fn cpus(&mut self) -> Result<Vec<Cpu>, TargetError> {
+            Ok(vec![Cpu(0)])
+        }
+
+        fn registers(&mut self, _: Cpu) -> Result<Registers, TargetError> {
+            Ok(Registers::default())
+        }
+
+        fn set_registers(&mut self, _: Cpu, _: &Registers) -> Result<(), TargetError> {
+            Ok(())
+        }
+
+        fn write(&mut self, at: u64, _: &[u8]) -> Result<(), TargetError> {
+            Err(TargetError::Unreadable(at))
+        }
+
+        fn read_physical(&mut self, at: u64, _: &mut [u8]) -> Result<(), TargetError> {
+            Err(TargetError::Unreadable(at))
+        }
+
+        fn set(&mut self, _: u64, _: Trap) -> Result<(), TargetError> {
+            Ok(())
+        }
+
+        fn clear(&mut self, _: u64, _: Trap) -> Result<(), TargetError> {
+            Ok(())
+        }
+
+        fn resume(&mut self) -> Result<(), TargetError> {
+            self.runs = true;
+            Ok(())
+        }
+
+        fn step(&mut self, _: Cpu) -> Result<(), TargetError> {
+            Ok(())
+        }
+
+        fn interrupt(&mut self) -> Result<(), TargetError> {
+            Ok(())
+        }
+
+        fn wait(&mut self, _: Duration) -> Result<Option<Stop>, TargetError> {
+            self.stops += 1;
+            assert!(self.stops < 1_000_000_000, "it is let go on without end");
+            let stop = Stop::Breakpoint(Cpu(0));
+            Ok(std::mem::take(&mut self.runs).then_some(stop))
+        }
+
+        fn detach(&mut self) -> Result<(), TargetError> {
+            Ok(())
+        }
+    }
+
+    fn wait(machine: &mut Restless, time: Duration, told: bool) -> Result<Cpu, TrapError> {
+        let told = &AtomicBool::new(told);
+        run_to(machine, 0x1000, Patience { time, told })
+    }
+
+    #[test]
+    fn stops_elsewhere_without_end_end_with_the_patience() {
+        let mut machine = Restless::default();
+        let start = Instant::now();
+        let waited = wait(&mut machine, SECOND / 10, false);
+        assert!(matches!(waited, Err(TrapError::NotHit(_))), "{waited:?}");
+        assert!(start.elapsed() >= SECOND / 10);
+        assert!(machine.stops > 1);
+        assert!(!machine.runs, "it stands still");
+        let waited = wait(&mut machine, 3600 * SECOND, true);
+        assert!(matches!(waited, Err(TrapError::Told)), "{waited:?}");
+    }
 }
