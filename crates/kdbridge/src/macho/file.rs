@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::image::{HEADER_BYTES, Image, ImageError, Section, SymbolTable};
+use crate::folders::open_file;
 use crate::symbols::bytes::{Bytes, text_at};
 
 /// A file with images for several processors.
@@ -85,7 +86,7 @@ impl MachFile {
     ///
     /// [`FileError`] if it cannot be read or is none.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let file = File::open(path)?;
+        let file = open_file(path)?;
         let start = slice(&file)?;
         let mut header = [0; HEADER_BYTES];
         file.read_exact_at(&mut header, start).map_err(short)?;

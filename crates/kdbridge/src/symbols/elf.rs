@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::elf::{ET_REL, SHF_ALLOC, SHF_COMPRESSED, SHT_NOBITS, SHT_NOTE, SHT_RELA, SHT_SYMTAB};
+use crate::folders::open_file;
 
 use super::build_id::BuildId;
 use super::bytes::{Bytes, text_at};
@@ -101,7 +102,7 @@ impl ElfFile {
     ///
     /// [`ElfError`] if it cannot be read or is no such file.
     pub fn open(path: &Path) -> Result<Self, ElfError> {
-        let file = File::open(path)?;
+        let file = open_file(path)?;
         let length = file.metadata()?.len();
         let mut header = [0; 64];
         file.read_exact_at(&mut header, 0).map_err(short)?;
