@@ -6,11 +6,12 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use thiserror::Error;
 
 use super::packet::{self, Decoder, Item};
@@ -102,6 +103,15 @@ impl Stream {
         }
         Ok(self)
     }
+}
+
+/// Connects to a socket on this machine; if whoever listens there has too much to do,
+/// [`ErrorKind::WouldBlock`] says so at once.
+pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 fn connect_tcp(address: &str, patience: Duration) -> io::Result<TcpStream> {

@@ -5,10 +5,12 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use crate::rsp::link::{Address, Stream};
+use rustix::io::Errno;
+
+use crate::rsp::link::{Address, Stream, connect_unix};
 
 /// A socket that debuggers connect to; one with a path is removed when this is dropped.
 #[derive(Debug)]
@@ -98,7 +100,7 @@ fn bind_path(path: &Path) -> io::Result<(UnixListener, Identity)> {
     Ok((socket, identity))
 }
 
-/// Removes a socket that nobody listens at.
+/// Removes a socket that nobody has any more.
 fn make_room(path: &Path) -> io::Result<()> {
     let kind = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -110,10 +112,14 @@ fn make_room(path: &Path) -> io::Result<()> {
             "there is a file that is no socket",
         ));
     }
-    if UnixStream::connect(path).is_ok() {
-        return Err(io::ErrorKind::AddrInUse.into());
+    match connect_unix(path).map_err(|error| (Errno::from_io_error(&error), error)) {
+        Err((Some(Errno::CONNREFUSED), _)) => fs::remove_file(path),
+        // Whoever has it has too much to do, or it is for datagrams or packets.
+        Ok(_) | Err((Some(Errno::AGAIN | Errno::PROTOTYPE), _)) => {
+            Err(io::ErrorKind::AddrInUse.into())
+        }
+        Err((_, error)) => Err(error),
     }
-    fs::remove_file(path)
 }
 
 impl AsFd for Listener {
@@ -138,6 +144,11 @@ impl Drop for Listener {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, listen, socket};
+
     use super::*;
 
     fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -181,5 +192,41 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         drop(listener);
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    fn bound(path: &Path, kind: SocketType) -> OwnedFd {
+        let socket = socket(AddressFamily::UNIX, kind, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+        socket
+    }
+
+    fn is_in_use(path: &Path) {
+        let there = Identity::of(path).unwrap();
+        assert_eq!(bind(path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(Identity::of(path).unwrap(), there);
+    }
+
+    #[test]
+    fn a_socket_that_somebody_has_stays() {
+        let (folder, path) = folder();
+        let datagrams = UnixDatagram::bind(&path).unwrap();
+        is_in_use(&path);
+        let packets = folder.path().join("packets");
+        let packets_socket = bound(&packets, SocketType::SEQPACKET);
+        listen(&packets_socket, 1).unwrap();
+        is_in_use(&packets);
+        drop(datagrams);
+        bind(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_at_which_others_wait_stays() {
+        let (_folder, path) = folder();
+        let busy = bound(&path, SocketType::STREAM);
+        listen(&busy, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        let full = connect_unix(&path).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        is_in_use(&path);
     }
 }
