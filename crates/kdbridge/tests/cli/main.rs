@@ -26,3 +26,17 @@ fn control_characters_do_not_reach_the_terminal() {
     assert!(text.contains("[2Jhalt"), "{text}");
     assert!(!text.contains('\x1b') && !text.contains('\x07'), "{text}");
 }
+
+#[test]
+fn a_place_for_files_where_nothing_is_is_named() {
+    for arguments in [
+        ["info", "--symbols", "/nonexistent"],
+        ["serve", "--files", "/nonexistent"],
+    ] {
+        let output = kdbridge(&arguments);
+        assert!(!output.status.success());
+        let text = String::from_utf8(output.stderr).expect("text");
+        assert!(text.contains("'/nonexistent'"), "{text}");
+        assert!(text.contains("No such file or directory"), "{text}");
+    }
+}

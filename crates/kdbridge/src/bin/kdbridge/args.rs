@@ -1,12 +1,14 @@
 //! What can be typed. Help, completions and the man pages are made from this.
 
-use std::ffi::OsString;
 pub(crate) mod look;
 
+use std::ffi::OsString;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use kdbridge::boot_args;
@@ -28,7 +30,7 @@ pub(crate) struct Arguments {
 /// What starts a debugger.
 #[derive(Debug, Args)]
 pub(crate) struct Debugger {
-    #[arg(long, value_name = "TARGET", default_value = ":1234", help = place::HELP)]
+    #[arg(short, long, value_name = "TARGET", default_value = ":1234", help = place::HELP)]
     pub(crate) target: Place,
     #[command(flatten)]
     pub(crate) kernel: Kernel,
@@ -45,7 +47,7 @@ pub(crate) struct Kernel {
     pub(crate) vmlinux: Option<PathBuf>,
     /// A file or folder with the files of modules, beside /usr/lib/debug, or with an XNU kernel, its dSYM
     /// bundle or its extensions, such as a kernel debug kit; may be given several times.
-    #[arg(long, value_name = "PATH")]
+    #[arg(short = 's', long, visible_alias = "symbols", value_name = "PATH", value_parser = existing())]
     pub(crate) files: Vec<PathBuf>,
     /// Have an XNU kernel behind KDP look in every MS milliseconds, so that it can be interrupted.
     ///
@@ -54,6 +56,11 @@ pub(crate) struct Kernel {
     /// line on its console.
     #[arg(long, value_name = "MS", value_parser = milliseconds)]
     pub(crate) interrupt_every: Option<Duration>,
+}
+
+/// Takes a path at which something is: files that are not found are no error later on.
+fn existing() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(|path| fs::metadata(&path).map(|_| path))
 }
 
 fn milliseconds(text: &str) -> Result<Duration, std::num::ParseIntError> {

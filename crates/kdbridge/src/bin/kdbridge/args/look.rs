@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::existing;
 use crate::place::{self, Place};
 
 #[derive(Debug, Subcommand)]
@@ -53,7 +54,7 @@ pub(crate) struct Options {
     /// A file or folder with kernels and modules that have debug information, or with an XNU kernel,
     /// its dSYM bundle or its extensions, such as a kernel debug kit; may be given several times.
     /// /usr/lib/debug is searched after them.
-    #[arg(short, long, visible_alias = "files", value_name = "PATH")]
+    #[arg(short, long, visible_alias = "files", value_name = "PATH", value_parser = existing())]
     pub(crate) symbols: Vec<PathBuf>,
     /// Do without files: take all names and types from the kernel's memory.
     #[arg(long, conflicts_with_all = ["vmlinux", "symbols"])]
