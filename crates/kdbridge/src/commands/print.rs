@@ -20,9 +20,6 @@ pub struct Printed {
     pub address: Option<String>,
     /// The value, as GDB writes it.
     pub value: String,
-    /// Where it is and how many bytes it has, if it is in memory and no bit field.
-    #[serde(skip)]
-    pub place: Option<(u64, u64)>,
 }
 
 /// Works out an expression; variables that each processor has for itself are those of `cpu`.
@@ -43,13 +40,7 @@ pub fn print(
         Place::Memory(at) | Place::Bits(at, ..) => Some(format!("{at:#x}")),
         Place::Computed(_) => None,
     };
-    let size = kernel.types().size(value.ty);
-    let place = match value.place {
-        Place::Memory(at) => size.map(|size| (at, size)),
-        _ => None,
-    };
     Ok(Printed {
-        place,
         expression: expression.to_owned(),
         ty: kernel.types().name(value.ty),
         address,

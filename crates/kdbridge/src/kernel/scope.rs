@@ -48,6 +48,27 @@ impl Kernel {
         address.map_err(|kind| Problem { at: 0, kind })
     }
 
+    /// Where what an expression names is, and how many bytes it has.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem`] says what is wrong with it: it may lie in no memory, or be of no known size.
+    pub fn extent(
+        &mut self,
+        memory: &mut dyn Memory,
+        text: &str,
+        cpu: u32,
+    ) -> Result<(u64, u64), Problem> {
+        let value = self.evaluate(memory, text, cpu)?;
+        let size = self.types.size(value.ty);
+        let extent = match (value.place, self.types.bare(value.ty)) {
+            (Place::Memory(_), Type::Void) => Err(ProblemKind::NoType),
+            (Place::Memory(at), _) => size.map(|size| (at, size)).ok_or(ProblemKind::NoSize),
+            (Place::Bits(..) | Place::Computed(_), _) => Err(ProblemKind::NoAddress),
+        };
+        extent.map_err(|kind| Problem { at: 0, kind })
+    }
+
     /// A value as text, as GDB writes it.
     ///
     /// # Errors

@@ -203,6 +203,11 @@ fn what_cannot_be_answered_is_said() {
         lab.refused(&["watch", "runqueues"])
             .contains("only 1, 2, 4 or 8")
     );
+    let error = lab.refused(&["watch", "jiffies_64"]);
+    assert!(error.contains("jiffies_64\n^ "), "{error}");
+    assert!(error.contains(said), "{error}");
+    let error = lab.refused(&["watch", "&jiffies_64"]);
+    assert!(error.contains("^ it has no address"), "{error}");
     let error = lab.refused(&["mem", "0xffffffff00000000"]);
     assert!(
         error.contains("0xffffffff00000000 cannot be read"),

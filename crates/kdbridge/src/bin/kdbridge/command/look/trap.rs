@@ -26,13 +26,11 @@ pub(super) fn wait(args: &Break) -> anyhow::Result<()> {
 pub(super) fn watch(args: &Watch) -> anyhow::Result<()> {
     let (text, cpu) = (&args.expression, args.cpu);
     show_waiting(&args.options, |target, kernel, told| {
-        let before = with_mark(text, print::print(target, kernel, text, cpu))?;
-        let Some((at, size)) = before.place else {
-            bail!("{text} is not in memory, or only some bits of it are");
-        };
+        let (at, size) = with_mark(text, kernel.extent(target, text, cpu))?;
         if ![1, 2, 4, 8].contains(&size) {
             bail!("{text} has {size} bytes: only 1, 2, 4 or 8 can be watched");
         }
+        let before = with_mark(text, print::print(target, kernel, text, cpu))?;
         let trap = Trap::Write(size as u8);
         let patience = Patience {
             time: args.patience.timeout,
