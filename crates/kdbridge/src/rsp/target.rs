@@ -462,7 +462,7 @@ impl Target for RspTarget {
     }
 
     fn write(&mut self, at: u64, from: &[u8]) -> Result<(), TargetError> {
-        self.write_memory(at, from)
+        self.write_below_traps(at, from)
     }
 
     fn has_physical(&self) -> bool {
@@ -470,7 +470,8 @@ impl Target for RspTarget {
     }
 
     fn read_physical(&mut self, at: u64, into: &mut [u8]) -> Result<(), TargetError> {
-        self.read_physical_parts(at, into)
+        self.read_physical_parts(at, into)?;
+        self.hide_traps_in_physical(at, into)
     }
 
     fn set(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {

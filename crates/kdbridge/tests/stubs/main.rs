@@ -8,6 +8,7 @@ mod kgdb;
 mod late;
 mod numbers;
 mod passed;
+mod physical;
 mod processors;
 mod raw;
 #[path = "../serving/mod.rs"]

@@ -160,6 +160,20 @@ impl RspTarget {
         }
     }
 
+    /// The physical address of what is at a virtual one, where page tables tell that.
+    pub(super) fn physical_place(&mut self, at: u64) -> Result<Option<u64>, TargetError> {
+        let own = self.tables()?;
+        let kernel = self.root()?.filter(|_| at >= KERNEL_HALF);
+        for root in own.into_iter().chain(kernel) {
+            match self.look_up(root, at) {
+                Ok(Place::There(physical)) => return Ok(Some(physical)),
+                Ok(Place::Hole(_)) | Err(TargetError::Unreadable(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
     /// The kernel's page tables, if those that the processor uses may be without it.
     fn root(&mut self) -> Result<Option<Root>, TargetError> {
         let root = self.tables()?.filter(|root| root.may_be_without_kernel());

@@ -1,5 +1,7 @@
 //! Breakpoints and watchpoints.
 
+use std::ops::RangeInclusive;
+
 use super::RspTarget;
 use crate::target::{TargetError, Trap};
 
@@ -42,28 +44,45 @@ impl RspTarget {
 
     /// Puts what was there before in the place of breakpoints.
     pub(super) fn hide_traps(&self, at: u64, into: &mut [u8]) {
-        let Some(length) = into.len().checked_sub(1) else {
-            return;
-        };
-        let last = at.saturating_add(length as u64);
-        let first = at.saturating_sub(8);
-        for ((place, trap), original) in self.traps.range((first, Trap::Software)..) {
-            if *place > last {
-                break;
-            }
-            if *trap != Trap::Software {
-                continue;
-            }
-            for (byte, offset) in original.iter().zip(0..) {
-                let index = place
-                    .wrapping_add(offset)
-                    .checked_sub(at)
-                    .map(|index| index as usize);
-                if let Some(shown) = index.and_then(|index| into.get_mut(index)) {
-                    *shown = *byte;
-                }
+        for ((place, trap), original) in self.traps.range(reach(at, into.len())) {
+            if *trap == Trap::Software {
+                put_over(into, at, *place, original);
             }
         }
+    }
+
+    /// The same of physical memory, as far as page tables tell which place a breakpoint is at. Those of a program
+    /// show, but for those of the one that the processor runs.
+    pub(super) fn hide_traps_in_physical(
+        &mut self,
+        at: u64,
+        into: &mut [u8],
+    ) -> Result<(), TargetError> {
+        let software = |((place, trap), original): (&(u64, Trap), &Vec<u8>)| {
+            (*trap == Trap::Software).then(|| (*place, original.clone()))
+        };
+        let traps: Vec<_> = self.traps.iter().filter_map(software).collect();
+        for (place, original) in traps {
+            if let Some(place) = self.physical_place(place)? {
+                put_over(into, at, place, &original);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes to memory. A breakpoint is taken off for that and set again: the stub may put back later what was
+    /// there when it was set.
+    pub(super) fn write_below_traps(&mut self, at: u64, from: &[u8]) -> Result<(), TargetError> {
+        let covered = self.traps.range(reach(at, from.len()));
+        let covered = covered.map(|(key, _)| *key);
+        let covered: Vec<_> = covered.filter(|(_, it)| *it == Trap::Software).collect();
+        for &(place, trap) in &covered {
+            self.clear_trap(place, trap)?;
+        }
+        let written = self.write_memory(at, from);
+        let set = |(place, trap)| self.set_trap(place, trap);
+        let set = covered.into_iter().map(set).fold(Ok(()), Result::and);
+        written.and(set)
     }
 
     /// The size of the instruction that a software breakpoint is.
@@ -91,5 +110,26 @@ impl RspTarget {
             .keys()
             .filter(|(_, trap)| *trap != Trap::Software);
         TargetError::TooMany(taken.count() as u32)
+    }
+}
+
+/// The keys of traps whose instructions may reach into this many bytes at `at`.
+fn reach(at: u64, length: usize) -> RangeInclusive<(u64, Trap)> {
+    /// As long as the longest of them.
+    const BEFORE: u64 = 8;
+    let last = at.saturating_add((length as u64).saturating_sub(1));
+    (at.saturating_sub(BEFORE), Trap::Software)..=(last, Trap::Software)
+}
+
+/// Puts `original`, which belongs at `place`, over what was read at `at`.
+fn put_over(into: &mut [u8], at: u64, place: u64, original: &[u8]) {
+    for (byte, offset) in original.iter().zip(0..) {
+        let index = place
+            .wrapping_add(offset)
+            .checked_sub(at)
+            .map(|index| index as usize);
+        if let Some(shown) = index.and_then(|index| into.get_mut(index)) {
+            *shown = *byte;
+        }
     }
 }
