@@ -177,7 +177,8 @@ pub struct Job {
     pub entitlements: Option<Entitlements>,
     /// How strong the walls are in which its entitlements keep it.
     pub isolation: Isolation,
-    /// Whether what the kernel refuses to it is in `portolan sandbox log` too.
+    /// Whether what the kernel refuses to it is in `portolan sandbox log` too. What it has started ends
+    /// with its first process then, whatever `AbandonProcessGroup` says.
     pub report_refusals: bool,
     /// Jobs that are started before it, if they are started.
     #[serde(serialize_with = "text::each")]

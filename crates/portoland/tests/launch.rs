@@ -675,17 +675,26 @@ fn a_job_with_entitlements_is_confined() {
 fn sockets_of_a_confined_job_are_its_own() {
     let (data, user) = data_of_a_user();
     let socket = File::open("/dev/null").expect("open");
-    let script = "[ $LISTEN_PID = $$ ] && echo own $LISTEN_FDS $PORTOLAN_BOOTSTRAP_FD; : <&3";
-    let job = confined(script, user, data.path());
+    let script = "[ $LISTEN_PID = $$ ] && echo own $LISTEN_FDS $PORTOLAN_BOOTSTRAP_FD; : <&3\n\
+                  for more in 5 6 7; do (: <&$more) 2>/dev/null && echo $more; done; true";
     let bootstrap = nothing();
-    let output = output_with(
-        &job,
-        &Inheritance {
-            sockets: &[("a".to_owned(), socket.as_fd())],
-            ..inheritance(bootstrap.as_fd())
-        },
-    );
-    assert_eq!(output, "own 1 4\n");
+    // A right that takes nothing: what is refused is not waited with.
+    let right = nothing();
+    for isolation in ["T1", "best"] {
+        let keys = format!("{user}Isolation = \"{isolation}\"\n");
+        let job = confined(script, &keys, data.path());
+        for reporter in [None, Some(right.as_fd())] {
+            let output = output_with(
+                &job,
+                &Inheritance {
+                    sockets: &[("a".to_owned(), socket.as_fd())],
+                    reporter,
+                    ..inheritance(bootstrap.as_fd())
+                },
+            );
+            assert_eq!(output, "own 1 4\n", "{isolation}");
+        }
+    }
 }
 
 #[test]

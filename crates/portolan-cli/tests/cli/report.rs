@@ -126,6 +126,27 @@ fn a_file_that_is_read_or_written_is_reported_with_its_exception() {
     }
 }
 
+/// In namespaces the home is made of what is in it, and can be listed; without, it cannot.
+#[test]
+fn a_home_that_is_granted_piece_by_piece_is_reported_if_it_is_not_listed() {
+    let world = World::of_a_user();
+    let home = world.path("").display().to_string();
+    let home = home.trim_end_matches('/');
+    let granted = format!("{ALONE}\"{FILES}.home-relative-path.read-only\" = [\"/\"]\n");
+    let list = format!("exec python3 -c 'import os; os.listdir({home:?})'");
+    for isolation in TIERS {
+        let before = last(&world);
+        match script(&world, isolation, &granted, &list).code {
+            Some(0) => {
+                let lines = lines(&world).into_iter();
+                let mut after = lines.filter(|line| line["number"].as_u64() > Some(before));
+                assert_eq!(after.find(|line| line["name"] == home), None, "{isolation}");
+            }
+            _ => drop(refusal(&world, before, "file-read", home)),
+        }
+    }
+}
+
 #[test]
 fn a_program_that_is_executed_is_reported_with_its_exception() {
     let world = World::of_a_user();
@@ -274,12 +295,16 @@ fn the_reporter_is_out_of_the_programs_reach() {
          \x20           os.fstat(fd)\n\
          \x20           print('it has', fd)\n\
          \x20       except OSError: pass\n\
-         print(open('/etc/localtime', 'rb').read(4))\n";
+         print(open('/etc/localtime', 'rb').read(4), os.getsid(0) == os.getpid())\n";
     for isolation in TIERS {
         let mut command = reporting(&world, isolation, ALONE);
         let output = command.args(["python3", "-c", attempts]).output();
         let said = ran(output.expect("run")).ok();
-        assert_eq!(String::from_utf8_lossy(&said), "b'TZif'\n", "{isolation}");
+        assert_eq!(
+            String::from_utf8_lossy(&said),
+            "b'TZif' True\n",
+            "{isolation}"
+        );
     }
 }
 
