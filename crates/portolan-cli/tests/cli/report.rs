@@ -343,10 +343,20 @@ fn a_program_ends_and_is_signalled_as_without() {
 #[test]
 fn what_the_program_has_started_ends_with_it() {
     let world = World::of_a_user();
+    let daemon = "import os, signal\n\
+         reader, writer = os.pipe()\n\
+         if os.fork() == 0:\n\
+         \x20   os.setsid()\n\
+         \x20   if os.fork() == 0:\n\
+         \x20       os.write(writer, b'x')\n\
+         \x20       signal.pause()\n\
+         \x20   os._exit(0)\n\
+         os.read(reader, 1)\n";
     for isolation in TIERS {
         // Whoever has the pipe open keeps its reader waiting.
-        let daemons = "for _ in 1 2 3; do setsid sh -c 'setsid sleep 1000 & sleep 1000' & done";
-        script(&world, isolation, ALONE, daemons).ok();
+        let mut command = reporting(&world, isolation, ALONE);
+        let output = command.args(["python3", "-c", daemon]).output();
+        ran(output.expect("run")).ok();
     }
 }
 
