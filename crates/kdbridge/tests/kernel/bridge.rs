@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::machine::{Machine, root};
+use crate::relay::Relay;
 
 /// How many seconds a debugger may take for a script; reading `vmlinux` is most of it, and takes
 /// LLDB twenty on a processor of its own.
@@ -24,6 +25,12 @@ impl Bridge {
     pub(crate) fn serve(machine: &Machine, arguments: &[&str]) -> Self {
         let socket = machine.folder().join("bridge");
         Self::serve_at(machine, &format!("unix:{}", socket.display()), arguments)
+    }
+
+    /// In front of `relay`, which is in front of `machine`.
+    pub(crate) fn behind(relay: &Relay, machine: &Machine) -> Self {
+        let listen = format!("unix:{}", machine.folder().join("bridge").display());
+        Self::start("serve", relay.socket(), &listen, &[])
     }
 
     pub(crate) fn serve_at(machine: &Machine, listen: &str, arguments: &[&str]) -> Self {

@@ -48,8 +48,7 @@ fn k23_a_stack_takes_gdb_fewer_reads_than_directly() {
     drop(relay);
 
     let relay = Relay::to(machine.stub());
-    let listen = format!("unix:{}", machine.folder().join("bridge").display());
-    let bridge = Bridge::start("serve", relay.socket(), &listen, &[]);
+    let bridge = Bridge::behind(&relay, &machine);
     let through = reads_of_a_stack(bridge.socket(), &relay, &symbols);
     drop(bridge);
     assert!(through < directly, "{through} of {directly}");

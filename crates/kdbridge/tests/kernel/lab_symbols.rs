@@ -118,16 +118,16 @@ fn is_assembly(frame: &Function) -> bool {
     file.ends_with(".S") || file.ends_with("idtentry.h")
 }
 
-fn names(stack: &Backtrace) -> Vec<String> {
+/// The functions up to where the kernel was entered, and whether the stack goes as far as that.
+fn names(stack: &Backtrace) -> (Vec<String>, bool) {
     let end = stack
         .frames
         .iter()
         .position(|it| it.user || is_assembly(it));
-    let end = end.map_or(stack.frames.len(), |end| end + 1);
-    let frames = stack.frames[..end].iter().filter(|it| !it.user);
-    frames
-        .map(|it| it.function.clone().unwrap_or_default())
-        .collect()
+    let length = end.map_or(stack.frames.len(), |end| end + 1);
+    let frames = stack.frames[..length].iter().filter(|it| !it.user);
+    let names = frames.map(|it| it.function.clone().unwrap_or_default());
+    (names.collect(), end.is_some())
 }
 
 #[test]
@@ -151,7 +151,13 @@ fn k19_stacks_have_the_functions_that_gdb_shows() {
         assert_eq!(theirs.len(), ours.len(), "{text}");
         for stack in &ours {
             let theirs = &theirs[&stack.processor.cpu];
-            for (number, name) in names(stack).into_iter().enumerate() {
+            let (names, is_whole) = names(stack);
+            let rest = theirs.get(names.len()..).unwrap_or_default();
+            if !is_whole {
+                all += rest.len();
+                different.extend(rest.iter().map(|name| format!("nothing, not {name}")));
+            }
+            for (number, name) in names.into_iter().enumerate() {
                 let found = theirs.get(number);
                 // GDB finds no way from the handler of an interrupt to the code that called it.
                 if found.is_none() && name.starts_with("asm_") {

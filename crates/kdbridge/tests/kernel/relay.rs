@@ -1,35 +1,57 @@
 //! What lies between two ends of the GDB protocol and counts.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use kdbridge::rsp::packet::{Decoder, Item};
 
-/// Passes one connection on to a stub, and counts the requests for memory.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Passes one connection on to a stub, and looks at the requests.
 pub(crate) struct Relay {
     socket: PathBuf,
-    reads: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Seen>>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// How many there were for memory.
+    reads: usize,
+    /// Which breakpoints the stub has, as the requests name them.
+    breakpoints: BTreeSet<Vec<u8>>,
+}
+
+impl Seen {
+    fn look(&mut self, request: &[u8]) {
+        match request {
+            [b'm', ..] => self.reads += 1,
+            [b'Z', place @ ..] => drop(self.breakpoints.insert(place.to_vec())),
+            [b'z', place @ ..] => drop(self.breakpoints.remove(place)),
+            _ => {}
+        }
+    }
 }
 
 impl Relay {
     pub(crate) fn to(stub: PathBuf) -> Self {
         let socket = stub.with_extension("relay");
         let listener = UnixListener::bind(&socket).unwrap();
-        let reads = Arc::<AtomicUsize>::default();
-        let counted = Arc::clone(&reads);
+        let seen = Arc::<Mutex<Seen>>::default();
+        let looked = Arc::clone(&seen);
         let thread = thread::spawn(move || {
             let (debugger, _) = listener.accept().unwrap();
-            pass(debugger, UnixStream::connect(stub).unwrap(), &counted);
+            pass(debugger, UnixStream::connect(stub).unwrap(), &looked);
         });
         Self {
             socket,
-            reads,
+            seen,
             thread: Some(thread),
         }
     }
@@ -39,7 +61,21 @@ impl Relay {
     }
 
     pub(crate) fn reads(&self) -> usize {
-        self.reads.load(Ordering::Relaxed)
+        self.seen.lock().unwrap().reads
+    }
+
+    /// How many breakpoints the stub has.
+    pub(crate) fn breakpoints(&self) -> usize {
+        self.seen.lock().unwrap().breakpoints.len()
+    }
+
+    /// Waits until the stub has no breakpoint any more.
+    pub(crate) fn is_rid_of_breakpoints(&self) -> bool {
+        let start = Instant::now();
+        while self.breakpoints() > 0 && start.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.breakpoints() == 0
     }
 }
 
@@ -54,15 +90,14 @@ impl Drop for Relay {
 }
 
 /// Passes on until one of the ends hangs up.
-fn pass(debugger: UnixStream, stub: UnixStream, reads: &AtomicUsize) {
+fn pass(debugger: UnixStream, stub: UnixStream, seen: &Mutex<Seen>) {
     thread::scope(|scope| {
         scope.spawn(|| copy(&stub, &debugger, |_| ()));
         let mut decoder = Decoder::of_requests();
         copy(&debugger, &stub, |bytes| {
             for &byte in bytes {
                 if let Ok(Some(Item::Packet(request))) = decoder.push(byte) {
-                    let is_read = request.starts_with(b"m");
-                    reads.fetch_add(usize::from(is_read), Ordering::Relaxed);
+                    seen.lock().unwrap().look(&request);
                 }
             }
         });
