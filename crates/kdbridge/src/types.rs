@@ -164,7 +164,7 @@ impl Types {
     /// [`BtfError`] if that is damaged.
     pub fn of_btf(bytes: Vec<u8>) -> Result<Self, BtfError> {
         Ok(Self {
-            kernel: Some(Btf::parse(bytes, None)?),
+            kernel: Some(Btf::parse(bytes)?),
             ..Self::default()
         })
     }
@@ -195,7 +195,7 @@ impl Types {
     pub fn get(&self, id: TypeId) -> Type {
         let found = match id.0.checked_sub(OWN) {
             Some(own) => self.own.get(own as usize).cloned(),
-            None => self.kernel.as_ref().and_then(|btf| btf.get(id, None)),
+            None => self.kernel.as_ref().and_then(|btf| btf.get(id)),
         };
         found.unwrap_or(Type::Void)
     }

@@ -1,7 +1,4 @@
-//! BTF: the types of a kernel as it carries them in its own memory (`CONFIG_DEBUG_INFO_BTF`), and
-//! those of a module, which continue the kernel's.
-
-use std::borrow::Cow;
+//! BTF: the types of a kernel as it carries them in its own memory (`CONFIG_DEBUG_INFO_BTF`).
 
 use thiserror::Error;
 
@@ -37,15 +34,12 @@ const INT_SIGNED: u32 = 1;
 const INT_CHAR: u32 = 2;
 const INT_BOOL: u32 = 4;
 
-/// The types of a kernel, or of a module.
+/// The types of a kernel.
 #[derive(Debug, Clone)]
 pub(super) struct Btf {
     bytes: Vec<u8>,
     strings: usize,
-    /// The number of the first type, and the offset of the first string: what the kernel's own end
-    /// with.
-    first: (u32, u32),
-    /// Where each type is in `bytes`.
+    /// Where each type is in `bytes`; the first one has the number 1.
     places: Vec<u32>,
 }
 
@@ -60,8 +54,8 @@ struct Head {
 }
 
 impl Btf {
-    /// Reads where the types of a kernel are, or with `base`, those of a module of that kernel.
-    pub(super) fn parse(bytes: Vec<u8>, base: Option<&Self>) -> Result<Self, BtfError> {
+    /// Reads where the types of a kernel are.
+    pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
         if bytes.u16(0) != Some(MAGIC) {
             return Err(BtfError::NotBtf);
         }
@@ -76,28 +70,20 @@ impl Btf {
         if header < HEADER || end > bytes.len() || strings_end.is_none_or(|it| it > bytes.len()) {
             return Err(BtfError::Damaged);
         }
-        let first = base.map_or((1, 0), |base| (base.after(), base.strings_length()));
         let places = places(&bytes, begin, end)?;
         Ok(Self {
             bytes,
             strings,
-            first,
             places,
         })
     }
 
-    /// The number after that of the last type.
-    pub(super) fn after(&self) -> u32 {
-        self.first.0.saturating_add(self.places.len() as u32)
-    }
-
-    /// The type of a number, with names out of `base` if this is a module's. `None` if the number is
-    /// none of these.
-    pub(super) fn get(&self, id: TypeId, base: Option<&Self>) -> Option<Type> {
-        let number = id.0.checked_sub(self.first.0)?;
+    /// The type of a number; `None` if the number is none of these.
+    pub(super) fn get(&self, id: TypeId) -> Option<Type> {
+        let number = id.0.checked_sub(1)?;
         let at = *self.places.get(number as usize)? as usize;
         let head = head(&self.bytes, at)?;
-        let name = self.name(head.name, base);
+        let name = self.name(head.name);
         let target = TypeId(head.word);
         let size = u64::from(head.word);
         Some(match head.kind {
@@ -111,13 +97,13 @@ impl Btf {
                 name,
                 union: head.kind == UNION,
                 size,
-                members: self.members(at, &head, base),
+                members: self.members(at, &head),
             },
             ENUM | ENUM64 => Type::Enum {
                 name,
                 size,
                 signed: head.flag,
-                values: self.values(at, &head, base),
+                values: self.values(at, &head),
             },
             FWD => Type::Unfinished {
                 name,
@@ -139,7 +125,7 @@ impl Btf {
 
     /// The number of the type of this name that `is` one of the kinds wanted.
     pub(super) fn find(&self, name: &str, is: impl Fn(&Kind) -> bool) -> Option<TypeId> {
-        let numbered = (self.first.0..).zip(&self.places);
+        let numbered = (1..).zip(&self.places);
         let mut found = numbered.filter(|&(_, &at)| {
             let head = head(&self.bytes, at as usize);
             head.is_some_and(|head| {
@@ -158,35 +144,16 @@ impl Btf {
         Some(TypeId(head(&self.bytes, *at? as usize)?.word))
     }
 
-    fn strings_length(&self) -> u32 {
-        self.bytes.u32(20).unwrap_or_default()
-    }
-
-    fn name(&self, at: u32, base: Option<&Self>) -> String {
-        let text = match at.checked_sub(self.first.1) {
-            Some(own) => self.text(own),
-            None => match base {
-                Some(base) => return base.name(at, None),
-                None => return String::new(),
-            },
-        };
-        text.into_owned()
-    }
-
-    fn text(&self, at: u32) -> Cow<'_, str> {
+    fn name(&self, at: u32) -> String {
         let begin = self.strings.saturating_add(at as usize);
         let rest = self.bytes.get(begin..).unwrap_or_default();
-        text_at(rest.get(..LONGEST_NAME).unwrap_or(rest), 0)
+        text_at(rest.get(..LONGEST_NAME).unwrap_or(rest), 0).into_owned()
     }
 
-    /// Whether the name at `at` is this one; a name in the kernel's strings is not, for then the
-    /// kernel has a type of that name too.
+    /// Whether the name at `at` is this one.
     fn is_named(&self, at: u32, name: &str) -> bool {
-        let own = at.checked_sub(self.first.1);
-        let begin = own.map(|own| self.strings.saturating_add(own as usize));
-        let rest = begin
-            .and_then(|it| self.bytes.get(it..))
-            .unwrap_or_default();
+        let begin = self.strings.saturating_add(at as usize);
+        let rest = self.bytes.get(begin..).unwrap_or_default();
         rest.strip_prefix(name.as_bytes())
             .is_some_and(|rest| rest.first() == Some(&0))
     }
@@ -209,7 +176,7 @@ impl Btf {
         })
     }
 
-    fn members(&self, at: usize, head: &Head, base: Option<&Self>) -> Vec<Member> {
+    fn members(&self, at: usize, head: &Head) -> Vec<Member> {
         let member = |number: usize| {
             let at = at + 12 + number * 12;
             let (name, offset) = (self.bytes.u32(at)?, self.bytes.u32(at + 8)?);
@@ -220,7 +187,7 @@ impl Btf {
                 offset
             };
             Some(Member {
-                name: self.name(name, base),
+                name: self.name(name),
                 ty: TypeId(self.bytes.u32(at + 4)?),
                 offset: offset.into(),
                 bits: (bits > 0).then_some(bits),
@@ -229,7 +196,7 @@ impl Btf {
         (0..head.members).map_while(member).collect()
     }
 
-    fn values(&self, at: usize, head: &Head, base: Option<&Self>) -> Vec<(String, i128)> {
+    fn values(&self, at: usize, head: &Head) -> Vec<(String, i128)> {
         let long = head.kind == ENUM64;
         let step = if long { 12 } else { 8 };
         let value = |number: usize| {
@@ -247,7 +214,7 @@ impl Btf {
                 (false, true) => low.cast_signed().into(),
                 (false, false) => low.into(),
             };
-            Some((self.name(self.bytes.u32(at)?, base), value))
+            Some((self.name(self.bytes.u32(at)?), value))
         };
         (0..head.members).map_while(value).collect()
     }
@@ -333,7 +300,6 @@ pub(crate) mod tests {
     pub(crate) struct Writer {
         types: Vec<u8>,
         strings: Vec<u8>,
-        first_string: u32,
     }
 
     impl Writer {
@@ -341,20 +307,11 @@ pub(crate) mod tests {
             Self {
                 types: Vec::new(),
                 strings: vec![0],
-                first_string: 0,
-            }
-        }
-
-        fn of_module(base: &[u8]) -> Self {
-            Self {
-                strings: Vec::new(),
-                first_string: base.u32(20).unwrap(),
-                ..Self::new()
             }
         }
 
         pub(crate) fn name(&mut self, name: &str) -> u32 {
-            let at = self.first_string + self.strings.len() as u32;
+            let at = self.strings.len() as u32;
             self.strings.extend(name.bytes().chain([0]));
             if name.is_empty() { 0 } else { at }
         }
@@ -418,43 +375,26 @@ pub(crate) mod tests {
 
     #[test]
     fn types_are_read_with_their_members() {
-        let btf = Btf::parse(kernel(), None).unwrap();
+        let btf = Btf::parse(kernel()).unwrap();
         let node = btf.find("node", |kind| *kind == Kind::Struct).unwrap();
-        let Some(Type::Record { members, size, .. }) = btf.get(node, None) else {
+        let Some(Type::Record { members, size, .. }) = btf.get(node) else {
             panic!("node is a structure");
         };
         assert_eq!((size, members.len()), (16, 2));
         assert_eq!((members[0].name.as_str(), members[0].offset), ("next", 0));
-        assert_eq!(btf.get(members[0].ty, None), Some(Type::Pointer(node)));
+        assert_eq!(btf.get(members[0].ty), Some(Type::Pointer(node)));
         assert_eq!((members[1].bits, members[1].offset), (Some(3), 64));
         assert_eq!(btf.variable("first"), Some(TypeId(4)));
         assert_eq!(btf.find("node", |kind| *kind == Kind::Union), None);
-        assert_eq!(btf.get(TypeId(6), None), None);
-    }
-
-    #[test]
-    fn types_of_a_module_continue_those_of_the_kernel() {
-        let kernel = kernel();
-        let writer = Writer::of_module(&kernel);
-        let module = writer.ty("list", TYPEDEF, false, 2, &[]).bytes();
-        let base = Btf::parse(kernel, None).unwrap();
-        let btf = Btf::parse(module, Some(&base)).unwrap();
-        let list = btf.find("list", |kind| *kind == Kind::Plain).unwrap();
-        assert_eq!(list, TypeId(6));
-        let target = TypeId(2);
-        let name = "list".to_owned();
-        assert_eq!(
-            btf.get(list, Some(&base)),
-            Some(Type::Named { name, target })
-        );
+        assert_eq!(btf.get(TypeId(6)), None);
     }
 
     #[test]
     fn every_cut_and_every_changed_byte_is_survived() {
         let whole = kernel();
         let look = |bytes: Vec<u8>| {
-            let btf = Btf::parse(bytes, None)?;
-            (0..8).for_each(|it| drop(btf.get(TypeId(it), None)));
+            let btf = Btf::parse(bytes)?;
+            (0..8).for_each(|it| drop(btf.get(TypeId(it))));
             Ok::<_, BtfError>(btf.find("node", |_| true))
         };
         for end in 0..whole.len() {
