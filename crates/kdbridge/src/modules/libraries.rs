@@ -337,11 +337,18 @@ mod tests {
 
     /// Libraries of a kernel that has a file, and that kernel.
     fn of_a_kernel() -> (Libraries, linux::Kernel, NamedTempFile) {
+        let names = b"\0_text\0linux_banner\0";
+        // Global data in the first section, at its beginning.
+        let symbol = |name: u32| {
+            let head = [name.to_le_bytes(), [0x11, 0, 1, 0]].concat();
+            [head, AT.to_le_bytes().to_vec(), vec![0; 8]].concat()
+        };
+        let symbols = [vec![0; 24], symbol(1), symbol(7)].concat();
         let file = Elf::new()
             .section(".notes", 7, AT, &note())
-            .section(".symtab", 2, 0, &[0; 24])
-            .linked(3, 0)
-            .section(".strtab", 3, 0, &[0])
+            .section(".symtab", 2, 0, &symbols)
+            .linked(3, 1)
+            .section(".strtab", 3, 0, names)
             .write();
         let found = linux::Kernel {
             text: AT,
