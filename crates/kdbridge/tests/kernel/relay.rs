@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kdbridge::rsp::packet::{Decoder, Item};
 
@@ -16,8 +16,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Passes one connection on to a stub, and looks at the requests.
 pub(crate) struct Relay {
     socket: PathBuf,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Watched>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What was seen, and a bell that rings when there is more.
+#[derive(Default)]
+struct Watched {
+    seen: Mutex<Seen>,
+    more: Condvar,
 }
 
 #[derive(Default)]
@@ -43,7 +50,7 @@ impl Relay {
     pub(crate) fn to(stub: PathBuf) -> Self {
         let socket = stub.with_extension("relay");
         let listener = UnixListener::bind(&socket).unwrap();
-        let seen = Arc::<Mutex<Seen>>::default();
+        let seen = Arc::<Watched>::default();
         let looked = Arc::clone(&seen);
         let thread = thread::spawn(move || {
             let (debugger, _) = listener.accept().unwrap();
@@ -61,21 +68,20 @@ impl Relay {
     }
 
     pub(crate) fn reads(&self) -> usize {
-        self.seen.lock().unwrap().reads
+        self.seen.seen.lock().unwrap().reads
     }
 
     /// How many breakpoints the stub has.
     pub(crate) fn breakpoints(&self) -> usize {
-        self.seen.lock().unwrap().breakpoints.len()
+        self.seen.seen.lock().unwrap().breakpoints.len()
     }
 
     /// Waits until the stub has no breakpoint any more.
     pub(crate) fn is_rid_of_breakpoints(&self) -> bool {
-        let start = Instant::now();
-        while self.breakpoints() > 0 && start.elapsed() < PATIENCE {
-            thread::sleep(Duration::from_millis(10));
-        }
-        self.breakpoints() == 0
+        let Watched { seen, more } = &*self.seen;
+        let has_some = |seen: &mut Seen| !seen.breakpoints.is_empty();
+        let seen = more.wait_timeout_while(seen.lock().unwrap(), PATIENCE, has_some);
+        !seen.unwrap().1.timed_out()
     }
 }
 
@@ -90,14 +96,15 @@ impl Drop for Relay {
 }
 
 /// Passes on until one of the ends hangs up.
-fn pass(debugger: UnixStream, stub: UnixStream, seen: &Mutex<Seen>) {
+fn pass(debugger: UnixStream, stub: UnixStream, watched: &Watched) {
     thread::scope(|scope| {
         scope.spawn(|| copy(&stub, &debugger, |_| ()));
         let mut decoder = Decoder::of_requests();
         copy(&debugger, &stub, |bytes| {
             for &byte in bytes {
                 if let Ok(Some(Item::Packet(request))) = decoder.push(byte) {
-                    seen.lock().unwrap().look(&request);
+                    watched.seen.lock().unwrap().look(&request);
+                    watched.more.notify_all();
                 }
             }
         });
