@@ -17,6 +17,7 @@ pub mod modules;
 pub mod pages;
 pub mod paging;
 pub mod rsp;
+pub mod scratch;
 pub mod serve;
 pub mod symbols;
 pub mod target;

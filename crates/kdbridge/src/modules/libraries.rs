@@ -6,14 +6,13 @@ use std::io::{self, Write};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-
 use super::library::without_addresses;
 use super::materialise::{self, materialise};
 use super::{Module, library_addresses, library_memory};
 use crate::discover::linux;
 use crate::kernel::{Found, Kernel, KernelError, Sources};
 use crate::pages::Pages;
+use crate::scratch::Scratch;
 use crate::serve::{Library, Parts};
 use crate::symbols::{BuildId, Cache, ElfFile, Index};
 use crate::target::{Memory, Target};
@@ -31,7 +30,7 @@ pub struct Libraries {
     index: Index,
     kernel: Option<Kernel>,
     known: Vec<Known>,
-    copies: TempDir,
+    copies: Scratch,
     /// How many there have been.
     copied: u64,
     /// Where the file with nothing in it is.
@@ -55,7 +54,7 @@ impl Libraries {
     ///
     /// If there can be no folder for copies.
     pub fn new(index: Index) -> io::Result<Self> {
-        let copies = tempfile::tempdir()?;
+        let copies = Scratch::new()?;
         let nothing = materialise::nothing();
         fs::write(copies.path().join(NOTHING), nothing.bytes)?;
         Ok(Self {

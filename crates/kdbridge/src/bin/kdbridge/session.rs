@@ -6,10 +6,10 @@ use std::sync::atomic::AtomicBool;
 use anyhow::Context;
 use kdbridge::kernel::{Found, Kernel, Sources};
 use kdbridge::pages::Pages;
+use kdbridge::scratch::Scratch;
 use kdbridge::symbols::{Cache, Index};
 use kdbridge::target::{Cpu, Target};
 use kdbridge::xnu::Places;
-use tempfile::TempDir;
 
 use crate::args::look::Options;
 use crate::attach::{self, Attached};
@@ -42,7 +42,7 @@ struct Files {
     /// The folder of copies of what is Mach-O.
     copies: PathBuf,
     /// It is removed at the end.
-    _folder: Option<TempDir>,
+    _folder: Option<Scratch>,
 }
 
 impl Files {
@@ -51,9 +51,9 @@ impl Files {
             true => Cache::none(),
             false => Cache::of_user(),
         };
-        let folder = cache.folder().is_none().then(tempfile::tempdir);
+        let folder = cache.folder().is_none().then(Scratch::new);
         let folder = folder.transpose()?;
-        let copies = cache.folder().or(folder.as_ref().map(TempDir::path));
+        let copies = cache.folder().or(folder.as_ref().map(Scratch::path));
         Ok(Self {
             copies: copies.map(PathBuf::from).unwrap_or_default(),
             cache,

@@ -12,6 +12,7 @@ use std::thread;
 use anyhow::{Context, bail};
 use kdbridge::kernel::Found;
 use kdbridge::rsp::link::Address;
+use kdbridge::scratch::Scratch;
 use kdbridge::serve::{Listener, Options, Server};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -23,7 +24,7 @@ use crate::{output, signals};
 
 pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
     let image = attach::image(arguments.kernel.vmlinux.as_deref())?;
-    let folder = tempfile::tempdir()?;
+    let folder = Scratch::new()?;
     let socket = folder.path().join("kdbridge");
     let (program, rest) = arguments
         .debugger
