@@ -492,6 +492,23 @@ pub enum TargetError {
     /// No answer came in time.
     #[error("no answer from the target within {} ms", .0.as_millis())]
     Silent(Duration),
+    /// Somebody listens there, and says nothing at all.
+    #[error(
+        "nothing was answered within {} ms; perhaps another debugger holds the stub, which serves one at a time: \
+        let that one leave, or have all of them connect to one `kdbridge serve`", .0.as_millis()
+    )]
+    Unheard(Duration),
+    /// Each answer came in time, and all of them together take too long.
+    #[error("the target is too slow: {answers} answers took {} s", .waited.as_secs())]
+    Slow {
+        /// How many there were.
+        answers: u32,
+        /// How long they were waited for.
+        waited: Duration,
+    },
+    /// Who answers there serves others, and says why not this one.
+    #[error("sent away: {0}")]
+    SentAway(String),
     /// The target sent what its protocol does not allow.
     #[error("the target broke the protocol: {0}")]
     Protocol(&'static str),

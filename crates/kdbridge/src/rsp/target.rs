@@ -1,13 +1,14 @@
 //! A kernel behind a stub that speaks the GDB protocol: QEMU's, VMware's, kgdb, gdbserver.
 
 mod memory;
+mod pace;
 mod stop;
 mod threads;
 mod traps;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::hex;
 use super::link::{Address, Deadline, Link, Stream};
@@ -16,6 +17,7 @@ use super::registers::Layout;
 use crate::paging::Root;
 use crate::symbols::bytes::Bytes;
 use crate::target::{Cpu, Memory, Registers, Stop, Target, TargetError, Trap};
+use pace::Pace;
 use threads::Threads;
 
 /// How long an answer may take. A stub answers in microseconds; on a busy machine QEMU may not get a turn
@@ -66,6 +68,8 @@ pub struct RspTarget {
     kgdb: bool,
     /// How many answers were waited for in vain and may still come.
     owed: usize,
+    /// How long answers take, since it has stopped.
+    pace: Pace,
     /// Its reads and writes may be of physical memory.
     is_physical: bool,
     /// The processor that the stub was told to look from.
@@ -93,8 +97,9 @@ impl RspTarget {
     ///
     /// # Errors
     ///
-    /// [`TargetError::Io`] if nobody listens, [`TargetError::Silent`] if nobody answers, and
-    /// [`TargetError::Protocol`] if the answers make no sense.
+    /// [`TargetError::Io`] if nobody listens, [`TargetError::Unheard`] if nobody answers,
+    /// [`TargetError::SentAway`] if a bridge there cannot serve now, [`TargetError::Slow`] if answering takes
+    /// too long, and [`TargetError::Protocol`] if the answers make no sense.
     pub fn connect(address: &Address, patience: Duration) -> Result<Self, TargetError> {
         Self::over(Stream::connect(address, patience)?, patience)
     }
@@ -119,6 +124,7 @@ impl RspTarget {
             threads_change: false,
             kgdb: false,
             owed: 0,
+            pace: Pace::new(patience),
             is_physical: false,
             selected: None,
             view: Cpu(0),
@@ -132,7 +138,15 @@ impl RspTarget {
     }
 
     fn greet(&mut self) -> Result<(), TargetError> {
-        let reply = self.ask(b"qSupported:xmlRegisters=i386;swbreak+;hwbreak+;vContSupported+")?;
+        let reply = self.ask(b"qSupported:xmlRegisters=i386;swbreak+;hwbreak+;vContSupported+");
+        let reply = reply.map_err(|error| match error {
+            TargetError::Silent(patience) => TargetError::Unheard(patience),
+            other => other,
+        })?;
+        if let Some(why) = reply.strip_prefix(b"E.") {
+            let why = String::from_utf8_lossy(why).into_owned();
+            return Err(TargetError::SentAway(why));
+        }
         self.features = Features::read(&reply);
         if self.features.no_acks && self.ask(b"QStartNoAckMode")? == b"OK" {
             self.link.stop_acks();
@@ -217,7 +231,10 @@ impl RspTarget {
     }
 
     fn receive(&mut self, deadline: Deadline) -> Result<Vec<u8>, TargetError> {
+        self.pace.check()?;
+        let start = Instant::now();
         let reply = self.link.receive(deadline)?;
+        self.pace.add(start.elapsed());
         reply.ok_or(TargetError::Silent(deadline.patience()))
     }
 
@@ -329,6 +346,7 @@ impl RspTarget {
 
     fn leave(&mut self, state: State) {
         self.state = state;
+        self.pace = Pace::new(self.patience);
         self.root = None;
         // A stub looks from the processor that stopped, when one does.
         self.selected = None;
@@ -541,6 +559,8 @@ impl Target for RspTarget {
     }
 
     fn detach(&mut self) -> Result<(), TargetError> {
+        // However slow it is, it can be left.
+        self.pace = Pace::new(self.patience);
         let cleared = self.clear_traps();
         self.ask(b"D")?;
         self.leave(State::Running);

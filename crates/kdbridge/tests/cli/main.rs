@@ -4,6 +4,7 @@ mod boot_args;
 mod guide;
 mod pages;
 
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
 
 fn kdbridge(arguments: &[&str]) -> Output {
@@ -39,4 +40,19 @@ fn a_place_for_files_where_nothing_is_is_named() {
         assert!(text.contains("'/nonexistent'"), "{text}");
         assert!(text.contains("No such file or directory"), "{text}");
     }
+}
+
+#[test]
+fn a_stub_that_another_debugger_holds_is_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stub = folder.path().join("stub");
+    // As QEMU does it: whoever connects while another one is served waits.
+    let _listener = UnixListener::bind(&stub).expect("a socket");
+    let output = kdbridge(&["info", "--target", stub.to_str().expect("a path")]);
+    assert!(!output.status.success());
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(
+        text.contains("perhaps another debugger holds the stub"),
+        "{text}"
+    );
 }

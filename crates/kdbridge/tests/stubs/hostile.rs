@@ -1,5 +1,6 @@
 //! Stubs that lie, flood, and say nothing.
 
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,48 @@ fn modest(request: &[u8]) -> Say {
 #[test]
 fn silence_has_an_end() {
     let error = connect_within(SHORT, |_| Say::Silence).unwrap_err();
-    assert!(matches!(error, TargetError::Silent(SHORT)), "{error}");
+    assert!(matches!(error, TargetError::Unheard(SHORT)), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("another debugger holds the stub"), "{said}");
+    let error = connect_within(SHORT, |request| match request {
+        b"?" => Say::Silence,
+        _ => modest(request),
+    });
+    assert!(
+        matches!(error, Err(TargetError::Silent(SHORT))),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn who_is_sent_away_is_told_why() {
+    let error = connect(|_| "E.this is not the time".into()).unwrap_err();
+    assert_eq!(error.to_string(), "sent away: this is not the time");
+}
+
+#[test]
+fn answers_that_are_all_just_in_time_are_not_waited_for_for_ever() {
+    let (left, was_left) = mpsc::channel();
+    let (_stub, line) = Stub::play(move |request| match request {
+        [b'm', ..] => {
+            thread::sleep(SHORT / 2);
+            "00".into()
+        }
+        b"D" => {
+            left.send(()).unwrap();
+            "OK".into()
+        }
+        _ => modest(request),
+    });
+    let mut target = RspTarget::over(line, SHORT).unwrap();
+    let start = Instant::now();
+    let failed = (0..LONG.as_secs() * 10).find_map(|at| target.read(at, &mut [0]).err());
+    let error = failed.expect("an end");
+    assert!(matches!(error, TargetError::Slow { .. }), "{error}");
+    assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
+    // It can still be left.
+    target.detach().unwrap();
+    was_left.try_recv().unwrap();
 }
 
 #[test]
@@ -89,7 +131,7 @@ fn floods_of_what_is_no_answer_have_an_end() {
         let error = connect_within(SHORT, move |_| Say::Flood(flood.clone()));
         let expected = matches!(
             error,
-            Err(TargetError::Silent(_) | TargetError::Protocol(_) | TargetError::Io(_))
+            Err(TargetError::Unheard(_) | TargetError::Protocol(_) | TargetError::Io(_))
         );
         assert!(expected, "{error:?}");
     }
