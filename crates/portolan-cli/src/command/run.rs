@@ -50,7 +50,7 @@ pub(crate) fn run(options: &Run) -> anyhow::Result<()> {
         .with_context(|| format!("cannot get a bootstrap right for {label}"))?;
     let (variable, instance) = known.variable();
     let instance = also_of(env::var(variable).ok(), instance);
-    let reporter = match options.report {
+    let reporter = match options.report && confined.is_some() {
         true => Some(left_open(server.reporter(&label)?)?),
         false => None,
     };

@@ -189,6 +189,11 @@ fn without_the_option_and_without_walls_nothing_is_reported() {
     let refused = ran(command.args(["cat", &notes]).output().expect("run"));
     assert_eq!(refused.code, Some(1), "{}", refused.stderr);
     script(&world, "best", "", &format!("cat {notes}")).ok();
+    // Nor has who is not confined the right to report.
+    let count = "ls /proc/self/fd | wc -l";
+    let mut plain = world.confined("best", &world.write("entitlements.toml", ""));
+    let plain = ran(plain.args(["sh", "-c", count]).output().expect("run"));
+    assert_eq!(script(&world, "best", "", count).ok(), plain.ok());
     assert_eq!(lines(&world), Vec::<Value>::new());
     let both = world.run(["run", "--trace", "--report", "--", "true"]);
     both.fails(2, "--report");
