@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use kdbridge::symbols::{ElfFile, SymbolTable};
 
 use crate::bridge::{Bridge, read_until};
-use crate::machine::{Machine, release, root, vmlinux};
+use crate::machine::{Machine, Options, release, root, vmlinux};
 use crate::relay::Relay;
 
 /// What is called again and again once [`keep_busy`] has been.
@@ -58,6 +58,24 @@ fn k01_k02_names_are_right_in_three_boots_with_nothing_typed() {
             .collect();
         assert!(frames.len() >= 2, "{lldb}");
         assert!(frames.iter().all(|frame| frame.contains('`')), "{lldb}");
+    }
+}
+
+#[test]
+fn k01_a_kernel_is_found_anew_after_a_reset() {
+    let mut machine = Machine::boot_with(&Options {
+        may_be_reset: true,
+        ..Options::default()
+    });
+    let bridge = Bridge::serve(&machine, &[]);
+    let banner = format!("Linux version {}", release());
+    for _ in 0..2 {
+        let gdb = bridge.gdb(
+            Some(&vmlinux()),
+            &["x/s linux_banner", "monitor system_reset"],
+        );
+        assert!(gdb.contains(&banner), "{gdb}");
+        machine.comes_up();
     }
 }
 

@@ -65,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) append: &'static str,
     pub(crate) cpu_model: &'static str,
     pub(crate) kernel: PathBuf,
+    /// Others end when they are reset.
+    pub(crate) may_be_reset: bool,
 }
 
 impl Default for Options {
@@ -74,6 +76,7 @@ impl Default for Options {
             append: "",
             cpu_model: "qemu64",
             kernel: root().join(format!("boot/vmlinuz-{}", release())),
+            may_be_reset: false,
         }
     }
 }
@@ -86,8 +89,13 @@ impl Machine {
 
     pub(crate) fn boot_with(options: &Options) -> Self {
         let mut machine = Self::start(options);
-        machine.read_until("lab ready\n");
+        machine.comes_up();
         machine
+    }
+
+    /// Waits for its shell.
+    pub(crate) fn comes_up(&mut self) {
+        self.read_until("lab ready\n");
     }
 
     /// Starts one and does not wait for anything but its stub.
@@ -224,14 +232,8 @@ fn qemu(options: &Options, stub: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"])
-        .args([
-            "-nodefaults",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-accel",
-            "tcg",
-        ])
+        .args(["-nodefaults", "-display", "none", "-accel", "tcg"])
+        .args((!options.may_be_reset).then_some("-no-reboot"))
         .args(["-m", "512", "-smp", &options.cpus.to_string()])
         .args(["-cpu", options.cpu_model, "-append", &append])
         .arg("-kernel")
