@@ -222,6 +222,11 @@ impl Link {
         self.write(&[3], deadline)
     }
 
+    /// Whether something has come that [`receive`](Self::receive) has not looked at.
+    pub(super) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
     /// The payload of the next packet; `None` if there is none by `deadline`.
     ///
     /// # Errors

@@ -81,6 +81,8 @@ pub struct RspTarget {
     /// What is set, and what software breakpoints stand in the place of.
     traps: BTreeMap<(u64, Trap), Vec<u8>>,
     state: State,
+    /// A step that may have to be asked for again.
+    step: Option<Step>,
     /// What a thread gets when it runs on.
     signal: Option<(Cpu, u8)>,
 }
@@ -90,6 +92,15 @@ enum State {
     Stopped,
     Running,
     Stepping,
+}
+
+/// One instruction of a processor of QEMU's.
+#[derive(Debug)]
+struct Step {
+    cpu: Cpu,
+    before: Registers,
+    /// How often it may still be asked for.
+    tries: u32,
 }
 
 impl RspTarget {
@@ -131,6 +142,7 @@ impl RspTarget {
             root: None,
             traps: BTreeMap::new(),
             state: State::Stopped,
+            step: None,
             signal: None,
         };
         target.greet()?;
@@ -352,6 +364,23 @@ impl RspTarget {
         self.selected = None;
     }
 
+    /// Lets `cpu` execute one instruction.
+    fn ask_for_step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
+        let signal = self.signal.take().filter(|(other, _)| *other == cpu);
+        let step = signal.map_or("s".to_owned(), |(_, signal)| format!("S{signal:02x}"));
+        let request = if self.vcont {
+            format!("vCont;{step}:{}", self.threads.name(cpu)?)
+        } else {
+            // Which one is to step was said before there was vCont.
+            let select = format!("Hc{}", self.threads.name(cpu)?);
+            self.ask(select.as_bytes())?;
+            step
+        };
+        self.link.send(&[request.as_bytes()], self.deadline())?;
+        self.leave(State::Stepping);
+        Ok(())
+    }
+
     /// The value of a register that only some descriptions have.
     fn control(&mut self, name: &str) -> Result<Option<u64>, TargetError> {
         let Some(number) = self.layout.number(name) else {
@@ -523,19 +552,8 @@ impl Target for RspTarget {
     fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.standing()?;
         self.settle()?;
-        let signal = self.signal.take().filter(|(other, _)| *other == cpu);
-        let step = signal.map_or("s".to_owned(), |(_, signal)| format!("S{signal:02x}"));
-        let request = if self.vcont {
-            format!("vCont;{step}:{}", self.threads.name(cpu)?)
-        } else {
-            // Which one is to step was said before there was vCont.
-            let select = format!("Hc{}", self.threads.name(cpu)?);
-            self.ask(select.as_bytes())?;
-            step
-        };
-        self.link.send(&[request.as_bytes()], self.deadline())?;
-        self.leave(State::Stepping);
-        Ok(())
+        self.step = self.step_to_check(cpu)?;
+        self.ask_for_step(cpu)
     }
 
     fn can_interrupt(&self) -> bool {

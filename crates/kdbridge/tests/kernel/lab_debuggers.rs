@@ -17,6 +17,12 @@ pub(crate) fn keep_busy(machine: &mut Machine) {
     machine.run("{ while :; do cat /proc/uptime >/dev/null; done; } & :");
 }
 
+/// Where a function of the kernel is, in digits.
+fn place_of(machine: &mut Machine, function: &str) -> String {
+    let line = machine.run(&format!("grep -m 1 ' {function}$' /proc/kallsyms"));
+    line.split(' ').next().unwrap().to_owned()
+}
+
 /// The time goes on, and nothing that is called often stops the machine.
 pub(crate) fn lives(machine: &mut Machine) {
     let before = machine.uptime();
@@ -136,6 +142,34 @@ fn k03_a_breakpoint_by_name_is_hit_and_shows_its_caller_and_arguments() {
 }
 
 #[test]
+fn k03_hundreds_of_stops_of_four_processors_are_each_told_once() {
+    const STOPS: u32 = 200;
+    let mut machine = Machine::boot_with(&Options {
+        cpus: 4,
+        ..Options::default()
+    });
+    (0..8).for_each(|_| keep_busy(&mut machine));
+    let place = place_of(&mut machine, BUSY);
+    let bridge = Bridge::serve(&machine, &[]);
+
+    // The condition is looked at in each stop.
+    let stop = format!("break *0x{place} if $rsp != 0");
+    let passed = format!("ignore 1 {}", STOPS - 1);
+    let gdb = bridge.gdb(None, &[&stop, &passed, "continue", "info breakpoints"]);
+    let hit = format!("breakpoint already hit {STOPS} times");
+    assert!(gdb.contains(&hit), "{gdb}");
+    lives(&mut machine);
+
+    let stop = format!("breakpoint set -a 0x{place}");
+    let passed = format!("breakpoint modify -i {} 1", STOPS - 1);
+    let lldb = bridge.lldb(None, &[&stop, &passed, "continue", "breakpoint list"]);
+    assert!(lldb.contains("stop reason = breakpoint 1.1"), "{lldb}");
+    let hit = format!("hit count = {STOPS}");
+    assert!(lldb.contains(&hit), "{lldb}");
+    lives(&mut machine);
+}
+
+#[test]
 fn k25_each_version_of_lldb_is_served() {
     let mut machine = Machine::boot();
     keep_busy(&mut machine);
@@ -251,9 +285,7 @@ fn k05_a_debugger_may_kill_the_machine_if_that_is_allowed() {
 fn k05_behind_the_guard_a_machine_survives_debuggers_that_know_nothing_of_its_kernel() {
     let mut machine = Machine::boot();
     keep_busy(&mut machine);
-    let place = format!("grep -m 1 ' {BUSY}$' /proc/kallsyms");
-    let place = machine.run(&place);
-    let place = place.split(' ').next().unwrap();
+    let place = place_of(&mut machine, BUSY);
     let guard = Bridge::guard(&machine);
     for turn in 0..20 {
         let lldb = guard.lldb(None, &["kill"]);

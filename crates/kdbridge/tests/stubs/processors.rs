@@ -1,11 +1,14 @@
 //! A stub with two processors, one of which it looks from, as QEMU does.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::hex;
 use kdbridge::target::{Cpu, Stop, Target, TargetError};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::stub::{Say, Stub};
 
@@ -91,4 +94,47 @@ fn registers_are_those_of_their_processor_after_a_stop_of_another() {
     );
     assert_eq!(target.registers(Cpu(0)).unwrap().rip, 0x1000);
     assert_eq!(places(&mut target), [0x2000, 0x1000]);
+}
+
+/// One processor, which moves by a byte with each step that is done. So many are told too early.
+fn stepped(early: usize) -> (u64, usize) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let mut rip = 0x1000;
+    let (_stub, line) = Stub::play(move |request| match request {
+        b"vCont;s:01" => {
+            rip += u64::from(count.fetch_add(1, Ordering::Relaxed) >= early);
+            "T05thread:01;".into()
+        }
+        b"g" => registers(rip),
+        _ => Qemu(0).answer(request),
+    });
+    let mut target = RspTarget::over(line, PATIENCE).unwrap();
+    target.step(Cpu(0)).unwrap();
+    assert_eq!(target.wait(PATIENCE).unwrap(), Some(Stop::Stepped(Cpu(0))));
+    let rip = target.registers(Cpu(0)).unwrap().rip;
+    (rip, asked.load(Ordering::Relaxed))
+}
+
+#[test]
+fn a_step_that_is_told_too_early_is_asked_for_again() {
+    assert_eq!(stepped(0), (0x1001, 1));
+    assert_eq!(stepped(1), (0x1001, 2));
+    // An instruction that jumps to itself is left at some time.
+    assert_eq!(stepped(usize::MAX), (0x1000, 4));
+}
+
+#[test]
+fn a_stop_is_told_that_comes_together_with_what_is_none() {
+    let (_stub, line) = Stub::play(|request| match request {
+        b"vCont;c" => Say::Packets(&[b"O6869", b"T05thread:01;"]),
+        _ => Qemu(0).answer(request),
+    });
+    let mut target = RspTarget::over(line, PATIENCE).unwrap();
+    target.resume().unwrap();
+    let line = target.readiness().unwrap();
+    poll(&mut [PollFd::from_borrowed_fd(line, PollFlags::IN)], None).unwrap();
+    // What has been read and was not looked at would never be readable again.
+    let stop = target.wait(Duration::ZERO).unwrap();
+    assert_eq!(stop, Some(Stop::Breakpoint(Cpu(0))));
 }

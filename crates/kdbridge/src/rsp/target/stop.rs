@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use super::{Deadline, MAX_ASIDES, RspTarget, State, hex};
+use super::{Deadline, MAX_ASIDES, RspTarget, State, Step, hex};
 use crate::target::{Cpu, End, Stop, Target as _, TargetError, Trap};
 
 const SIGINT: u8 = 2;
 const SIGTRAP: u8 = 5;
+
+/// How often a step is asked for that leaves everything as it was.
+const MAX_STEPS: u32 = 4;
 
 impl RspTarget {
     pub(super) fn wait_for_stop(
@@ -17,6 +20,7 @@ impl RspTarget {
             return self.drain().map(|()| None);
         }
         let deadline = Deadline::after(patience);
+        let mut asides = 0;
         while let Some(reply) = self.link.receive(deadline)? {
             if let Some(end) = end(&reply) {
                 return Err(TargetError::Ended(end));
@@ -28,13 +32,45 @@ impl RspTarget {
                 if self.threads_change {
                     self.list_threads()?;
                 }
+                if stepping && self.step_again(&reply)? {
+                    continue;
+                }
                 return self.stopped(&reply, stepping).map(Some);
             }
-            if deadline.has_passed() {
+            // What has been read is looked at now: nothing will tell that it is there.
+            asides += u32::from(deadline.has_passed());
+            if asides > 0 && !self.link.has_unread() || asides > MAX_ASIDES {
                 break;
             }
         }
         Ok(None)
+    }
+
+    /// Where the processor stands that is to step, if QEMU may say too early that it has.
+    pub(super) fn step_to_check(&mut self, cpu: Cpu) -> Result<Option<Step>, TargetError> {
+        if !self.pipelined || !self.amd64 {
+            return Ok(None);
+        }
+        Ok(Some(Step {
+            cpu,
+            before: self.registers(cpu)?,
+            tries: MAX_STEPS - 1,
+        }))
+    }
+
+    /// Steps again if nothing was executed, as it happens with QEMU where several processors come to breakpoints.
+    /// An instruction that jumps to itself may be executed more than once.
+    fn step_again(&mut self, reply: &[u8]) -> Result<bool, TargetError> {
+        let Some(step) = self.step.take().filter(|step| step.tries > 0) else {
+            return Ok(false);
+        };
+        if signal(reply) != SIGTRAP || self.registers(step.cpu)? != step.before {
+            return Ok(false);
+        }
+        self.ask_for_step(step.cpu)?;
+        let tries = step.tries - 1;
+        self.step = Some(Step { tries, ..step });
+        Ok(true)
     }
 
     /// Takes what a machine says that stands still; else its end would never be noticed.
@@ -54,7 +90,7 @@ impl RspTarget {
     }
 
     fn stopped(&mut self, reply: &[u8], stepping: bool) -> Result<Stop, TargetError> {
-        let signal = reply.get(1..3).and_then(hex::number).unwrap_or_default() as u8;
+        let signal = signal(reply);
         let fields = reply
             .get(3..)
             .unwrap_or_default()
@@ -109,6 +145,10 @@ impl RspTarget {
             (false, false) => Stop::Signal(cpu, SIGTRAP),
         })
     }
+}
+
+fn signal(stop: &[u8]) -> u8 {
+    stop.get(1..3).and_then(hex::number).unwrap_or_default() as u8
 }
 
 /// `T05…` or `S05`.
