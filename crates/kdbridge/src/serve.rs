@@ -16,6 +16,8 @@ mod requests;
 mod stops;
 mod xml;
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -123,8 +125,8 @@ pub struct Options {
     pub remark: Box<dyn FnMut(&str) + Send>,
 }
 
-impl std::fmt::Debug for Options {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut options = f.debug_struct("Options");
         options
             .field("allow_kill", &self.allow_kill)
@@ -144,13 +146,30 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
+/// Connects to the machine anew, which then stands still.
+pub type Reconnect<T> = Box<dyn FnMut() -> Result<T, Box<dyn Error + Send + Sync>> + Send>;
+
 /// A machine with a socket for debuggers.
-#[derive(Debug)]
 pub struct Server<T> {
     machine: Machine<T>,
     listener: Listener,
     clients: Vec<Client>,
     accepted: u32,
+    reconnect: Option<Reconnect<T>>,
+    /// The machine is gone.
+    lost: bool,
+}
+
+impl<T> fmt::Debug for Server<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut server = f.debug_struct("Server");
+        server
+            .field("machine", &self.machine)
+            .field("listener", &self.listener)
+            .field("clients", &self.clients)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<T: Target> Server<T> {
@@ -165,7 +184,15 @@ impl<T: Target> Server<T> {
             listener,
             clients: Vec::new(),
             accepted: 0,
+            reconnect: None,
+            lost: false,
         })
+    }
+
+    /// From here on a machine that is gone does not end the server: the next debugger has it connected to anew,
+    /// and its kernel looked for. A program that has ended is not begun again.
+    pub fn reconnect_by(&mut self, reconnect: Reconnect<T>) {
+        self.reconnect = Some(reconnect);
     }
 
     /// Where debuggers connect.
@@ -182,6 +209,9 @@ impl<T: Target> Server<T> {
     pub fn serve(&mut self, end: BorrowedFd<'_>) -> Result<(), ServeError> {
         let served = self.serve_until(end);
         self.clients.clear();
+        if self.lost {
+            return served;
+        }
         if let Err(ServeError::Target(error)) = &served
             && error.is_final()
         {
@@ -195,12 +225,31 @@ impl<T: Target> Server<T> {
 
     fn serve_until(&mut self, end: BorrowedFd<'_>) -> Result<(), ServeError> {
         while let Some(ready) = self.wait(end)? {
-            let turn = self.turn(ready);
-            if let Err(ServeError::Target(TargetError::Ended(end))) = &turn {
-                self.tell_of_end(*end);
+            match self.turn(ready) {
+                Err(ServeError::Target(error)) if error.is_final() => self.lose(error)?,
+                turn => turn?,
             }
-            turn?;
         }
+        Ok(())
+    }
+
+    /// Goes on without a machine, which is gone, and its debuggers.
+    fn lose(&mut self, error: TargetError) -> Result<(), TargetError> {
+        self.tell_of_end(&error);
+        if self.reconnect.is_none() || self.machine.is_program() {
+            return Err(error);
+        }
+        self.remark(&format!(
+            "{error}; it is connected to again when a debugger comes"
+        ));
+        // Who was told of an end leaves by itself.
+        for client in &mut self.clients {
+            if matches!(error, TargetError::Ended(_)) && std::mem::take(&mut client.talk.waits) {
+                client.refuse(error.to_string());
+            }
+        }
+        self.clients.retain(Client::is_unwelcome);
+        self.lost = true;
         Ok(())
     }
 
@@ -220,20 +269,27 @@ impl<T: Target> Server<T> {
     }
 
     /// Tells whoever waits for a stop that there will be none.
-    fn tell_of_end(&mut self, end: End) {
-        let word = match end {
-            End::Exit(status) => format!("W{status:02x}"),
-            End::Signal(signal) => format!("X{signal:02x}"),
+    fn tell_of_end(&mut self, error: &TargetError) {
+        let word = match error {
+            TargetError::Ended(End::Exit(status)) => Some(format!("W{status:02x}")),
+            TargetError::Ended(End::Signal(signal)) => Some(format!("X{signal:02x}")),
+            _ => None,
         };
         for client in self.clients.iter_mut().filter(|client| client.talk.waits) {
-            client.answer(word.as_bytes());
+            match &word {
+                Some(word) => client.answer(word.as_bytes()),
+                None => client.print(&error.to_string()),
+            }
         }
         self.flush();
     }
 
     /// Waits for something to do; `None` at the end.
     fn wait(&self, end: BorrowedFd<'_>) -> Result<Option<Ready>, ServeError> {
-        let target = self.machine.readiness();
+        let target = match self.lost {
+            true => None,
+            false => self.machine.readiness(),
+        };
         let mut fds = vec![
             PollFd::from_borrowed_fd(end, PollFlags::IN),
             PollFd::new(&self.listener, PollFlags::IN),
@@ -247,7 +303,7 @@ impl<T: Target> Server<T> {
             PollFd::new(client, PollFlags::IN | output)
         }));
         fds.extend(target.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let blind = self.machine.is_running() && target.is_none();
+        let blind = !self.lost && self.machine.is_running() && target.is_none();
         match poll(&mut fds, blind.then_some(&TICK)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(io::Error::from(error).into()),
@@ -280,18 +336,39 @@ impl<T: Target> Server<T> {
     fn welcome(&mut self, stream: Stream) -> Result<(), TargetError> {
         self.accepted += 1;
         let mut client = Client::new(Id(self.accepted), stream);
-        // One that is to be sent away has nothing to do with the machine.
-        if self.clients.iter().all(Client::is_unwelcome) {
-            match self.machine.begin() {
-                Err(error) if error.is_final() => return Err(error),
-                Err(error) => {
-                    self.remark(&format!("a debugger was sent away: {error}"));
-                    client.refuse(error.to_string());
-                }
-                Ok(()) => {}
-            }
+        let ready = self.make_ready();
+        if let Err(why) = &ready {
+            self.remark(&format!("a debugger was sent away: {why}"));
+            client.refuse(why.to_string());
         }
         self.clients.push(client);
+        match ready {
+            Err(SentAway::Target(error)) if error.is_final() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the machine stand still for one more debugger.
+    fn make_ready(&mut self) -> Result<(), SentAway> {
+        if self.lost {
+            self.find_again()?;
+        }
+        // One that was sent away has nothing to do with the machine.
+        if self.clients.iter().all(Client::is_unwelcome) {
+            return Ok(self.machine.begin()?);
+        }
+        match self.machine.controller {
+            Some(Id(other)) if self.machine.is_running() => Err(SentAway::Runs(other)),
+            _ => Ok(()),
+        }
+    }
+
+    fn find_again(&mut self) -> Result<(), SentAway> {
+        if let Some(reconnect) = &mut self.reconnect {
+            let target = reconnect().map_err(SentAway::Lost)?;
+            self.machine.replace(target)?;
+            self.lost = false;
+        }
         Ok(())
     }
 
@@ -384,6 +461,9 @@ impl<T: Target> Server<T> {
         let gone: Vec<Client> = gone.collect();
         let gone = gone.iter().filter(|client| !client.is_unwelcome());
         let gone: Vec<Id> = gone.map(|client| client.id).collect();
+        if self.lost {
+            return Ok(());
+        }
         for id in &gone {
             let released = self.machine.release(*id);
             self.survive(released)?;
@@ -409,6 +489,20 @@ impl<T: Target> Server<T> {
     }
 }
 
+/// Why a debugger is not served.
+#[derive(Debug, Error)]
+enum SentAway {
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    #[error(
+        "debugger {0} has the machine run, and nothing can be read meanwhile; \
+        connect again when it stands still"
+    )]
+    Runs(u32),
+    #[error("the machine is gone: {0}")]
+    Lost(Box<dyn Error + Send + Sync>),
+}
+
 /// What poll found.
 struct Ready {
     listener: bool,
@@ -427,7 +521,11 @@ fn answer<T: Target>(
     if let Err(Closed) = client.flush() {
         client.closed = true;
     }
-    match requests::answer(machine, client.id, &mut client.talk, request)? {
+    let answered = requests::answer(machine, client.id, &mut client.talk, request);
+    if let Err(error) = &answered {
+        client.answer(&requests::failure(error, &client.talk));
+    }
+    match answered? {
         Answer::Packet(payload) => client.answer(&payload),
         Answer::Packets(payloads) => payloads.iter().for_each(|it| client.answer(it)),
         Answer::Memory(stretch) => {

@@ -67,11 +67,16 @@ impl<T: Target> Machine<T> {
             controller: None,
             running: false,
         };
-        if let Err(error) = machine.meet() {
-            machine.target.detach().ok();
-            return Err(error);
-        }
+        machine.meet_or_leave()?;
         Ok(machine)
+    }
+
+    fn meet_or_leave(&mut self) -> Result<(), TargetError> {
+        let met = self.meet();
+        if met.is_err() {
+            self.target.detach().ok();
+        }
+        met
     }
 
     /// Looks at the machine for the first time, and lets it run.
@@ -103,6 +108,18 @@ impl<T: Target> Machine<T> {
         Ok(())
     }
 
+    /// Takes another target in the place of one that is gone, and lets it run. Nothing is known of it.
+    pub(super) fn replace(&mut self, target: T) -> Result<(), TargetError> {
+        self.target = target;
+        self.traps.clear();
+        self.foreign_traps.clear();
+        self.hooks = Hooks::default();
+        self.stop = None;
+        self.controller = None;
+        self.running = false;
+        self.meet_or_leave()
+    }
+
     /// One to look from, if nothing says which.
     pub(super) fn first_cpu(&self) -> Cpu {
         self.cpus.first().copied().unwrap_or(Cpu(0))
@@ -122,6 +139,10 @@ impl<T: Target> Machine<T> {
 
     pub(super) fn is_running(&self) -> bool {
         self.running
+    }
+
+    pub(super) fn is_program(&self) -> bool {
+        self.target.is_program()
     }
 
     /// What is readable when the machine, which runs, may have stopped.

@@ -86,30 +86,38 @@ pub(super) fn answer<T: Target>(
     let mut conversation = Conversation { machine, id, talk };
     match conversation.answer(request) {
         Ok(answer) => Ok(answer),
-        Err(Refusal::Target(error @ (TargetError::Gone | TargetError::Ended(_)))) => Err(error),
-        Err(refusal) => Ok(refusal.to_answer(conversation.talk)),
+        Err(Refusal::Target(error)) if error.is_final() => Err(error),
+        Err(refusal) => Ok(Answer::Packet(refusal.to_packet(conversation.talk))),
     }
 }
 
+/// The answer to a request that the target has failed at.
+pub(super) fn failure(error: &TargetError, talk: &Talk) -> Vec<u8> {
+    error_packet(0x0e, &error.to_string(), talk)
+}
+
 impl Refusal {
-    fn to_answer(&self, talk: &Talk) -> Answer {
-        let (code, text) = match self {
-            Self::Malformed => (0x16, "a request that makes no sense".to_owned()),
-            Self::NotYours(NotYours(other)) => (
-                1,
-                format!("debugger {} controls this machine until it leaves", other.0),
-            ),
-            Self::Target(error) => (0x0e, error.to_string()),
-        };
-        match talk.dialect {
-            Dialect::Gdb => format!("E.{text}"),
-            Dialect::Lldb if talk.error_texts => {
-                format!("E{code:02x};{}", hex::encode(text.as_bytes()))
+    fn to_packet(&self, talk: &Talk) -> Vec<u8> {
+        match self {
+            Self::Malformed => error_packet(0x16, "a request that makes no sense", talk),
+            Self::NotYours(NotYours(other)) => {
+                let text = format!("debugger {} controls this machine until it leaves", other.0);
+                error_packet(1, &text, talk)
             }
-            Dialect::Lldb => format!("E{code:02x}"),
+            Self::Target(error) => failure(error, talk),
         }
-        .into()
     }
+}
+
+fn error_packet(code: u8, text: &str, talk: &Talk) -> Vec<u8> {
+    let packet = match talk.dialect {
+        Dialect::Gdb => format!("E.{text}"),
+        Dialect::Lldb if talk.error_texts => {
+            format!("E{code:02x};{}", hex::encode(text.as_bytes()))
+        }
+        Dialect::Lldb => format!("E{code:02x}"),
+    };
+    packet.into_bytes()
 }
 
 pub(super) struct Conversation<'a, T> {

@@ -170,6 +170,30 @@ fn k03_hundreds_of_stops_of_four_processors_are_each_told_once() {
 }
 
 #[test]
+fn k31_gdb_knows_the_kernel_of_a_machine_that_was_started_anew() {
+    let mut machine = Machine::boot();
+    let bridge = Bridge::serve(&machine, &[]);
+    let mut gdb = bridge.gdb_command(None, &["echo it waits\\n", "continue"]);
+    let gdb = gdb.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut gdb = gdb.spawn().unwrap();
+    read_until(gdb.stdout.as_mut().unwrap(), "it waits");
+    // It stood still until gdb had it go on.
+    machine.run("true");
+    machine.restart(&Options::default());
+    let said = gdb.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.contains("kdbridge: the "), "{said}");
+    assert!(said.contains("Remote connection closed"), "{said}");
+
+    let place = place_of(&mut machine, "linux_banner");
+    let commands = ["p &linux_banner", "x/s linux_banner"];
+    let gdb = bridge.gdb(Some(&vmlinux()), &commands);
+    assert!(gdb.contains(&format!("0x{place} <linux_banner>")), "{gdb}");
+    assert!(gdb.contains("Linux version"), "{gdb}");
+    lives(&mut machine);
+}
+
+#[test]
 fn k25_each_version_of_lldb_is_served() {
     let mut machine = Machine::boot();
     keep_busy(&mut machine);

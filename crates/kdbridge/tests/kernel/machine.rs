@@ -101,21 +101,23 @@ impl Machine {
     /// Starts one and does not wait for anything but its stub.
     pub(crate) fn start(options: &Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut qemu = qemu(options, &folder.path().join("stub"));
-        let mut qemu = qemu.spawn().expect("start qemu-system-x86_64");
-        let console = qemu.stdout.take().unwrap();
-        let machine = Self {
+        let (qemu, console) = launch(options, &folder.path().join("stub"));
+        Self {
             qemu,
             console,
             unread: Vec::new(),
             folder,
-        };
-        let deadline = Instant::now() + PATIENCE;
-        while !machine.stub().exists() {
-            assert!(Instant::now() < deadline, "QEMU opens no stub");
-            std::thread::yield_now();
         }
-        machine
+    }
+
+    /// Ends it as a crash would, starts another one in its place, and waits for its shell.
+    pub(crate) fn restart(&mut self, options: &Options) {
+        self.qemu.kill().unwrap();
+        self.qemu.wait().unwrap();
+        fs::remove_file(self.stub()).unwrap();
+        self.unread.clear();
+        (self.qemu, self.console) = launch(options, &self.stub());
+        self.read_until("lab ready\n");
     }
 
     /// The socket of its GDB stub.
@@ -222,6 +224,20 @@ impl Drop for Machine {
         self.qemu.kill().ok();
         self.qemu.wait().ok();
     }
+}
+
+/// QEMU once it has its stub.
+fn launch(options: &Options, stub: &Path) -> (Child, ChildStdout) {
+    let mut qemu = qemu(options, stub)
+        .spawn()
+        .expect("start qemu-system-x86_64");
+    let console = qemu.stdout.take().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !stub.exists() {
+        assert!(Instant::now() < deadline, "QEMU opens no stub");
+        std::thread::yield_now();
+    }
+    (qemu, console)
 }
 
 /// `setpriv` becomes QEMU, with the kernel's promise to end it when the test's thread ends.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::thread::{self, JoinHandle};
 
 use kdbridge::rsp::link::Address;
-use kdbridge::serve::{Listener, Locate, NoModules, Options, ServeError, Server};
+use kdbridge::serve::{Listener, Locate, NoModules, Options, Reconnect, ServeError, Server};
 use kdbridge::target::Target;
 use tempfile::TempDir;
 
@@ -19,6 +19,15 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn start<T: Target + Send + 'static>(target: T, locate: Locate) -> Self {
+        Self::start_with(target, locate, None)
+    }
+
+    /// One that may connect to its machine anew.
+    pub(crate) fn start_with<T: Target + Send + 'static>(
+        target: T,
+        locate: Locate,
+        reconnect: Option<Reconnect<T>>,
+    ) -> Self {
         let folder = TempDir::new().expect("a folder");
         let socket = folder.path().join("bridge");
         let listener = Listener::bind(&Address::Unix(socket)).expect("a socket");
@@ -29,6 +38,9 @@ impl Serving {
             remark: Box::new(|_| ()),
         };
         let mut server = Server::new(target, listener, options).expect("a machine");
+        if let Some(reconnect) = reconnect {
+            server.reconnect_by(reconnect);
+        }
         let (end, theirs) = UnixStream::pair().expect("a pair");
         let thread = thread::spawn(move || server.serve(theirs.as_fd()));
         Self {

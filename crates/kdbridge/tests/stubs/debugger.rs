@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use kdbridge::rsp::link::{Address, Deadline, Link, Stream};
+use kdbridge::target::TargetError;
 
 use crate::serving::Serving;
 
@@ -30,6 +31,17 @@ impl Debugger {
 
     pub(crate) fn interrupt(&mut self) {
         self.0.interrupt(Deadline::after(PATIENCE)).unwrap();
+    }
+
+    pub(crate) fn stop_acks(&mut self) {
+        assert_eq!(self.ask("QStartNoAckMode"), "OK");
+        self.0.stop_acks();
+    }
+
+    /// Whether the bridge has hung up, after all that was heard.
+    pub(crate) fn is_hung_up_on(&mut self) -> bool {
+        let end = self.0.receive(Deadline::after(PATIENCE));
+        matches!(end, Err(TargetError::Gone | TargetError::Io(_)))
     }
 
     /// The next packet of the bridge's.

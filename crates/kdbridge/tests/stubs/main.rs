@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may fail in any way it likes")]
 
+mod again;
 mod debugger;
 mod hostile;
 mod kgdb;

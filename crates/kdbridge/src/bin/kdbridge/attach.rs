@@ -11,7 +11,7 @@ use kdbridge::modules::Libraries;
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Address;
 use kdbridge::rsp::target::PATIENCE;
-use kdbridge::serve::{Library, Locate, Modules, Whereabouts};
+use kdbridge::serve::{Library, Locate, Modules, Reconnect, Whereabouts};
 use kdbridge::symbols::{Cache, ElfFile, Index, SymbolTable};
 use kdbridge::target::{Memory, Target};
 use kdbridge::xnu::{Extensions, FilesError};
@@ -46,6 +46,14 @@ pub(crate) fn connect_to(
     };
     let target = target.with_context(|| format!("{place}"))?;
     Ok(Attached { target, xnu })
+}
+
+/// Connects to a stub again. Over KDP a machine is never known to be gone.
+pub(crate) fn again(place: &Place) -> Option<Reconnect<Box<dyn Target + Send>>> {
+    let Place::Stub(address) = place.clone() else {
+        return None;
+    };
+    Some(Box::new(move || Ok(stub(&address)?)))
 }
 
 /// Connects to a stub.

@@ -48,6 +48,9 @@ pub(crate) fn run(arguments: &Debugger) -> anyhow::Result<ExitCode> {
         remark: Box::new(|text| output::remark(text)),
     };
     let mut server = Server::new(attached.target, listener, options)?;
+    if let Some(reconnect) = attach::again(&arguments.target) {
+        server.reconnect_by(reconnect);
+    }
     let (end, debugger_lives) = UnixStream::pair()?;
     let status = thread::scope(|scope| {
         let serving = scope.spawn(|| server.serve(end.as_fd()));

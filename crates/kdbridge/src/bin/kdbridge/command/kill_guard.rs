@@ -1,10 +1,11 @@
 //! `kdbridge kill-guard`
 
 use anyhow::Context;
-use kdbridge::serve::{NoModules, Options};
+use kdbridge::serve::{NoModules, Options, Server};
 
 use super::serve;
 use crate::args::KillGuard;
+use crate::place::Place;
 use crate::{attach, output, signals};
 
 pub(crate) fn run(arguments: &KillGuard) -> anyhow::Result<()> {
@@ -18,5 +19,6 @@ pub(crate) fn run(arguments: &KillGuard) -> anyhow::Result<()> {
         allow_kill: false,
         remark: Box::new(|text| output::remark(text)),
     };
-    serve::until_told(target, listener, options, &told)
+    let server = Server::new(target, listener, options)?;
+    serve::until_told(server, attach::again(&Place::Stub(stub.clone())), &told)
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::Context;
 use kdbridge::rsp::link::Address;
-use kdbridge::serve::{Listener, Options, Server};
+use kdbridge::serve::{Listener, Options, Reconnect, Server};
 use kdbridge::target::Target;
 
 use crate::args::{Listen, Serve};
@@ -25,7 +25,8 @@ pub(crate) fn run(arguments: &Serve) -> anyhow::Result<()> {
         allow_kill: arguments.allow_kill,
         remark: Box::new(|text| output::remark(text)),
     };
-    until_told(attached.target, listener, options, &told)
+    let server = Server::new(attached.target, listener, options)?;
+    until_told(server, attach::again(&arguments.target), &told)
 }
 
 /// The socket that debuggers connect to.
@@ -37,13 +38,14 @@ pub(super) fn bind(listen: &Listen) -> anyhow::Result<Listener> {
 }
 
 /// Serves debuggers until a signal has come; the machine runs on then.
-pub(super) fn until_told(
-    target: Box<dyn Target + Send>,
-    listener: Listener,
-    options: Options,
+pub(super) fn until_told<T: Target>(
+    mut server: Server<T>,
+    reconnect: Option<Reconnect<T>>,
     told: &UnixStream,
 ) -> anyhow::Result<()> {
-    let mut server = Server::new(target, listener, options)?;
+    if let Some(reconnect) = reconnect {
+        server.reconnect_by(reconnect);
+    }
     let address = server.listener().address();
     output::line(format_args!("debuggers connect to {address}"));
     Ok(server.serve(told.as_fd())?)
