@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -112,6 +114,12 @@ impl Trap {
 /// A kernel that can be stopped and driven. While it runs, only [`Target::interrupt`] and
 /// [`Target::wait`] work.
 pub trait Target: Memory {
+    /// From here on what asks the target fails with [`TargetError::BrokenOff`] as soon as this is set; with
+    /// `None`, nothing does. Some targets do not look at it.
+    fn heed(&mut self, told: Option<Arc<AtomicBool>>) {
+        let _ = told;
+    }
+
     /// Reads memory from here on as `cpu` sees it: processors may have different page tables.
     ///
     /// # Errors
@@ -328,6 +336,10 @@ impl<T: Memory + ?Sized> Memory for Box<T> {
 
 /// A method with a body in the trait has to be handed on here too.
 impl<T: Target + ?Sized> Target for Box<T> {
+    fn heed(&mut self, told: Option<Arc<AtomicBool>>) {
+        (**self).heed(told);
+    }
+
     fn look_from(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         (**self).look_from(cpu)
     }
@@ -509,6 +521,9 @@ pub enum TargetError {
     /// Who answers there serves others, and says why not this one.
     #[error("sent away: {0}")]
     SentAway(String),
+    /// Somebody does not want to wait any longer.
+    #[error("told to end")]
+    BrokenOff,
     /// The target sent what its protocol does not allow.
     #[error("the target broke the protocol: {0}")]
     Protocol(&'static str),

@@ -76,12 +76,17 @@ pub fn wait_for(
 ) -> Result<Hit, TrapError> {
     leave(target, at, trap)?;
     target.set(at, trap)?;
-    let stopped = match run_to(target, at, patience) {
-        Err(left @ TrapError::Left(..)) => return Err(left),
-        stopped => stopped,
+    let stopped = run_to(target, at, patience);
+    let cleared = target.clear(at, trap);
+    let cpu = match (stopped, cleared) {
+        // It stands still all the same.
+        (Err(TrapError::Left(why, _)), Ok(())) => return Err(*why),
+        (Err(left @ TrapError::Left(..)), Err(_)) => return Err(left),
+        (stopped, cleared) => {
+            cleared?;
+            stopped?
+        }
     };
-    target.clear(at, trap)?;
-    let cpu = stopped?;
     let backtrace = bt(target, kernel, &[cpu])?.pop();
     Ok(Hit {
         at,
@@ -119,17 +124,19 @@ fn run_to(target: &mut dyn Target, at: u64, patience: Patience<'_>) -> Result<Cp
             target.resume()?;
             runs = true;
         }
-        match target.wait(left.min(GLANCE))? {
-            None => {}
-            Some(Stop::Watchpoint(cpu, _)) => return Ok(cpu),
-            Some(Stop::Breakpoint(cpu)) if target.registers(cpu)?.rip == at => return Ok(cpu),
-            Some(_) => runs = false,
+        match target.wait(left.min(GLANCE)) {
+            Ok(None) | Err(TargetError::BrokenOff) => {}
+            Ok(Some(Stop::Watchpoint(cpu, _))) => return Ok(cpu),
+            Ok(Some(Stop::Breakpoint(cpu))) if target.registers(cpu)?.rip == at => return Ok(cpu),
+            Ok(Some(_)) => runs = false,
+            Err(error) => return Err(error.into()),
         }
     }
 }
 
 /// Stops a machine that runs, and gives `why`.
 fn stopped_for(target: &mut dyn Target, why: TrapError) -> TrapError {
+    target.heed(None);
     match stop(target) {
         Ok(()) => why,
         Err(error) => TrapError::Left(why.into(), error),

@@ -8,6 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +23,9 @@ use crate::target::TargetError;
 /// How often a packet that arrives damaged is asked for again, or sent again, before the line is given
 /// up.
 const MAX_REPEATS: u32 = 8;
+
+/// How often a wait looks whether it is to be broken off.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// How much is read at once.
 const BUFFER: usize = 1 << 16;
@@ -82,7 +88,7 @@ impl Stream {
     /// What the system says.
     pub fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
         let stream = match address {
-            Address::Unix(path) => Self::Unix(UnixStream::connect(path)?),
+            Address::Unix(path) => Self::Unix(connect_path(path, patience)?),
             Address::Tcp(address) => Self::Tcp(connect_tcp(address, patience)?),
         };
         stream.prepare()
@@ -112,6 +118,19 @@ pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket.into())
+}
+
+/// The same, but tries again while there is patience.
+fn connect_path(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let deadline = Deadline::after(patience);
+    loop {
+        match connect_unix(path) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && !deadline.has_passed() => {
+                thread::sleep(GLANCE);
+            }
+            connected => return connected,
+        }
+    }
 }
 
 fn connect_tcp(address: &str, patience: Duration) -> io::Result<TcpStream> {
@@ -170,6 +189,8 @@ pub struct Link {
     sent: Vec<u8>,
     acks: bool,
     repeats: u32,
+    /// Nothing is sent or waited for while this is set.
+    told: Option<Arc<AtomicBool>>,
 }
 
 impl Link {
@@ -185,6 +206,19 @@ impl Link {
             sent: Vec::new(),
             acks: true,
             repeats: 0,
+            told: None,
+        }
+    }
+
+    /// From here on nothing is asked and waited for any more as soon as this is set.
+    pub fn heed(&mut self, told: Option<Arc<AtomicBool>>) {
+        self.told = told;
+    }
+
+    fn in_demand(&self) -> Result<(), TargetError> {
+        match self.told.as_ref().map(|told| told.load(Ordering::Relaxed)) {
+            Some(true) => Err(TargetError::BrokenOff),
+            _ => Ok(()),
         }
     }
 
@@ -197,9 +231,10 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// [`TargetError::Silent`] if the other side does not take them by `deadline`, and those of the
-    /// socket.
+    /// [`TargetError::Silent`] if the other side does not take them by `deadline`,
+    /// [`TargetError::BrokenOff`] if they are not wanted any more, and those of the socket.
     pub fn send(&mut self, payloads: &[&[u8]], deadline: Deadline) -> Result<(), TargetError> {
+        self.in_demand()?;
         self.acknowledge(deadline)?;
         self.sent.clear();
         for payload in payloads {
@@ -231,7 +266,8 @@ impl Link {
     ///
     /// # Errors
     ///
-    /// [`TargetError::Protocol`] if what comes is no packets, and those of the socket.
+    /// [`TargetError::Protocol`] if what comes is no packets, [`TargetError::BrokenOff`] if it is not wanted
+    /// any more, and those of the socket.
     pub fn receive(&mut self, deadline: Deadline) -> Result<Option<Vec<u8>>, TargetError> {
         // A flood of what is no packet goes on for longer than anybody waits.
         let mut over = false;
@@ -306,7 +342,7 @@ impl Link {
                 Ok(0) => return Err(TargetError::Gone),
                 Ok(count) => return Ok(count),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !deadline.wait(&self.stream, PollFlags::IN)? {
+                    if !self.wait(PollFlags::IN, deadline)? {
                         return Ok(0);
                     }
                 }
@@ -321,7 +357,7 @@ impl Link {
             match self.stream.write(bytes) {
                 Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if !deadline.wait(&self.stream, PollFlags::OUT)? {
+                    if !self.wait(PollFlags::OUT, deadline)? {
                         return Err(TargetError::Silent(deadline.patience));
                     }
                 }
@@ -330,6 +366,25 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the stream is ready; false if the time is over.
+    fn wait(&self, flags: PollFlags, deadline: Deadline) -> Result<bool, TargetError> {
+        loop {
+            self.in_demand()?;
+            if deadline.glance(&self.stream, flags)? {
+                return Ok(true);
+            }
+            if deadline.has_passed() {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+impl From<Stream> for Link {
+    fn from(stream: Stream) -> Self {
+        Self::new(stream)
     }
 }
 
@@ -366,17 +421,14 @@ impl Deadline {
         self.at <= Instant::now()
     }
 
-    /// Waits until `stream` is ready; false if the time is over.
-    fn wait(&self, stream: &Stream, flags: PollFlags) -> io::Result<bool> {
-        loop {
-            let left = self.at.saturating_duration_since(Instant::now());
-            let time = Timespec::try_from(left).map_err(io::Error::other)?;
-            let mut ready = [PollFd::new(stream, flags)];
-            match poll(&mut ready, Some(&time)) {
-                Ok(count) => return Ok(count > 0),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// Waits a moment for `stream` to be ready; false if it is not yet.
+    fn glance(&self, stream: &Stream, flags: PollFlags) -> io::Result<bool> {
+        let left = self.at.saturating_duration_since(Instant::now());
+        let time = Timespec::try_from(left.min(GLANCE)).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(stream, flags)], Some(&time)) {
+            Ok(count) => Ok(count > 0),
+            Err(rustix::io::Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
         }
     }
 }

@@ -8,6 +8,8 @@ mod traps;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::hex;
@@ -115,14 +117,15 @@ impl RspTarget {
         Self::over(Stream::connect(address, patience)?, patience)
     }
 
-    /// The same over a socket that is connected.
+    /// The same over a socket that is connected. A stub that is not to be waited for any longer is told that
+    /// nobody is there.
     ///
     /// # Errors
     ///
     /// As those of [`RspTarget::connect`].
-    pub fn over(stream: Stream, patience: Duration) -> Result<Self, TargetError> {
+    pub fn over(link: impl Into<Link>, patience: Duration) -> Result<Self, TargetError> {
         let mut target = Self {
-            link: Link::new(stream),
+            link: link.into(),
             patience,
             features: Features::default(),
             layout: Layout::of_amd64(),
@@ -145,8 +148,14 @@ impl RspTarget {
             step: None,
             signal: None,
         };
-        target.greet()?;
-        Ok(target)
+        match target.greet() {
+            Err(error @ (TargetError::BrokenOff | TargetError::Slow { .. })) => {
+                target.heed(None);
+                target.detach()?;
+                Err(error)
+            }
+            greeted => greeted.map(|()| target),
+        }
     }
 
     fn greet(&mut self) -> Result<(), TargetError> {
@@ -396,6 +405,10 @@ impl RspTarget {
 const MAX_PIECES: usize = MAX_FILES * 512;
 
 impl Target for RspTarget {
+    fn heed(&mut self, told: Option<Arc<AtomicBool>>) {
+        self.link.heed(told);
+    }
+
     fn look_from(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.threads.name(cpu)?;
         if self.view != cpu {
@@ -580,9 +593,16 @@ impl Target for RspTarget {
         // However slow it is, it can be left.
         self.pace = Pace::new(self.patience);
         let cleared = self.clear_traps();
-        self.ask(b"D")?;
+        // Else the next debugger would read physical memory too.
+        let left = match self.is_physical {
+            true => self.leave_physical_mode(),
+            false => Ok(()),
+        };
+        // A stub that is late with an answer lets the machine run when it comes to this.
+        self.request(&[b"D"], self.deadline())?;
+        self.settle()?;
         self.leave(State::Running);
-        cleared
+        cleared.and(left)
     }
 }
 

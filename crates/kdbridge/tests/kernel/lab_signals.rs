@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::machine::Machine;
+use crate::relay::Relay;
 
 const SIGNALS: [Signal; 3] = [Signal::INT, Signal::TERM, Signal::HUP];
 
@@ -47,17 +48,17 @@ fn tell(child: &mut Child, signal: Signal) -> (ExitStatus, String) {
 fn a_breakpoint_is_taken_off_when_the_command_is_told_to_end() {
     let mut machine = Machine::boot();
     for signal in SIGNALS {
-        let stub = stub(&machine);
-        let place = [
-            "break",
-            "--target",
-            &stub,
-            "--no-files",
-            "__x64_sys_sethostname",
-        ];
-        let (status, errors) = tell(&mut kdbridge(&place), signal);
-        assert!(!status.success(), "{errors}");
-        assert!(errors.contains("told to end before it was hit"), "{errors}");
+        let relay = Relay::to(machine.stub());
+        let stub = format!("unix:{}", relay.socket().display());
+        let place = "__x64_sys_sethostname";
+        let mut child = kdbridge(&["break", "--target", &stub, "--no-files", place]);
+        while relay.breakpoints() == 0 {
+            std::thread::yield_now();
+        }
+        let (status, errors) = tell(&mut child, signal);
+        assert_eq!(status.code(), Some(128 + signal.as_raw()), "{errors}");
+        assert!(errors.contains("told to end"), "{errors}");
+        assert!(relay.is_rid_of_breakpoints());
         // It would stand still there.
         machine.run("hostname other");
     }

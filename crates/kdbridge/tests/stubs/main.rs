@@ -16,5 +16,6 @@ mod raw;
 mod serving;
 mod standing;
 mod stub;
+mod told;
 mod unknown;
 mod vmware;

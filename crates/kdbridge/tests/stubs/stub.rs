@@ -1,7 +1,7 @@
 //! The other end of a connection to a stub, played by a test.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::{self, JoinHandle};
 
 use kdbridge::rsp::link::Stream;
@@ -36,6 +36,15 @@ impl Stub {
         let (here, there) = UnixStream::pair().unwrap();
         let thread = thread::spawn(move || play(here, answer));
         (Self(Some(thread)), Stream::Unix(there).prepare().unwrap())
+    }
+
+    /// Waits for the debugger to connect.
+    pub(crate) fn accept(
+        listener: UnixListener,
+        answer: impl FnMut(&[u8]) -> Say + Send + 'static,
+    ) -> Self {
+        let wait = move || play(listener.accept().unwrap().0, answer);
+        Self(Some(thread::spawn(wait)))
     }
 }
 

@@ -1,6 +1,8 @@
 //! From what was typed to a machine and its kernel.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -9,7 +11,7 @@ use kdbridge::discover::linux::{self, Image, NotFound};
 use kdbridge::kernel::{Found, KernelError};
 use kdbridge::modules::Libraries;
 use kdbridge::rsp::RspTarget;
-use kdbridge::rsp::link::Address;
+use kdbridge::rsp::link::{Address, Link, Stream};
 use kdbridge::rsp::target::PATIENCE;
 use kdbridge::serve::{Library, Locate, Modules, Reconnect, Whereabouts};
 use kdbridge::symbols::{Cache, ElfFile, Index, SymbolTable};
@@ -30,17 +32,19 @@ pub(crate) struct Attached {
 
 /// Attaches to a machine, which stands still from then on.
 pub(crate) fn connect(place: &Place, kernel: &Kernel) -> anyhow::Result<Attached> {
-    connect_to(place, Xnu::new(kernel)?, kernel.interrupt_every)
+    connect_to(place, Xnu::new(kernel)?, kernel.interrupt_every, None)
 }
 
-/// The same of a kernel whose files, if it is XNU, are where `xnu` says.
+/// The same of a kernel whose files, if it is XNU, are where `xnu` says. What is set breaks it off, and all
+/// that the target is asked after that.
 pub(crate) fn connect_to(
     place: &Place,
     mut xnu: Xnu,
     every: Option<Duration>,
+    told: Option<Arc<AtomicBool>>,
 ) -> anyhow::Result<Attached> {
     let target = match place {
-        Place::Stub(address) => stub(address),
+        Place::Stub(address) => stub_heeding(address, told),
         Place::Kdp(address) => xnu::attach_udp(address, &mut xnu, every),
         Place::Serial(path) => xnu::attach_serial(path, &mut xnu, every),
     };
@@ -58,7 +62,16 @@ pub(crate) fn again(place: &Place) -> Option<Reconnect<Box<dyn Target + Send>>> 
 
 /// Connects to a stub.
 pub(crate) fn stub(address: &Address) -> anyhow::Result<Box<dyn Target + Send>> {
-    Ok(Box::new(RspTarget::connect(address, PATIENCE)?))
+    stub_heeding(address, None)
+}
+
+fn stub_heeding(
+    address: &Address,
+    told: Option<Arc<AtomicBool>>,
+) -> anyhow::Result<Box<dyn Target + Send>> {
+    let mut link = Link::new(Stream::connect(address, PATIENCE)?);
+    link.heed(told);
+    Ok(Box::new(RspTarget::over(link, PATIENCE)?))
 }
 
 /// What the file of a kernel says, if one was named.

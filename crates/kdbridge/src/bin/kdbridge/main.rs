@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::args::Arguments;
+use crate::signals::Ended;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -21,7 +22,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output::remark(format_args!("{error:#}"));
-            ExitCode::FAILURE
+            let ended = error.downcast_ref::<Ended>();
+            ended.map_or(ExitCode::FAILURE, |ended| ended.status().into())
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A look at a machine: it stands still meanwhile, and runs on afterwards.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
@@ -13,28 +14,47 @@ use kdbridge::xnu::Places;
 
 use crate::args::look::Options;
 use crate::attach::{self, Attached};
+use crate::output;
+use crate::signals::Told;
 use crate::xnu::Xnu;
-use crate::{output, signals};
 
-/// Connects, finds the kernel, hands both to `look`, and lets the machine go on whatever comes of it. What is
-/// set when the command is told to end is for a `look` that waits.
+/// Connects, finds the kernel, hands both to `look`, and lets the machine go on whatever comes of it, also when
+/// the command is told to end. What is set then is for a `look` that waits.
 pub(crate) fn with<T>(
     options: &Options,
     look: impl FnOnce(&mut dyn Target, &mut Kernel, &AtomicBool) -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
-    let told = signals::flag()?;
+    let told = Told::new()?;
+    let looked = look_at(options, look, told.flag());
+    told.or_ended(looked)
+}
+
+fn look_at<T>(
+    options: &Options,
+    look: impl FnOnce(&mut dyn Target, &mut Kernel, &AtomicBool) -> anyhow::Result<T>,
+    told: &Arc<AtomicBool>,
+) -> anyhow::Result<T> {
     let files = Files::new(options)?;
-    let mut attached = attach::connect_to(&options.target, files.xnu(options), None)?;
+    let heeded = Some(Arc::clone(told));
+    let mut attached = attach::connect_to(&options.target, files.xnu(options), None, heeded)?;
     let looked = open(options, &files, &mut attached)
-        .and_then(|mut kernel| look(attached.target.as_mut(), &mut kernel, &told));
+        .and_then(|mut kernel| look(attached.target.as_mut(), &mut kernel, told));
+    attached.target.heed(None);
     let left = match options.stay {
         true => Ok(()),
         false => attached.target.detach(),
     };
-    let looked = looked?;
-    left.context("the machine may still stand still")?;
-    Ok(looked)
+    match (&looked, left) {
+        (Err(_), Err(error)) if !error.is_final() => {
+            output::remark(format_args!("{STANDS}: {error}"));
+        }
+        (Ok(_), left) => left.context(STANDS)?,
+        _ => {}
+    }
+    looked
 }
+
+const STANDS: &str = "the machine may still stand still";
 
 /// Where files are kept.
 struct Files {

@@ -14,13 +14,17 @@ impl RspTarget {
         let mut original = vec![0; self.instruction()];
         self.read_memory(at, &mut original)?;
         let request = format!("Z{}", self.operands(at, trap));
-        match self.ask(request.as_bytes())?.as_slice() {
-            b"OK" => {}
-            b"" => return Err(TargetError::Refused("know such traps")),
-            _ => return Err(self.refusal(trap)),
-        }
+        // It is there too if the answer is late.
         self.traps.insert((at, trap), original);
-        Ok(())
+        let reply = self.ask(request.as_bytes())?;
+        if reply == b"OK" {
+            return Ok(());
+        }
+        self.traps.remove(&(at, trap));
+        Err(match reply.is_empty() {
+            true => TargetError::Refused("know such traps"),
+            false => self.refusal(trap),
+        })
     }
 
     pub(super) fn clear_trap(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
