@@ -11,6 +11,10 @@ use rustix::fs::OFlags;
 /// No folder is looked into deeper than this. A kernel debug kit has its bundles six folders down.
 const DEEPEST: usize = 12;
 
+/// No more files and folders than this are met in one search; a kernel's own folder has 150 000 after it was
+/// built.
+pub(crate) const MOST_ENTRIES: usize = 4_000_000;
+
 /// Opens a file to read it. What is none (a pipe, a device) is neither waited for nor read.
 pub(crate) fn open_file(path: &Path) -> io::Result<File> {
     let mut options = File::options();

@@ -235,6 +235,12 @@ impl Kernel {
         &self.found
     }
 
+    /// Whether its files, and those of its modules, were searched for in all of the places.
+    #[must_use]
+    pub fn was_searched_for(&self) -> bool {
+        !self.index.is_cut_off()
+    }
+
     /// How far it is from where it was linked to be.
     #[must_use]
     pub fn slide(&self) -> u64 {

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::file::{FileError, MachFile};
 use super::image::Kind;
 use super::uuid::Uuid;
-use crate::folders::walk;
+use crate::folders::{MOST_ENTRIES, walk};
 
 /// Where a Mac has kernel debug kits.
 const KITS: &str = "/Library/Developer/KDKs";
@@ -109,10 +109,15 @@ impl Index {
 
 /// Shows `see` every image and its debug information, until it has enough.
 fn look_through(places: &[PathBuf], see: &mut dyn FnMut(&MachFile) -> ControlFlow<()>) {
-    let mut left = MOST_FILES;
-    let mut open = |path: &Path| match MachFile::open(path) {
-        Ok(file) => see(&file),
-        Err(_) => ControlFlow::Continue(()),
+    let mut left = MOST_ENTRIES;
+    let mut opened = 0;
+    let mut open = |path: &Path| {
+        opened += 1;
+        match MachFile::open(path) {
+            _ if opened > MOST_FILES => ControlFlow::Break(()),
+            Ok(file) => see(&file),
+            Err(_) => ControlFlow::Continue(()),
+        }
     };
     let places = places.iter().map(PathBuf::as_path);
     let mut places = places.chain([Path::new(KITS)]);

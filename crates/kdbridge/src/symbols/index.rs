@@ -1,21 +1,36 @@
 //! Where the file with a kernel's symbols is.
 
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::build_id::BuildId;
 use super::elf::ElfFile;
-use crate::folders::walk;
+use crate::folders::{MOST_ENTRIES, walk};
 
 /// Where distributions put them.
 const SYSTEM: &str = "/usr/lib/debug";
 /// No more files than this are opened in one search.
 const MOST_FILES: usize = 20_000;
+/// How long it is believed that no file has come.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// A search for files by their build-id. Nothing is ever asked of the network.
 #[derive(Debug, Clone)]
 pub struct Index {
     places: Vec<PathBuf>,
+    /// What was there, so that it is looked through once for all modules.
+    listing: RefCell<Listing>,
+    cut_off: Cell<bool>,
+}
+
+/// The files of kernels and modules in the places of an [`Index`], in their order.
+#[derive(Debug, Clone, Default)]
+struct Listing {
+    files: Vec<PathBuf>,
+    at: Option<Instant>,
 }
 
 impl Index {
@@ -23,13 +38,17 @@ impl Index {
     /// debug information.
     #[must_use]
     pub fn new(places: Vec<PathBuf>) -> Self {
-        Self { places }.with(SYSTEM.into())
+        Self::only(places).with(SYSTEM.into())
     }
 
     /// Searches these files and folders only.
     #[must_use]
     pub fn only(places: Vec<PathBuf>) -> Self {
-        Self { places }
+        Self {
+            places,
+            listing: RefCell::default(),
+            cut_off: Cell::new(false),
+        }
     }
 
     fn with(mut self, place: PathBuf) -> Self {
@@ -43,8 +62,14 @@ impl Index {
         &self.places
     }
 
-    /// The file of this build-id. First each place is asked for it by name, then the files whose
-    /// name satisfies `may_be` are opened; one with debug information comes before others.
+    /// Whether a search ended before all files were looked at, because there are too many.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off.get()
+    }
+
+    /// The file of this build-id. First each place is asked for it by name, then the files of kernels and
+    /// modules whose name satisfies `may_be` are opened; one with debug information comes before others.
     #[must_use]
     pub fn find(&self, id: &BuildId, may_be: impl Fn(&str) -> bool) -> Option<PathBuf> {
         let named = self.places.iter().filter_map(|place| named(place, id));
@@ -53,35 +78,73 @@ impl Index {
     }
 
     fn search(&self, id: &BuildId, may_be: &impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let known = self.search_listed(id, may_be);
+        if known.is_some() || self.listing.borrow().is_fresh() {
+            return known;
+        }
+        self.listing.replace(self.list());
+        self.search_listed(id, may_be)
+    }
+
+    fn list(&self) -> Listing {
+        let mut files = Vec::new();
+        let mut left = MOST_ENTRIES;
+        for place in &self.places {
+            if place.is_file() {
+                files.push(place.clone());
+                continue;
+            }
+            let _to_the_end = walk(place, &mut left, &mut |path| {
+                if may_be_any(&name_of(path)) {
+                    files.push(path.to_owned());
+                }
+                ControlFlow::Continue(())
+            });
+        }
+        if left == 0 {
+            self.cut_off.set(true);
+        }
+        Listing {
+            files,
+            at: Some(Instant::now()),
+        }
+    }
+
+    fn search_listed(&self, id: &BuildId, may_be: &impl Fn(&str) -> bool) -> Option<PathBuf> {
+        let listing = self.listing.borrow();
+        let files = listing.files.iter();
+        let files = files.filter(|path| may_be(&name_of(path)) || self.places.contains(path));
         let mut stripped = None;
-        let mut whole = None;
-        let mut see = |path: &Path| {
+        for (count, path) in files.enumerate() {
+            if count == MOST_FILES {
+                self.cut_off.set(true);
+                break;
+            }
             let Some(elf) = opened(path, id) else {
-                return ControlFlow::Continue(());
+                continue;
             };
             if elf.section(".debug_info").is_some() {
-                whole = Some(path.to_owned());
-                return ControlFlow::Break(());
+                return Some(path.clone());
             }
-            stripped.get_or_insert_with(|| path.to_owned());
-            ControlFlow::Continue(())
-        };
-        let mut left = MOST_FILES;
-        let mut places = self.places.iter();
-        let _broken_off = places.try_for_each(|place| {
-            if place.is_file() {
-                return see(place);
-            }
-            walk(place, &mut left, &mut |path| {
-                let name = path.file_name().unwrap_or_default();
-                match may_be(&name.to_string_lossy()) {
-                    true => see(path),
-                    false => ControlFlow::Continue(()),
-                }
-            })
-        });
-        whole.or(stripped)
+            stripped.get_or_insert(path);
+        }
+        stripped.cloned()
     }
+}
+
+impl Listing {
+    fn is_fresh(&self) -> bool {
+        self.at.is_some_and(|at| at.elapsed() < FRESH)
+    }
+}
+
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
+}
+
+/// Whether a file of this name may be a kernel or a module.
+fn may_be_any(name: &str) -> bool {
+    may_be_kernel(name) || name.ends_with(".ko")
 }
 
 /// Whether a file of this name may be a kernel: `vmlinux`, `vmlinux-6.1.0`, `kernel.debug`.
@@ -178,5 +241,34 @@ mod tests {
         let folder = TempDir::new().unwrap();
         put(&folder, &format!("07/{}.debug", "07".repeat(19)), 9);
         assert_eq!(find(folder.path(), 7), None);
+    }
+
+    #[test]
+    fn only_what_is_opened_is_counted() {
+        let folder = TempDir::new().unwrap();
+        let many = folder.path().join("many");
+        fs::create_dir(&many).unwrap();
+        for number in 0..=MOST_FILES {
+            fs::write(many.join(format!("{number}.debug")), "").unwrap();
+        }
+        let path = put(&folder, "module/mine.ko", 6);
+        let index = Index::only(vec![folder.path().into()]);
+        let id = BuildId::new(&[6; 20]).unwrap();
+        assert_eq!(index.find(&id, |name| name == "mine.ko"), Some(path));
+        assert!(!index.is_cut_off());
+        assert_eq!(index.find(&id, may_be_kernel), None);
+        assert!(index.is_cut_off());
+    }
+
+    #[test]
+    fn a_file_that_comes_later_is_found_after_a_while() {
+        let folder = TempDir::new().unwrap();
+        let index = Index::only(vec![folder.path().into()]);
+        let id = BuildId::new(&[7; 20]).unwrap();
+        assert_eq!(index.find(&id, may_be_kernel), None);
+        let path = put(&folder, "vmlinux", 7);
+        let at = Instant::now().checked_sub(FRESH);
+        index.listing.borrow_mut().at = at;
+        assert_eq!(index.find(&id, may_be_kernel), Some(path));
     }
 }

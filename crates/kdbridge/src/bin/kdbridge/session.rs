@@ -114,7 +114,13 @@ fn open(options: &Options, files: &Files, attached: &mut Attached) -> anyhow::Re
         cache: files.cache.clone(),
         progress: &mut output::progress,
     };
-    Ok(Kernel::open(&mut memory, found, sources)?)
+    let kernel = Kernel::open(&mut memory, found, sources)?;
+    if !kernel.was_searched_for() {
+        output::remark(
+            "there are too many files in the places that are searched: not all were looked at",
+        );
+    }
+    Ok(kernel)
 }
 
 /// A processor by its number.
