@@ -64,8 +64,6 @@ pub struct Library {
     pub file: PathBuf,
     /// Where the parts of that are.
     pub parts: Parts,
-    /// A copy that is linked to where it is, for LLDB, and the lowest address in it.
-    pub copy: Option<(PathBuf, u64)>,
     /// The memory that it takes.
     pub memory: Vec<Range<u64>>,
 }
@@ -94,6 +92,13 @@ pub trait Modules: Send {
     /// Whether LLDB has to be told of them. It finds the extensions of XNU by itself, and watches the list.
     fn are_for_lldb(&self) -> bool {
         true
+    }
+
+    /// Copies of the files of those that were listed last, each linked to where the module is, and the lowest
+    /// address in it: what LLDB reads. They are made only for it.
+    fn copies(&mut self, target: &mut dyn Target) -> Vec<(PathBuf, u64)> {
+        let _ = target;
+        Vec::new()
     }
 
     /// A file with nothing in it, and an address where nothing is. LLDB does not look at a list that is

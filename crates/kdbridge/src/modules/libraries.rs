@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::library::without_addresses;
@@ -43,8 +42,11 @@ struct Known {
     module: Module,
     id: Option<BuildId>,
     library: Option<Library>,
+    file: Option<PathBuf>,
+    /// The copy for LLDB, once it was asked for; none if there can be none.
+    linked: Option<Option<(PathBuf, u64)>>,
     /// The numbers of the copies of its file.
-    copies: RangeInclusive<u64>,
+    copies: Vec<u64>,
 }
 
 impl Libraries {
@@ -156,14 +158,13 @@ impl Libraries {
             let known = match known {
                 Some(known) => before.swap_remove(known),
                 None => {
-                    let first = self.copied + 1;
-                    let library = id.as_ref().and_then(|id| {
-                        let file = kernel.file_of(&module, id)?;
-                        Some(self.library(target, &module, &file))
-                    });
+                    let before = self.copied;
+                    let file = id.as_ref().and_then(|id| kernel.file_of(&module, id));
                     Known {
-                        library,
-                        copies: first..=self.copied,
+                        library: file.as_ref().map(|file| self.library(&module, file)),
+                        file: file.map(|file| file.path().to_owned()),
+                        linked: None,
+                        copies: (before + 1..=self.copied).collect(),
                         module,
                         id,
                     }
@@ -183,12 +184,30 @@ impl Libraries {
         }
     }
 
-    fn library(&mut self, memory: &mut dyn Memory, module: &Module, elf: &ElfFile) -> Library {
-        // GDB can do without.
-        let copy = materialise(memory, module, elf).ok().and_then(|copy| {
-            let path = self.write(&module.name, &copy.bytes).ok()?;
-            Some((path, copy.base))
-        });
+    /// Copies of the files of those that were listed last, linked to where they are, for LLDB, and the lowest
+    /// address in each. They are made when they are first asked for.
+    pub fn copies(&mut self, memory: &mut dyn Memory) -> Vec<(PathBuf, u64)> {
+        let mut known = std::mem::take(&mut self.known);
+        for it in known.iter_mut().filter(|it| it.linked.is_none()) {
+            let before = self.copied;
+            it.linked = Some(self.linked(memory, it));
+            it.copies.extend(before + 1..=self.copied);
+        }
+        self.known = known;
+        let copies = self.known.iter();
+        copies
+            .filter_map(|it| it.linked.clone().flatten())
+            .collect()
+    }
+
+    fn linked(&mut self, memory: &mut dyn Memory, known: &Known) -> Option<(PathBuf, u64)> {
+        let elf = ElfFile::open(known.file.as_ref()?).ok()?;
+        let copy = materialise(memory, &known.module, &elf).ok()?;
+        let path = self.write(&known.module.name, &copy.bytes).ok()?;
+        Some((path, copy.base))
+    }
+
+    fn library(&mut self, module: &Module, elf: &ElfFile) -> Library {
         let unplaced = without_addresses(elf).and_then(|it| self.write(&module.name, &it).ok());
         let file = unplaced.unwrap_or_else(|| elf.path().to_owned());
         Library {
@@ -197,7 +216,6 @@ impl Libraries {
                 false => other_path(&file),
             },
             parts: Parts::Sections(library_addresses(module, elf)),
-            copy,
             memory: library_memory(module, elf),
         }
     }
@@ -392,15 +410,24 @@ mod tests {
             orc: None,
         };
         let elf = ElfFile::open(file.path()).unwrap();
-        let library = libraries.library(&mut Unseen, &module, &elf);
+        let library = libraries.library(&module, &elf);
         libraries.known.push(Known {
             module,
             id: None,
             library: Some(library),
-            copies: 1..=libraries.copied,
+            file: Some(file.path().to_owned()),
+            linked: None,
+            copies: vec![1],
         });
         let count = |libraries: &Libraries| fs::read_dir(libraries.copies.path()).unwrap().count();
-        assert_eq!(count(&libraries), 3, "two copies and nothing");
+        assert_eq!(count(&libraries), 2, "a copy for GDB and nothing");
+        let copies = libraries.copies(&mut Unseen);
+        assert!(
+            matches!(&copies[..], [(path, AT)] if path.is_file()),
+            "{copies:?}"
+        );
+        assert_eq!(libraries.copies(&mut Unseen), copies);
+        assert_eq!(count(&libraries), 3, "one for LLDB too");
         let kernel = libraries.kernel(&mut Unseen, found).unwrap();
         libraries.list_in(&mut Unseen, &kernel, Vec::new(), &[]);
         assert_eq!(count(&libraries), 1);

@@ -66,14 +66,14 @@ impl<T: Target> Machine<T> {
         }
         self.list_libraries()?;
         talk.knows_libraries = Some(self.hooks.state);
-        let libraries = self.hooks.libraries.iter();
         if talk.dialect == Dialect::Gdb {
+            let libraries = self.hooks.libraries.iter();
             let listed =
                 libraries.filter_map(|library| Some((library.file.to_str()?, &library.parts)));
             return Ok(library_list(listed));
         }
-        let copies = libraries.filter_map(|library| library.copy.clone());
-        if !talk.takes_copies(copies.collect()) {
+        let copies = self.options.modules.copies(&mut self.target);
+        if !talk.takes_copies(copies) {
             talk.knows_libraries = Some(OUTDATED);
         }
         let nothing = self.options.modules.nothing();

@@ -190,7 +190,6 @@ fn library(extension: &Extension) -> Option<Library> {
     Some(Library {
         file: extension.elf.clone()?,
         parts: Parts::Segments(extension.places.clone()),
-        copy: None,
         memory: extension.memory(),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct State {
     pub(crate) freed: Range<u64>,
     /// LLDB does not find the modules by itself.
     pub(crate) for_lldb: bool,
+    /// How often copies were asked for.
+    pub(crate) copied: u32,
     rip: u64,
     libraries: Vec<Library>,
     motion: Option<Motion>,
@@ -62,6 +64,7 @@ impl Machine {
             path: VecDeque::new(),
             freed: 0..0,
             for_lldb: true,
+            copied: 0,
             rip: TEXT,
             libraries: Vec::new(),
             motion: None,
@@ -91,7 +94,6 @@ pub(crate) fn library(name: &str, at: u64) -> Library {
     Library {
         file: format!("/modules/{name}.ko").into(),
         parts: Parts::Sections(vec![at]),
-        copy: Some((format!("/copies/{name}.ko").into(), at)),
         memory: vec![at..at + 0x1000, at + 0x1000..at + 0x2000],
     }
 }
@@ -246,6 +248,17 @@ impl Modules for Machine {
 
     fn hooks(&mut self, _: &mut dyn Target) -> Vec<u64> {
         vec![LOADS, UNLOADS]
+    }
+
+    fn copies(&mut self, _: &mut dyn Target) -> Vec<(PathBuf, u64)> {
+        let mut state = self.state();
+        state.copied += 1;
+        let libraries = state.libraries.iter();
+        let copy = |library: &Library| {
+            let name = library.file.file_name().unwrap();
+            (Path::new("/copies").join(name), library.memory[0].start)
+        };
+        libraries.map(copy).collect()
     }
 
     fn are_for_lldb(&self) -> bool {

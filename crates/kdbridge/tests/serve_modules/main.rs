@@ -278,6 +278,19 @@ fn k07_a_breakpoint_is_forgotten_whose_memory_was_freed_before_that_was_noticed(
 }
 
 #[test]
+fn k07_copies_for_lldb_are_made_when_it_asks() {
+    let machine = Machine::new();
+    let bridge = Bridge::serve(&machine);
+    let mut gdb = bridge.gdb();
+    machine.comes(LOADS, Some(vec![library("a", MODULES)]));
+    assert_eq!(gdb.ask("vCont;c"), NEWS);
+    assert!(gdb.libraries().contains("/modules/a.ko"));
+    assert_eq!(machine.state().copied, 0);
+    assert!(bridge.lldb().libraries().contains("/copies/a.ko"));
+    assert!(machine.state().copied > 0);
+}
+
+#[test]
 fn k07_lldb_is_told_of_nothing_that_it_finds_by_itself() {
     let machine = Machine::new();
     machine.state().for_lldb = false;

@@ -206,6 +206,10 @@ impl Modules for KernelModules {
         )
     }
 
+    fn copies(&mut self, target: &mut dyn Target) -> Vec<(PathBuf, u64)> {
+        self.libraries.copies(target)
+    }
+
     fn are_for_lldb(&self) -> bool {
         !self.xnu.was_seen()
     }
