@@ -234,6 +234,30 @@ fn k10_names_of_an_extension_are_where_it_lies() {
     assert_eq!(said, "example_count = 0\n");
 }
 
+#[test]
+fn k10_a_variable_is_watched_behind_a_stub() {
+    let built = Built::new();
+    let (_stub, lab) = behind_a_stub(&built, &[built.folder()]);
+    let hit = lab.json(&["watch", "nprocs"]);
+    let value = |when: &str| {
+        let text = hit[when].as_str().expect("a value");
+        text.parse::<u64>().expect("a number")
+    };
+    assert_eq!(value("after"), value("before") + 1, "{hit}");
+    assert_eq!(hit["at"], placed(&built, "_nprocs"));
+    assert_eq!(function_names(&hit["backtrace"]), FORKED);
+}
+
+#[test]
+fn k11_what_kdp_cannot_watch_is_refused() {
+    let built = Built::new();
+    let (_kernel, lab) = over_kdp(&built, &[built.folder()]);
+    let refused = lab.refused(&["watch", "nprocs", "--stay"]);
+    assert!(refused.contains("does not have watchpoints"), "{refused}");
+    let hit = lab.json(&["break", "forkproc", "--stay"]);
+    assert_eq!(function_names(&hit["backtrace"]), FORKED);
+}
+
 fn number(text: &str) -> u64 {
     u64::from_str_radix(text.trim_start_matches("0x"), 16).expect("a number")
 }

@@ -156,6 +156,58 @@ fn k10_gdb_knows_an_extension_that_is_loaded() {
 }
 
 #[test]
+fn k10_gdb_watches_variables_of_the_kernel_and_of_an_extension() {
+    let lab = Lab::stub(0);
+    let said = lab.gdb(&[
+        "set can-use-hw-watchpoints 1",
+        "watch nprocs",
+        "continue",
+        "backtrace 1",
+        "delete",
+        "break example_start",
+        "set variable wanted_kexts = 1",
+        "continue",
+        "watch example_count",
+        "continue",
+        "backtrace 1",
+    ]);
+    let expected = [
+        "Hardware watchpoint 1: nprocs",
+        "Hardware watchpoint 1: nprocs",
+        "Old value = ",
+        "New value = ",
+        "#0  0x",
+        " in forkproc (parent_proc=0x",
+        "Breakpoint 2, example_start (",
+        "Hardware watchpoint 3: example_count",
+        "Old value = 0",
+        "New value = 1",
+        "#0  example_add (number=1) at ",
+    ];
+    assert_said(&said, &expected);
+    lab.assert_is_left_alone();
+}
+
+#[test]
+fn k10_lldb_watches_a_variable_of_the_kernel() {
+    let lab = Lab::stub(1);
+    let said = lab.lldb(&[
+        "watchpoint set variable nprocs",
+        "continue",
+        "thread backtrace --count 1",
+    ]);
+    let expected = [
+        "Watchpoint created: Watchpoint 1: addr = 0xffffff800f80",
+        "Watchpoint 1 hit:",
+        "old value: ",
+        "new value: ",
+        "kernel`forkproc(parent_proc=0x",
+    ];
+    assert_said(&said, &expected);
+    lab.assert_is_left_alone();
+}
+
+#[test]
 fn k10_an_extension_needs_no_file_of_a_kernel_that_keeps_its_names() {
     let built = Built::new();
     let machine = Machine::new(&built, SLIDE, true);

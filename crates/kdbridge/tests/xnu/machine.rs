@@ -97,6 +97,9 @@ pub(crate) struct Machine {
     pub(crate) traps: Arc<Mutex<BTreeSet<u64>>>,
     /// How many of them lay in an extension when its memory was freed.
     pub(crate) stale: Arc<AtomicU64>,
+    /// The variables that are watched, with how many bytes they have, and one that was written to.
+    watches: BTreeSet<(u64, u8)>,
+    written: Option<u64>,
     extension: Extension,
     running: bool,
     stepping: bool,
@@ -142,6 +145,8 @@ impl Machine {
             },
             traps: Arc::default(),
             stale: Arc::default(),
+            watches: BTreeSet::new(),
+            written: None,
             extension: Extension::new(built, slide),
             running: true,
             stepping: false,
@@ -256,6 +261,10 @@ impl Machine {
 
     fn store(&mut self, at: u64, size: usize, value: u64) -> Result<(), Fault> {
         let bytes = value.to_le_bytes();
+        let end = at + size as u64;
+        let mut watches = self.watches.iter();
+        let watch = watches.find(|(first, bytes)| *first < end && at < first + u64::from(*bytes));
+        self.written = watch.map(|(first, _)| *first).or(self.written);
         self.write(at, &bytes[..size]).map_err(|_| Fault(SIGSEGV))
     }
 
@@ -311,6 +320,9 @@ impl Machine {
                 }
                 Ok(Done::Trap) => return Some(Stop::Signal(CPU, SIGTRAP)),
                 Err(Fault(signal)) => return Some(Stop::Signal(CPU, signal)),
+            }
+            if let Some(at) = self.written.take() {
+                return Some(Stop::Watchpoint(CPU, at));
             }
             if self.stepping {
                 return Some(Stop::Stepped(CPU));
@@ -640,16 +652,21 @@ impl Target for Machine {
         match trap {
             Trap::Software | Trap::Hardware => {
                 self.traps.lock().expect("traps").insert(at);
-                Ok(())
             }
-            _ => Err(TargetError::Refused("have watchpoints")),
+            Trap::Write(size) => drop(self.watches.insert((at, size))),
+            _ => return Err(TargetError::Refused("have that kind of watchpoint")),
         }
+        Ok(())
     }
 
-    fn clear(&mut self, at: u64, _: Trap) -> Result<(), TargetError> {
-        match self.traps.lock().expect("traps").remove(&at) {
+    fn clear(&mut self, at: u64, trap: Trap) -> Result<(), TargetError> {
+        let was_set = match trap {
+            Trap::Write(size) => self.watches.remove(&(at, size)),
+            _ => self.traps.lock().expect("traps").remove(&at),
+        };
+        match was_set {
             true => Ok(()),
-            false => Err(TargetError::Refused("have that breakpoint")),
+            false => Err(TargetError::Refused("have that trap")),
         }
     }
 
@@ -688,6 +705,7 @@ impl Target for Machine {
 
     fn detach(&mut self) -> Result<(), TargetError> {
         self.traps.lock().expect("traps").clear();
+        self.watches.clear();
         self.resume()
     }
 }
