@@ -115,7 +115,7 @@ impl Trap {
 /// [`Target::wait`] work.
 pub trait Target: Memory {
     /// From here on what asks the target fails with [`TargetError::BrokenOff`] as soon as this is set; with
-    /// `None`, nothing does. Some targets do not look at it.
+    /// `None`, nothing does. By itself a target does not look at it.
     fn heed(&mut self, told: Option<Arc<AtomicBool>>) {
         let _ = told;
     }

@@ -4,6 +4,8 @@ mod network;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kdbridge::kdp::packet::{Code, Head};
@@ -485,4 +487,52 @@ fn k15_a_thousand_ticks_are_no_stop_and_an_interrupt_is_one() {
     world.borrow_mut().server.target().stop = Some(Stop::Signal(Cpu(0), 5));
     let stop = kernel.wait(Duration::from_millis(10)).expect("a link");
     assert_eq!(stop, Some(Stop::Signal(Cpu(0), 5)));
+}
+
+/// Loses packets to the kernel from the first one of this kind on, and sets `told` then.
+fn lost_from(code: Code, told: &Arc<AtomicBool>) -> impl FnMut(Way, &[u8]) -> Fate + use<> {
+    let told = Arc::clone(told);
+    move |way, packet| {
+        if way == Way::ToKernel && head(packet).code == code {
+            told.store(true, Ordering::Relaxed);
+            return Fate::Lost;
+        }
+        Fate::Delivered
+    }
+}
+
+fn sent(world: &Rc<RefCell<World>>) -> Vec<Code> {
+    let world = world.borrow();
+    let sent = world.log.iter().filter(|(way, _)| *way == Way::ToKernel);
+    sent.map(|(_, packet)| head(packet).code).collect()
+}
+
+#[test]
+fn attaching_can_be_broken_off_and_a_kernel_that_has_answered_is_let_go_on() {
+    let told = Arc::new(AtomicBool::new(false));
+    let world = World::new(lost_from(Code::Connect, &told));
+    let attached = KdpTarget::attach_heeding(Wire(Rc::clone(&world)), Some(Arc::clone(&told)));
+    assert!(matches!(attached, Err(AttachError::BrokenOff)));
+    assert_eq!(sent(&world), [Code::Connect]);
+
+    told.store(false, Ordering::Relaxed);
+    let world = World::new(lost_from(Code::HostInfo, &told));
+    let attached = KdpTarget::attach_heeding(Wire(Rc::clone(&world)), Some(told));
+    assert!(matches!(attached, Err(AttachError::BrokenOff)));
+    let sent = sent(&world);
+    assert_eq!(sent.iter().filter(|it| **it == Code::HostInfo).count(), 1);
+    assert_eq!(sent.last(), Some(&Code::Disconnect));
+}
+
+#[test]
+fn a_look_can_be_broken_off_and_the_kernel_is_let_go_on() {
+    let told = Arc::new(AtomicBool::new(false));
+    let world = World::new(lost_from(Code::ReadMem64, &told));
+    let mut kernel = attach(&world);
+    kernel.heed(Some(told));
+    let read = kernel.read(BASE, &mut [0]);
+    assert!(matches!(read, Err(TargetError::BrokenOff)), "{read:?}");
+    kernel.heed(None);
+    kernel.detach().expect("a link");
+    assert_eq!(sent(&world).last(), Some(&Code::Disconnect));
 }

@@ -3,6 +3,8 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
@@ -39,6 +41,9 @@ pub enum AskError {
     /// It was sent as often as it is worth, for this long.
     #[error("no answer within {} ms", .0.as_millis())]
     Silent(Duration),
+    /// Somebody does not want to wait any longer.
+    #[error("told to end")]
+    BrokenOff,
     /// The answer makes no sense.
     #[error("an answer that makes no sense")]
     Malformed(#[from] Malformed),
@@ -60,6 +65,9 @@ pub enum AttachError {
          the development or debug one: release kernels do not have KDP", .0.as_millis()
     )]
     Silent(Duration),
+    /// Somebody does not want to wait any longer.
+    #[error("told to end")]
+    BrokenOff,
     /// It said no.
     #[error("the kernel refuses a debugger, with error {0}")]
     Refused(u32),
@@ -90,6 +98,8 @@ pub struct Client<L> {
     /// The last packet that came, and how long it is.
     buffer: [u8; FRAME_BYTES],
     length: usize,
+    /// Nothing is asked while this is set.
+    unwanted: Option<Arc<AtomicBool>>,
 }
 
 /// A request that is being sent.
@@ -131,6 +141,15 @@ impl<L: Link> Client<L> {
     ///
     /// [`AttachError::Silent`], with what to look for, if no kernel answers.
     pub fn attach(link: L) -> Result<Self, AttachError> {
+        Self::attach_heeding(link, None)
+    }
+
+    /// The same, until what is given is set.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::BrokenOff`] then, and those of [`Client::attach`].
+    pub fn attach_heeding(link: L, told: Option<Arc<AtomicBool>>) -> Result<Self, AttachError> {
         let mut client = Self {
             link,
             key: RandomState::new().build_hasher().finish() as u32,
@@ -139,6 +158,7 @@ impl<L: Link> Client<L> {
             told: None,
             buffer: [0; FRAME_BYTES],
             length: 0,
+            unwanted: told,
         };
         let start = client.link.now();
         let mut attempts = ATTACHES;
@@ -156,6 +176,7 @@ impl<L: Link> Client<L> {
     fn attach_error(&self, error: AskError, start: Instant) -> AttachError {
         match error {
             AskError::Silent(_) => AttachError::Silent(self.link.now() - start),
+            AskError::BrokenOff => AttachError::BrokenOff,
             AskError::Malformed(error) => error.into(),
             AskError::Io(error) => error.into(),
         }
@@ -187,12 +208,17 @@ impl<L: Link> Client<L> {
         Err(AttachError::Refused(Status::ALREADY_CONNECTED.0))
     }
 
+    /// From here on nothing is asked any more as soon as this is set.
+    pub(super) fn heed(&mut self, told: Option<Arc<AtomicBool>>) {
+        self.unwanted = told;
+    }
+
     /// Asks, and waits for the answer.
     ///
     /// # Errors
     ///
     /// [`AskError::Silent`] after sixteen tries within 14 seconds, and a minute if the kernel goes on
-    /// telling of an exception meanwhile.
+    /// telling of an exception meanwhile; [`AskError::BrokenOff`] if the answer is not wanted any more.
     pub fn ask(&mut self, request: &Request<'_>) -> Result<Reply<'_>, AskError> {
         if self.next == u8::MAX {
             self.cross_the_wrap()?;
@@ -308,6 +334,13 @@ impl<L: Link> Client<L> {
     fn transmit(&mut self, pending: &mut Pending) -> Result<bool, AskError> {
         if pending.tries == TRIES {
             return Ok(false);
+        }
+        if self
+            .unwanted
+            .as_ref()
+            .is_some_and(|told| told.load(Ordering::Relaxed))
+        {
+            return Err(AskError::BrokenOff);
         }
         self.link.send(&pending.packet)?;
         pending.tries += 1;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::client::{AskError, AttachError, Client, Resumption};
@@ -54,6 +56,13 @@ pub struct KdpTarget<L> {
     interrupted: bool,
 }
 
+/// What a kernel says when it is attached to.
+struct Met {
+    chunk: usize,
+    version: u32,
+    banner: Vec<u8>,
+}
+
 #[derive(Debug)]
 enum State {
     Stopped,
@@ -70,7 +79,27 @@ impl<L: Link> KdpTarget<L> {
     ///
     /// [`AttachError`] with what to look for.
     pub fn attach(link: L) -> Result<Self, AttachError> {
-        let mut client = Client::attach(link)?;
+        Self::attach_heeding(link, None)
+    }
+
+    /// The same, until what is given is set; a kernel that has answered by then is let go on.
+    ///
+    /// # Errors
+    ///
+    /// [`AttachError::BrokenOff`] then, and those of [`KdpTarget::attach`].
+    pub fn attach_heeding(link: L, told: Option<Arc<AtomicBool>>) -> Result<Self, AttachError> {
+        let mut client = Client::attach_heeding(link, told)?;
+        match Self::meet(&mut client) {
+            Err(AttachError::BrokenOff) => {
+                client.heed(None);
+                client.disconnect()?;
+                Err(AttachError::BrokenOff)
+            }
+            met => met.map(|met| Self::with(client, met)),
+        }
+    }
+
+    fn meet(client: &mut Client<L>) -> Result<Met, AttachError> {
         let version = match attached(client.ask(&Request::Version))? {
             Reply::Version { version, .. } => version,
             _ => 0,
@@ -88,16 +117,24 @@ impl<L: Link> KdpTarget<L> {
             Reply::Text(_, text) => text.to_vec(),
             _ => Vec::new(),
         };
-        Ok(Self {
-            client,
+        Ok(Met {
             chunk,
             version,
             banner,
+        })
+    }
+
+    fn with(client: Client<L>, met: Met) -> Self {
+        Self {
+            client,
+            chunk: met.chunk,
+            version: met.version,
+            banner: met.banner,
             breakpoints: BTreeMap::new(),
             reentry: None,
             state: State::Stopped,
             interrupted: false,
-        })
+        }
     }
 
     /// What the kernel answers to the question for its version: text, its UUID, and, if it is slid,
@@ -310,6 +347,10 @@ impl<L: Link> Memory for KdpTarget<L> {
 }
 
 impl<L: Link> Target for KdpTarget<L> {
+    fn heed(&mut self, told: Option<Arc<AtomicBool>>) {
+        self.client.heed(told);
+    }
+
     fn can_interrupt(&self) -> bool {
         self.reentry.is_some()
     }
@@ -448,6 +489,7 @@ fn signal(exception: u32) -> u8 {
 fn target_error(error: AskError) -> TargetError {
     match error {
         AskError::Silent(time) => TargetError::Silent(time),
+        AskError::BrokenOff => TargetError::BrokenOff,
         AskError::Malformed(_) => TargetError::Protocol("a malformed answer"),
         AskError::Io(error) => error.into(),
     }
@@ -456,6 +498,7 @@ fn target_error(error: AskError) -> TargetError {
 fn attached<T>(answer: Result<T, AskError>) -> Result<T, AttachError> {
     answer.map_err(|error| match error {
         AskError::Silent(time) => AttachError::Silent(time),
+        AskError::BrokenOff => AttachError::BrokenOff,
         AskError::Malformed(error) => error.into(),
         AskError::Io(error) => error.into(),
     })

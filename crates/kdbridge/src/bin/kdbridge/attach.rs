@@ -45,8 +45,8 @@ pub(crate) fn connect_to(
 ) -> anyhow::Result<Attached> {
     let target = match place {
         Place::Stub(address) => stub_heeding(address, told),
-        Place::Kdp(address) => xnu::attach_udp(address, &mut xnu, every),
-        Place::Serial(path) => xnu::attach_serial(path, &mut xnu, every),
+        Place::Kdp(address) => xnu::attach_udp(address, &mut xnu, every, told),
+        Place::Serial(path) => xnu::attach_serial(path, &mut xnu, every, told),
     };
     let target = target.with_context(|| format!("{place}"))?;
     Ok(Attached { target, xnu })

@@ -116,10 +116,11 @@ pub(crate) fn attach_udp(
     address: &str,
     xnu: &mut Xnu,
     every: Option<Duration>,
+    told: Option<Arc<AtomicBool>>,
 ) -> anyhow::Result<Box<dyn Target + Send>> {
     let mut addresses = address.to_socket_addrs()?;
     let address = addresses.next().context("no such host")?;
-    attach(UdpLink::connect(address)?, xnu, every)
+    attach(UdpLink::connect(address)?, xnu, every, told)
 }
 
 /// Attaches to the kernel at the other end of a serial line.
@@ -127,8 +128,9 @@ pub(crate) fn attach_serial(
     path: &Path,
     xnu: &mut Xnu,
     every: Option<Duration>,
+    told: Option<Arc<AtomicBool>>,
 ) -> anyhow::Result<Box<dyn Target + Send>> {
-    attach(SerialLink::new(open_line(path)?)?, xnu, every)
+    attach(SerialLink::new(open_line(path)?)?, xnu, every, told)
 }
 
 fn open_line(path: &Path) -> anyhow::Result<File> {
@@ -142,8 +144,9 @@ fn attach<L: Link + Send + 'static>(
     link: L,
     xnu: &mut Xnu,
     every: Option<Duration>,
+    told: Option<Arc<AtomicBool>>,
 ) -> anyhow::Result<Box<dyn Target + Send>> {
-    let mut target = KdpTarget::attach(link)?;
+    let mut target = KdpTarget::attach_heeding(link, told)?;
     xnu.banner = Some(target.banner().to_vec());
     if let Some(every) = every {
         match reentry(&mut target, xnu, every) {
