@@ -117,7 +117,7 @@ impl Machine {
         fs::remove_file(self.stub()).unwrap();
         self.unread.clear();
         (self.qemu, self.console) = launch(options, &self.stub());
-        self.read_until("lab ready\n");
+        self.comes_up();
     }
 
     /// The socket of its GDB stub.
