@@ -27,6 +27,11 @@ const MAX_REPEATS: u32 = 8;
 /// How often a wait looks whether it is to be broken off.
 const GLANCE: Duration = Duration::from_millis(100);
 
+/// What goes before packets where these are acknowledged. QEMU takes the first byte that comes while its
+/// machine runs, whatever that is, for one that interrupts, and a request without its first byte is lost. The
+/// other one is for what it has sent and waits to hear of. Everybody else passes them over.
+const LEAD: &[u8] = b"++";
+
 /// How much is read at once.
 const BUFFER: usize = 1 << 16;
 
@@ -188,6 +193,8 @@ pub struct Link {
     /// The last packet that was sent, as long as it may have to be sent again.
     sent: Vec<u8>,
     acks: bool,
+    /// That it arrived.
+    acknowledged: bool,
     repeats: u32,
     /// Nothing is sent or waited for while this is set.
     told: Option<Arc<AtomicBool>>,
@@ -205,6 +212,7 @@ impl Link {
             unacknowledged: 0,
             sent: Vec::new(),
             acks: true,
+            acknowledged: false,
             repeats: 0,
             told: None,
         }
@@ -236,7 +244,11 @@ impl Link {
     pub fn send(&mut self, payloads: &[&[u8]], deadline: Deadline) -> Result<(), TargetError> {
         self.in_demand()?;
         self.acknowledge(deadline)?;
+        self.acknowledged = false;
         self.sent.clear();
+        if self.acks {
+            self.sent.extend_from_slice(LEAD);
+        }
         for payload in payloads {
             packet::encode(payload, &mut self.sent);
         }
@@ -245,6 +257,11 @@ impl Link {
         let written = self.write(&bytes, deadline);
         self.sent = bytes;
         written
+    }
+
+    /// Whether the other side has said that it got the last packet, or one of those that were sent at once.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.acknowledged
     }
 
     /// Sends the byte that interrupts.
@@ -308,6 +325,7 @@ impl Link {
                 return Ok(Some(payload));
             }
             Some(Item::Damaged) => self.again(b"-".to_vec(), deadline)?,
+            Some(Item::Ack) => self.acknowledged = true,
             Some(Item::Nack) if self.acks => self.again(self.sent.clone(), deadline)?,
             _ => {}
         }

@@ -29,6 +29,13 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 /// The most that a command of the stub's monitor may print, as digits.
 const MAX_OUTPUT: usize = 1 << 20;
 
+/// What is asked first. Where the answer is unmistakable, it is asked again to find out what came of another
+/// request: answers come in the order of requests.
+const GREETING: &[u8] = b"qSupported:xmlRegisters=i386;swbreak+;hwbreak+;vContSupported+";
+
+/// After which part of its time a request that was not acknowledged may have got lost.
+const SOON: u32 = 4;
+
 /// The most packets that an answer may be kept waiting by: unsolicited stops, console output.
 const MAX_ASIDES: u32 = 64;
 
@@ -72,6 +79,10 @@ pub struct RspTarget {
     owed: usize,
     /// How long answers take, since it has stopped.
     pace: Pace,
+    /// The answer to the greeting, if no other one can be taken for it.
+    greeting: Vec<u8>,
+    /// Somebody else may have let the machine run, which ends with the next request.
+    may_run: bool,
     /// Its reads and writes may be of physical memory.
     is_physical: bool,
     /// The processor that the stub was told to look from.
@@ -139,6 +150,8 @@ impl RspTarget {
             kgdb: false,
             owed: 0,
             pace: Pace::new(patience),
+            greeting: Vec::new(),
+            may_run: false,
             is_physical: false,
             selected: None,
             view: Cpu(0),
@@ -159,7 +172,7 @@ impl RspTarget {
     }
 
     fn greet(&mut self) -> Result<(), TargetError> {
-        let reply = self.ask(b"qSupported:xmlRegisters=i386;swbreak+;hwbreak+;vContSupported+");
+        let reply = self.ask(GREETING);
         let reply = reply.map_err(|error| match error {
             TargetError::Silent(patience) => TargetError::Unheard(patience),
             other => other,
@@ -169,6 +182,9 @@ impl RspTarget {
             return Err(TargetError::SentAway(why));
         }
         self.features = Features::read(&reply);
+        if self.features.packet.is_some() {
+            self.greeting = reply;
+        }
         if self.features.no_acks && self.ask(b"QStartNoAckMode")? == b"OK" {
             self.link.stop_acks();
         }
@@ -190,12 +206,26 @@ impl RspTarget {
         Ok(())
     }
 
-    /// The answer to a request that a stub does not take long for.
+    /// The answer to a request that a stub does not take long for. One that gets lost is sent again.
     fn ask(&mut self, request: &[u8]) -> Result<Vec<u8>, TargetError> {
         self.settle()?;
         let deadline = self.deadline();
         self.request(&[request], deadline)?;
-        self.answer(deadline)
+        if self.greeting.is_empty() {
+            return self.answer(deadline);
+        }
+        match self.answer(Deadline::after(self.patience / SOON)) {
+            Err(TargetError::Silent(_)) if self.link.is_acknowledged() => self.answer(deadline),
+            Err(TargetError::Silent(_)) => match self.greet_again()? {
+                Some(reply) => Ok(reply),
+                None => {
+                    let deadline = self.deadline();
+                    self.request(&[request], deadline)?;
+                    self.answer(deadline)
+                }
+            },
+            result => result,
+        }
     }
 
     /// Sends what has an answer each.
@@ -205,8 +235,20 @@ impl RspTarget {
         Ok(())
     }
 
-    /// Takes the answers that are late, so that none is taken for another's.
+    /// Takes the answers that are late, so that none is taken for another's, and makes a machine stand still
+    /// that somebody else has let run.
     fn settle(&mut self) -> Result<(), TargetError> {
+        if !self.greeting.is_empty() {
+            if self.owed > 0 || self.may_run {
+                self.greet_again()?;
+            }
+            return Ok(());
+        }
+        self.take_late()
+    }
+
+    /// Waits for all that is owed.
+    fn take_late(&mut self) -> Result<(), TargetError> {
         let deadline = self.deadline();
         while self.owed > 0 {
             in_time(deadline)?;
@@ -215,12 +257,39 @@ impl RspTarget {
         Ok(())
     }
 
+    /// Takes all that comes before the answer to another greeting, and gives the last answer of that. What
+    /// is not among it does not come any more.
+    fn greet_again(&mut self) -> Result<Option<Vec<u8>>, TargetError> {
+        let deadline = self.deadline();
+        self.link.send(&[GREETING], deadline)?;
+        let mut last = None;
+        loop {
+            in_time(deadline)?;
+            let reply = self.receive(deadline)?;
+            if self.is_greeting(&reply) {
+                self.owed = 0;
+                self.may_run = false;
+                return Ok(last);
+            }
+            if let Some(end) = stop::end(&reply) {
+                return Err(TargetError::Ended(end));
+            }
+            if !stop::is_stop(&reply) && !is_output(&reply) {
+                last = Some(reply);
+            }
+        }
+    }
+
+    fn is_greeting(&self, reply: &[u8]) -> bool {
+        !self.greeting.is_empty() && self.greeting == reply
+    }
+
     /// The next packet that is an answer: QEMU says by itself that the machine stopped when somebody
     /// connects.
     fn answer(&mut self, deadline: Deadline) -> Result<Vec<u8>, TargetError> {
         for _ in 0..MAX_ASIDES {
             let reply = self.receive(deadline)?;
-            if !stop::is_stop(&reply) {
+            if !stop::is_stop(&reply) && !self.is_greeting(&reply) {
                 self.has_answered(&reply);
                 return Ok(reply);
             }
@@ -231,7 +300,7 @@ impl RspTarget {
     }
 
     fn has_answered(&mut self, reply: &[u8]) {
-        let answered = usize::from(!is_output(reply));
+        let answered = usize::from(!is_output(reply) && !self.is_greeting(reply));
         self.owed = self.owed.saturating_sub(answered);
     }
 
@@ -365,6 +434,12 @@ impl RspTarget {
         }
     }
 
+    /// That the machine stands still before it is told to go on: QEMU has other doors.
+    fn make_sure(&mut self) -> Result<(), TargetError> {
+        self.may_run |= self.pipelined;
+        self.settle()
+    }
+
     fn leave(&mut self, state: State) {
         self.state = state;
         self.pace = Pace::new(self.patience);
@@ -439,6 +514,9 @@ impl Target for RspTarget {
         self.root = None;
         self.settle()?;
         let deadline = self.deadline();
+        // It may be told to let the machine run.
+        self.may_run = true;
+        self.selected = None;
         self.request(&[request], deadline)?;
         let mut packets = Vec::new();
         let mut length = 0;
@@ -548,7 +626,7 @@ impl Target for RspTarget {
 
     fn resume(&mut self) -> Result<(), TargetError> {
         self.standing()?;
-        self.settle()?;
+        self.make_sure()?;
         let request = match (self.signal.take(), self.vcont) {
             (None, false) => "c".to_owned(),
             (None, true) => "vCont;c".to_owned(),
@@ -564,7 +642,7 @@ impl Target for RspTarget {
 
     fn step(&mut self, cpu: Cpu) -> Result<(), TargetError> {
         self.standing()?;
-        self.settle()?;
+        self.make_sure()?;
         self.step = self.step_to_check(cpu)?;
         self.ask_for_step(cpu)
     }
@@ -592,15 +670,23 @@ impl Target for RspTarget {
     fn detach(&mut self) -> Result<(), TargetError> {
         // However slow it is, it can be left.
         self.pace = Pace::new(self.patience);
-        let cleared = self.clear_traps();
+        let settled = match self.greeting.is_empty() {
+            true => Ok(()),
+            false => self.settle(),
+        };
+        let cleared = settled.and_then(|()| self.clear_traps());
+        // One that has nothing to say may still do what it is told.
+        let is_silent = matches!(cleared, Err(TargetError::Silent(_)));
         // Else the next debugger would read physical memory too.
-        let left = match self.is_physical {
+        let left = match self.is_physical && !is_silent {
             true => self.leave_physical_mode(),
             false => Ok(()),
         };
         // A stub that is late with an answer lets the machine run when it comes to this.
         self.request(&[b"D"], self.deadline())?;
-        self.settle()?;
+        if !is_silent {
+            self.take_late()?;
+        }
         self.leave(State::Running);
         cleared.and(left)
     }

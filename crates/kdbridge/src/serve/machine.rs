@@ -338,7 +338,12 @@ impl<T: Target> Machine<T> {
     /// Leaves the machine for good. A stub would end a program whose debugger only hangs up.
     pub(super) fn part(&mut self) -> Result<(), TargetError> {
         if !self.target.is_program() {
-            return self.leave_alone();
+            let left = self.leave_alone();
+            if left.as_ref().is_err_and(|error| !error.is_final()) {
+                // It may hear that, though it says nothing.
+                self.target.detach().ok();
+            }
+            return left;
         }
         self.controller = None;
         self.halt()?;

@@ -7,11 +7,13 @@ mod debugger;
 mod hostile;
 mod kgdb;
 mod late;
+mod lost;
 mod numbers;
 mod passed;
 mod physical;
 mod processors;
 mod raw;
+mod running;
 #[path = "../serving/mod.rs"]
 mod serving;
 mod standing;

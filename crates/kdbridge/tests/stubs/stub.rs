@@ -17,6 +17,8 @@ pub(crate) enum Say {
     Flood(Vec<u8>),
     /// Nothing.
     Silence,
+    /// Nothing, not even that the request came.
+    Deafness,
     /// The connection ends.
     Close,
 }
@@ -81,6 +83,7 @@ fn play(mut line: UnixStream, mut answer: impl FnMut(&[u8]) -> Say) {
                     .for_each(|payload| packet::encode(payload, &mut bytes)),
                 Say::Flood(flood) => return while line.write_all(&flood).is_ok() {},
                 Say::Silence => {}
+                Say::Deafness => continue,
                 Say::Close => return,
             }
             // Fails only if nobody listens any more, which the next read tells too.
