@@ -23,6 +23,13 @@ impl Dialect {
     }
 }
 
+/// Whether a GDB says that it takes an error with a text for any answer. One older than 16 does so for some.
+pub(super) fn takes_error_texts(request: &[u8]) -> bool {
+    let features = request.strip_prefix(b"qSupported:").unwrap_or_default();
+    let mut features = features.split(|&byte| byte == b';');
+    features.any(|feature| feature == b"error-message+")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

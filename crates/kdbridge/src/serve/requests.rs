@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::client::{Id, Talk};
-use super::dialect::Dialect;
+use super::dialect::{self, Dialect};
 use super::machine::{Machine, NotYours};
 use super::memory::Stretch;
 use super::xml::Owner;
@@ -83,11 +83,12 @@ pub(super) fn answer<T: Target>(
     if let Some(dialect) = Dialect::of(request) {
         talk.dialect = dialect;
     }
+    talk.error_texts |= dialect::takes_error_texts(request);
     let mut conversation = Conversation { machine, id, talk };
     match conversation.answer(request) {
         Ok(answer) => Ok(answer),
         Err(Refusal::Target(error)) if error.is_final() => Err(error),
-        Err(refusal) => Ok(Answer::Packet(refusal.to_packet(conversation.talk))),
+        Err(refusal) => Ok(refusal.to_answer(conversation.talk, request)),
     }
 }
 
@@ -97,15 +98,29 @@ pub(super) fn failure(error: &TargetError, talk: &Talk) -> Vec<u8> {
 }
 
 impl Refusal {
-    fn to_packet(&self, talk: &Talk) -> Vec<u8> {
-        match self {
-            Self::Malformed => error_packet(0x16, "a request that makes no sense", talk),
-            Self::NotYours(NotYours(other)) => {
-                let text = format!("debugger {} controls this machine until it leaves", other.0);
-                error_packet(1, &text, talk)
+    fn to_answer(&self, talk: &Talk, request: &[u8]) -> Answer {
+        let (code, text) = match self {
+            Self::Malformed => (0x16, "a request that makes no sense".to_owned()),
+            Self::NotYours(NotYours(other)) => (
+                1,
+                format!("debugger {} controls this machine until it leaves", other.0),
+            ),
+            Self::Target(error) => (0x0e, error.to_string()),
+        };
+        if talk.dialect == Dialect::Gdb && !talk.error_texts {
+            match request {
+                // It would take the text for memory, or for a name in digits.
+                [b'm' | b'x', ..] => return format!("E{code:02x}").into(),
+                _ if request.starts_with(b"qThreadExtraInfo,") => return "".into(),
+                // It prints what comes before.
+                _ if request.starts_with(b"qRcmd,") => {
+                    let text = hex::encode(format!("{text}\n").as_bytes());
+                    return Answer::Packets(vec![format!("O{text}").into(), b"E01".to_vec()]);
+                }
+                _ => {}
             }
-            Self::Target(error) => failure(error, talk),
         }
+        Answer::Packet(error_packet(code, &text, talk))
     }
 }
 

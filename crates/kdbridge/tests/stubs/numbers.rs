@@ -65,6 +65,8 @@ fn k25_a_stub_gets_no_number_that_it_has_no_place_for() {
         }
     }
     let long = format!("qRcmd,{}", "61".repeat(0x80));
+    assert!(debugger.ask(&long).starts_with('O'));
+    assert_eq!(debugger.hear(), "E01");
     for request in [
         "g1",
         "pd=01",
@@ -82,7 +84,6 @@ fn k25_a_stub_gets_no_number_that_it_has_no_place_for() {
         "qXfer:features:read:target.xml:0",
         "qXfer:features:read:target.xml",
         "qXfer:memory-map:read::ffffffff80000000,1",
-        &long,
     ] {
         assert!(debugger.ask(request).starts_with('E'), "{request}");
     }

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use kdbridge::rsp::RspTarget;
+use kdbridge::rsp::{RspTarget, hex};
 
 use crate::debugger::Debugger;
 use crate::serving::Serving;
@@ -102,4 +102,29 @@ fn k25_a_stub_without_physical_memory_offers_none() {
     for request in ["qqemu.Supported", "Qqemu.PhyMemMode:1"] {
         assert_eq!(debugger.ask(request), "");
     }
+}
+
+/// GDB before 16 takes a text for memory, and for what a monitor prints.
+#[test]
+fn k25_errors_have_a_text_where_gdb_prints_it() {
+    let (_stub, bridge, _heard) = stub("", "");
+    let mut debugger = Debugger::connect(&bridge);
+    let mut second = Debugger::connect(&bridge);
+    assert_eq!(debugger.ask("M1000,1:00"), "OK");
+    debugger.send("vCont;c");
+    assert_eq!(second.ask("qC"), "QC1");
+    assert_eq!(second.ask("m1000,4"), "E0e");
+    assert_eq!(second.ask("qThreadExtraInfo,1"), "");
+    let printed = hex::encode(b"the target does not answer while its kernel runs\n");
+    assert_eq!(second.ask("qRcmd,3f"), format!("O{printed}"));
+    assert_eq!(second.hear(), "E01");
+    let text = "E.the target does not answer while its kernel runs";
+    assert_eq!(second.ask("g"), text);
+    assert!(
+        second
+            .ask("qSupported:error-message+;swbreak+")
+            .contains("PacketSize")
+    );
+    assert_eq!(second.ask("m1000,4"), text);
+    assert_eq!(second.ask("qRcmd,3f"), text);
 }
