@@ -167,6 +167,13 @@ impl RspTarget {
                 target.detach()?;
                 Err(error)
             }
+            Err(error) if !error.is_final() => {
+                // QEMU stops its machine for whoever connects, also if it comes to that when nobody is there
+                // any more.
+                let now = Deadline::after(Duration::ZERO);
+                target.link.send(&[b"D"], now).ok();
+                Err(error)
+            }
             greeted => greeted.map(|()| target),
         }
     }

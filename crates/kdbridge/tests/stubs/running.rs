@@ -8,6 +8,7 @@ use std::time::Duration;
 use kdbridge::rsp::RspTarget;
 use kdbridge::rsp::link::Stream;
 use kdbridge::rsp::packet::{self, Decoder, Item};
+use kdbridge::target::TargetError;
 
 use crate::debugger::Debugger;
 use crate::processors::registers;
@@ -30,6 +31,16 @@ struct Qemu {
 }
 
 impl Qemu {
+    /// With a machine that has stopped because somebody has connected.
+    fn at(line: UnixStream, says_stops: bool) -> Self {
+        Self {
+            line,
+            says_stops,
+            runs: false,
+            waits: false,
+        }
+    }
+
     /// Plays it until it is hung up on; gives whether the machine runs then.
     fn play(mut self) -> bool {
         let mut decoder = Decoder::of_requests();
@@ -95,12 +106,7 @@ impl Qemu {
 /// With the bridge in front of it.
 fn serve(says_stops: bool) -> (JoinHandle<bool>, Serving) {
     let (here, there) = UnixStream::pair().unwrap();
-    let qemu = Qemu {
-        line: here,
-        says_stops,
-        runs: false,
-        waits: false,
-    };
+    let qemu = Qemu::at(here, says_stops);
     let qemu = thread::spawn(|| qemu.play());
     let target = RspTarget::over(Stream::Unix(there).prepare().unwrap(), PATIENCE).unwrap();
     (qemu, Serving::start(target, Box::new(|_| None)))
@@ -127,5 +133,17 @@ fn a_machine_that_its_monitor_lets_run_stands_still_for_the_next_request() {
         bridge.stop().unwrap();
         drop(bridge);
         assert!(qemu.join().unwrap(), "the machine stands still");
+    }
+}
+
+#[test]
+fn a_machine_that_stops_for_somebody_who_has_given_up_goes_on() {
+    for says_stops in [true, false] {
+        let (here, there) = UnixStream::pair().unwrap();
+        let line = Stream::Unix(there).prepare().unwrap();
+        let error = RspTarget::over(line, Duration::from_millis(100)).unwrap_err();
+        assert!(matches!(error, TargetError::Unheard(_)), "{error}");
+        let runs = Qemu::at(here, says_stops).play();
+        assert!(runs, "the machine stands still");
     }
 }
