@@ -90,7 +90,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// What the system says.
+    /// What the system says; [`ErrorKind::TimedOut`] if whoever listens there has too much to do.
     pub fn connect(address: &Address, patience: Duration) -> io::Result<Self> {
         let stream = match address {
             Address::Unix(path) => Self::Unix(connect_path(path, patience)?),
@@ -125,15 +125,19 @@ pub(crate) fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     Ok(socket.into())
 }
 
-/// The same, but tries again while there is patience.
+/// The same, but tries again while there is patience: such a socket cannot be waited for.
 fn connect_path(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let deadline = Deadline::after(patience);
     loop {
         match connect_unix(path) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock && !deadline.has_passed() => {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if deadline.has_passed() {
+                    let why = format!("others wait there too, for {} ms", patience.as_millis());
+                    return Err(io::Error::new(ErrorKind::TimedOut, why));
+                }
                 thread::sleep(GLANCE);
             }
-            connected => return connected,
+            result => return result,
         }
     }
 }
@@ -453,6 +457,8 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+
     use super::*;
 
     #[test]
@@ -465,6 +471,21 @@ mod tests {
         assert_eq!(address("/run/a"), Ok(Address::Unix("/run/a".into())));
         assert_eq!(address("host"), Err(AddressError));
         assert_eq!(address("host:99999"), Err(AddressError));
+    }
+
+    #[test]
+    fn a_socket_where_others_wait_is_waited_for_as_long_as_was_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stub");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _waits = UnixStream::connect(&path).unwrap();
+        let address = Address::Unix(path);
+        let error = Stream::connect(&address, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let accepts = thread::spawn(move || listener.accept().map(|_| listener));
+        Stream::connect(&address, Duration::from_secs(20)).unwrap();
+        accepts.join().unwrap().unwrap();
     }
 
     #[test]
