@@ -447,3 +447,27 @@ fn a_confined_program_reports_nothing() {
     let mut command = world.confined("best", &world.entitlements(ALONE));
     ran(command.args(["sh", "-c", &run]).output().expect("run")).fails(4, "1100");
 }
+
+/// Each process that ends leaves another one, which is not the program's child.
+#[test]
+fn however_much_the_program_has_left_its_end_is_told_in_time() {
+    let world = World::of_a_user();
+    let chains = "import os, time\n\
+         for _ in range(60):\n\
+         \x20   if os.fork() == 0:\n\
+         \x20       end = time.monotonic() + 60\n\
+         \x20       while time.monotonic() < end:\n\
+         \x20           os.setsid() if os.getpgrp() != os.getpid() else None\n\
+         \x20           if os.fork() != 0:\n\
+         \x20               os._exit(0)\n\
+         \x20       os._exit(0)\n\
+         os._exit(5)\n";
+    for isolation in TIERS {
+        let start = Instant::now();
+        let mut command = reporting(&world, isolation, ALONE);
+        let status = command.args(["python3", "-c", chains]).status();
+        assert_eq!(status.expect("run").code(), Some(5), "{isolation}");
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(20), "{isolation}: {took:?}");
+    }
+}

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use portolan_sys::confine::{self, Fork};
 use portolan_sys::signals::Blocked;
@@ -21,6 +22,12 @@ use super::inherited::Inherited;
 use super::{Failure, relay};
 use crate::profile::{Profile, Tier};
 use crate::report;
+
+/// How long what the program has left may take to end.
+const TIME_TO_DIE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether it has, when nothing tells of it.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// Returns in the process that is to become the program, which ends with this one. This one stays
 /// outside, and reports with the right until the program has ended.
@@ -62,7 +69,7 @@ fn report_on(
     // If this goes wrong, no call goes on that waits.
     thread::Builder::new().spawn(move || report::run(socket, right, profile))?;
     let ended = relay::wait(child, signals, |signal| hand_on(tier, child, signal))?;
-    end_the_rest()?;
+    end_the_rest(signals)?;
     Ok(ended.as_raw())
 }
 
@@ -90,16 +97,30 @@ fn to_session(child: Pid, signal: Signal) -> Result<(), Errno> {
     }
 }
 
-/// Ends what the program has left: nobody would answer its calls.
-fn end_the_rest() -> io::Result<()> {
-    loop {
+/// Ends what the program has left: nobody would answer its calls. What cannot be ended in time, because it
+/// goes on to start others or hangs in the kernel, does not keep this process.
+fn end_the_rest(signals: &Blocked) -> io::Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < TIME_TO_DIE {
         for child in children()? {
             kill_process(child, Signal::KILL).ok();
         }
+        if !reap_all()? {
+            return Ok(());
+        }
         // What one of them leaves is a child of this process when that is told of.
-        match rustix::process::wait(WaitOptions::empty()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(Errno::CHILD) => return Ok(()),
+        signals.wait(Some(GLANCE))?;
+    }
+    Ok(())
+}
+
+/// Takes notice of all children that have ended; false if there are no others.
+fn reap_all() -> io::Result<bool> {
+    loop {
+        match rustix::process::wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return Ok(true),
+            Err(Errno::CHILD) => return Ok(false),
             Err(error) => return Err(error.into()),
         }
     }
