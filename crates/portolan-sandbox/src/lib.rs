@@ -21,6 +21,7 @@ mod limit;
 pub mod places;
 pub mod probe;
 pub mod profile;
+mod regular;
 pub mod report;
 pub mod selftest;
 pub mod trace;

@@ -1,15 +1,16 @@
 //! What a call uses.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use portolan_sys::notify::Notification;
-use rustix::fs::{Access, Mode, OFlags, access};
+use rustix::fs::{Access, OFlags, access};
 
 use super::target::{Address, Target};
 use super::{Flags, Step, steps};
+use crate::regular::Regular;
 
 /// Something that a call uses, and that is there and the user's to use: else the call fails anyway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,19 +130,17 @@ fn entry(path: &Path) -> Option<Used> {
 
 /// A script is executed by a program that the kernel opens itself.
 fn executed(path: &Path) -> Vec<Used> {
-    if !path.is_file() || access(path, Access::EXEC_OK).is_err() {
+    let found = Regular::at(path).filter(|file| access(file.path(), Access::EXEC_OK).is_ok());
+    let Some(found) = found else {
         return Vec::new();
-    }
-    let all = [Some(path.to_owned()), interpreter(path)];
+    };
+    let all = [Some(path.to_owned()), interpreter(&found)];
     all.into_iter().flatten().map(Used::Execute).collect()
 }
 
-/// By now it may be something else, that an open could wait for.
-fn interpreter(script: &Path) -> Option<PathBuf> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(script, flags, Mode::empty()).ok()?;
+fn interpreter(script: &Regular) -> Option<PathBuf> {
     let mut start = [0; 256];
-    let read = File::from(file).read_at(&mut start, 0).ok()?;
+    let read = script.open()?.read_at(&mut start, 0).ok()?;
     let line = start[..read].strip_prefix(b"#!")?;
     let line = str::from_utf8(line.split(|byte| *byte == b'\n').next()?).ok()?;
     let interpreter = Path::new(line.split_whitespace().next()?);

@@ -2,15 +2,12 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs::OpenOptions;
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
-
 use crate::entitlements::Folder;
+use crate::regular::Regular;
 
 /// `None` if the user has turned it off by giving it the whole home for a place.
 pub(super) fn place(folder: Folder, home: &Path) -> Option<PathBuf> {
@@ -29,12 +26,8 @@ fn settings(home: &Path) -> Option<Vec<u8>> {
     let path = config
         .unwrap_or_else(|| home.join(".config"))
         .join("user-dirs.dirs");
-    let mut options = OpenOptions::new();
-    let options = options
-        .read(true)
-        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = Regular::at(&path)?.open()?;
     let mut text = Vec::new();
-    let file = options.open(path).ok()?;
     file.take(MAX_BYTES).read_to_end(&mut text).ok()?;
     Some(text)
 }
