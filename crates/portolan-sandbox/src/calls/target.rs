@@ -41,13 +41,14 @@ pub(super) struct Named {
 /// The process that makes a call.
 pub(super) struct Target<'a> {
     call: &'a Notification,
-    memory: File,
+    /// `None` if it cannot be looked into.
+    memory: Option<File>,
 }
 
 impl<'a> Target<'a> {
-    pub(super) fn of(call: &'a Notification) -> Option<Self> {
-        let memory = File::open(format!("/proc/{}/mem", call.thread)).ok()?;
-        Some(Self { call, memory })
+    pub(super) fn of(call: &'a Notification) -> Self {
+        let memory = File::open(format!("/proc/{}/mem", call.thread)).ok();
+        Self { call, memory }
     }
 
     pub(super) fn argument(&self, number: u8) -> u64 {
@@ -57,7 +58,8 @@ impl<'a> Target<'a> {
     /// A number in memory.
     pub(super) fn word(&self, pointer: u8) -> Option<u64> {
         let mut word = [0; 8];
-        let read = self.memory.read_exact_at(&mut word, self.argument(pointer));
+        let memory = self.memory.as_ref()?;
+        let read = memory.read_exact_at(&mut word, self.argument(pointer));
         read.ok().map(|()| u64::from_ne_bytes(word))
     }
 
@@ -90,12 +92,13 @@ impl<'a> Target<'a> {
 
     /// Up to a NUL.
     fn text(&self, address: u64) -> Option<Vec<u8>> {
+        let memory = self.memory.as_ref()?;
         let mut text = Vec::new();
         while text.len() < MAX_PATH {
             let at = address.checked_add(text.len() as u64)?;
             let mut piece = [0; PIECE];
             let room = PIECE - (at % PIECE as u64) as usize;
-            let read = self.memory.read_at(&mut piece[..room], at).ok()?;
+            let read = memory.read_at(&mut piece[..room], at).ok()?;
             let end = piece[..read].iter().position(|byte| *byte == 0);
             text.extend_from_slice(&piece[..end.unwrap_or(read)]);
             match end {
@@ -114,7 +117,8 @@ impl<'a> Target<'a> {
         let mut bytes = [0; 110];
         let length = (self.argument(pointer + 1) as usize).min(bytes.len());
         let at = self.argument(pointer);
-        let read = self.memory.read_at(&mut bytes[..length], at).ok()?;
+        let memory = self.memory.as_ref()?;
+        let read = memory.read_at(&mut bytes[..length], at).ok()?;
         let (family, rest) = bytes.get(..read)?.split_first_chunk()?;
         match u16::from_ne_bytes(*family) {
             UNIX => {

@@ -42,16 +42,14 @@ pub(crate) struct Seen {
     pub(crate) here: Option<PathBuf>,
 }
 
-/// What a call uses; nothing if its process cannot be looked into, or has ended.
+/// What a call uses. If its process cannot be looked into, or has ended, only what the arguments say
+/// themselves: that a socket is made.
 pub(crate) fn seen(call: &Notification) -> Vec<Seen> {
-    let steps = steps(call.architecture, call.number);
     let target = Target::of(call);
-    let seen = target.iter().flat_map(|target| {
-        let steps = steps.iter();
-        steps.flat_map(|step| match step.is_of_a_socket() {
-            true => socket(target, *step),
-            false => file(target, *step),
-        })
+    let steps = steps(call.architecture, call.number).iter();
+    let seen = steps.flat_map(|step| match step.is_of_a_socket() {
+        true => socket(&target, *step),
+        false => file(&target, *step),
     });
     seen.collect()
 }
@@ -171,4 +169,32 @@ fn of_the_network(target: &Target<'_>) -> Option<Used> {
     let datagrams = target.argument(1) & KIND == DATAGRAMS;
     let is_network = NETWORK.contains(&target.argument(0));
     is_network.then_some(Used::Socket { datagrams })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filter::Architecture;
+
+    #[test]
+    fn that_a_socket_is_made_is_seen_without_looking_into_the_process() {
+        let here = Architecture::current().expect("an architecture");
+        let nobodys = |name: &str, arguments| Notification {
+            id: 0,
+            thread: 0,
+            number: here.number(name).expect("a number"),
+            architecture: here.token(),
+            arguments,
+        };
+        let used = |name, arguments| {
+            let seen = seen(&nobodys(name, arguments)).into_iter();
+            seen.map(|seen| seen.used).collect::<Vec<_>>()
+        };
+        let datagrams = |datagrams| vec![Used::Socket { datagrams }];
+        assert_eq!(used("socket", [2, 1, 0, 0, 0, 0]), datagrams(false));
+        assert_eq!(used("socket", [10, 2, 0, 0, 0, 0]), datagrams(true));
+        assert_eq!(used("socket", [1, 1, 0, 0, 0, 0]), []);
+        assert_eq!(used("connect", [3, 1 << 12, 16, 0, 0, 0]), []);
+        assert_eq!(used("openat", [0, 1 << 12, 0, 0, 0, 0]), []);
+    }
 }
