@@ -220,6 +220,9 @@ pub(crate) struct Run {
     /// That costs each open and each start of a program a detour through another process, and when
     /// the program ends, what it has started ends too. Without it, the log has the refusals of the
     /// bootstrap server only.
+    ///
+    /// It is for finding out what a program lacks, not for programs that nobody trusts: the walls hold,
+    /// but each path that the program names is looked at outside of them, which somebody there may see.
     #[arg(long, conflicts_with = "trace")]
     pub(crate) report: bool,
     /// What the program is called in the log and the list; its file name if not given.
