@@ -19,7 +19,11 @@ use rustix::process::Signal;
 
 /// Signals that are blocked in the thread that made this.
 #[derive(Clone, Copy)]
-pub struct Blocked(libc::sigset_t);
+pub struct Blocked {
+    set: libc::sigset_t,
+    /// Those of them that were ignored before, each a bit.
+    ignored: u128,
+}
 
 impl Blocked {
     /// Blocks these signals in the calling thread and in those it makes from now on. A signal that
@@ -34,15 +38,18 @@ impl Blocked {
         check(unsafe { libc::sigemptyset(set.as_mut_ptr()) })?;
         // SAFETY: initialised by the call before.
         let mut set = unsafe { set.assume_init() };
+        let mut ignored = 0;
         for signal in signals {
             // SAFETY: no code of this process is called for it from now on.
-            if unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) } == libc::SIG_ERR {
-                return Err(io::Error::last_os_error());
+            match unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) } {
+                libc::SIG_ERR => return Err(io::Error::last_os_error()),
+                libc::SIG_IGN => ignored |= 1 << signal.as_raw(),
+                _ => {}
             }
             // SAFETY: `set` is an initialised set.
             check(unsafe { libc::sigaddset(&raw mut set, signal.as_raw()) })?;
         }
-        let blocked = Self(set);
+        let blocked = Self { set, ignored };
         blocked.block()?;
         Ok(blocked)
     }
@@ -61,7 +68,7 @@ impl Blocked {
         loop {
             // SAFETY: the set is initialised; `time` is null or points to a value that lives as
             // long as this call.
-            let signal = unsafe { libc::sigtimedwait(&raw const self.0, ptr::null_mut(), time) };
+            let signal = unsafe { libc::sigtimedwait(&raw const self.set, ptr::null_mut(), time) };
             if signal > 0 {
                 return Ok(Signal::from_named_raw(signal));
             }
@@ -92,9 +99,25 @@ impl Blocked {
         self.mask(libc::SIG_UNBLOCK)
     }
 
+    /// [Unblocks](Self::unblock) them, and ignores again what was ignored before, as a program expects that is
+    /// started with nohup(1) or in the background. For a process that is to become a program.
+    ///
+    /// # Errors
+    ///
+    /// As for [`unblock`](Self::unblock).
+    pub fn give_back(&self) -> io::Result<()> {
+        for signal in (0..128).filter(|signal| self.ignored & 1 << signal != 0) {
+            // SAFETY: no code of this process is called for it.
+            if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        self.unblock()
+    }
+
     fn mask(&self, how: libc::c_int) -> io::Result<()> {
         // SAFETY: the set is initialised, and the old one is not asked for.
-        match unsafe { libc::pthread_sigmask(how, &raw const self.0, ptr::null_mut()) } {
+        match unsafe { libc::pthread_sigmask(how, &raw const self.set, ptr::null_mut()) } {
             0 => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }

@@ -471,3 +471,29 @@ fn however_much_the_program_has_left_its_end_is_told_in_time() {
         assert!(took < Duration::from_secs(20), "{isolation}: {took:?}");
     }
 }
+
+#[test]
+fn what_is_ignored_stays_ignored() {
+    let world = World::of_a_user();
+    let file = world
+        .write("entitlements.toml", ALONE)
+        .display()
+        .to_string();
+    for isolation in TIERS {
+        for report in [&["--report"][..], &[]] {
+            let run = world.command(["run", "--label", "test.app", "--entitlements", &file]);
+            let ignoring = ["-c", "trap '' HUP INT; exec \"$@\"", "sh"];
+            let mut command = world.other_command("sh", ignoring);
+            command.arg(run.get_program()).args(run.get_args());
+            command.args(["--isolation", isolation]).args(report);
+            command.args([
+                "--",
+                "sh",
+                "-c",
+                "kill -HUP $$; kill -INT $$; echo survived",
+            ]);
+            let output = ran(command.output().expect("run"));
+            assert_eq!(output.stdout, b"survived\n", "{isolation} {report:?}");
+        }
+    }
+}

@@ -110,7 +110,16 @@ impl World {
         &self,
         arguments: impl IntoIterator<Item = S>,
     ) -> Command {
-        let mut command = Command::new(&self.program);
+        self.other_command(&self.program, arguments)
+    }
+
+    /// Another command, as who is in this world.
+    pub(crate) fn other_command<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        program: impl AsRef<std::ffi::OsStr>,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let mut command = Command::new(program);
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }

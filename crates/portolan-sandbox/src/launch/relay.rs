@@ -151,7 +151,7 @@ impl First {
             Fork::Child => {
                 drop((nothing, status));
                 setsid().map_err(|error| Failure::Process(error.into()))?;
-                signals.unblock().map_err(Failure::Process)?;
+                signals.give_back().map_err(Failure::Process)?;
                 Ok(inherited)
             }
             Fork::Parent(child) => {

@@ -45,7 +45,7 @@ pub(crate) fn stay_outside(
             relay::die_with_parent(&theirs).map_err(Failure::Process)?;
             // What a terminal or a server says to the group of its parent comes through that only.
             setsid().map_err(|error| Failure::Process(error.into()))?;
-            signals.unblock().map_err(Failure::Process)?;
+            signals.give_back().map_err(Failure::Process)?;
             Ok(inherited.with_reporter(theirs))
         }
         Fork::Parent(child) => {
