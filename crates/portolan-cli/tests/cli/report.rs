@@ -20,6 +20,9 @@ const ALONE: &str = "\"com.apple.security.app-sandbox\" = true\n";
 
 const FILES: &str = "com.apple.security.temporary-exception.files";
 
+/// A directory that nobody is granted. That it is opened is reported after what was refused before.
+const MARKER: &str = "/var/lib";
+
 fn reporting(world: &World, isolation: &str, entitlements: &str) -> Command {
     let file = world.write("entitlements.toml", entitlements);
     let mut command = world.command(["run", "--report", "--label", "test.app"]);
@@ -76,6 +79,19 @@ fn remedy(line: &Value) -> String {
     }
 }
 
+/// What else is reported of a script by the time that the refusal at its end is.
+fn reported(world: &World, isolation: &str, entitlements: &str, what: &str) -> (Ran, Vec<Value>) {
+    let before = last(world);
+    let marked = format!("({what}); code=$?; cat {MARKER}; exit $code");
+    let ran = script(world, isolation, entitlements, &marked);
+    let marker = refusal(world, before, "file-read", MARKER);
+    let number = |line: &Value| line["number"].as_u64().expect("a number");
+    let within = before + 1..number(&marker);
+    let lines = lines(world).into_iter();
+    let lines = lines.filter(|line| within.contains(&number(line)));
+    (ran, lines.collect())
+}
+
 fn executable(world: &World, name: &str) -> String {
     let path = world.write(name, "#!/bin/sh\necho ran\n");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permissions");
@@ -92,12 +108,14 @@ fn is_reported_and_granted(world: &World, what: &str, (operation, name, key): (&
         assert_eq!(line["label"], "test.app");
         assert_eq!(line["key"], key, "{isolation} {line}");
         assert!(line["pid"].as_u64().is_some_and(|pid| pid > 1), "{line}");
-        let before = last(world);
         let granted = format!("{ALONE}{}", remedy(&line));
-        script(world, isolation, &granted, what).ok();
-        let after = lines(world).into_iter();
-        let mut after = after.filter(|line| line["number"].as_u64() > Some(before));
-        let again = after.find(|line| line["operation"] == operation && line["name"] == name);
+        let (ran, lines) = reported(world, isolation, &granted, what);
+        ran.ok();
+        let again = lines.iter().find(|again| {
+            ["operation", "name"]
+                .iter()
+                .all(|key| again[key] == line[key])
+        });
         assert_eq!(again, None, "{isolation} {granted}");
     }
 }
@@ -135,15 +153,9 @@ fn a_home_that_is_granted_piece_by_piece_is_reported_if_it_is_not_listed() {
     let granted = format!("{ALONE}\"{FILES}.home-relative-path.read-only\" = [\"/\"]\n");
     let list = format!("exec python3 -c 'import os; os.listdir({home:?})'");
     for isolation in TIERS {
-        let before = last(&world);
-        match script(&world, isolation, &granted, &list).code {
-            Some(0) => {
-                let lines = lines(&world).into_iter();
-                let mut after = lines.filter(|line| line["number"].as_u64() > Some(before));
-                assert_eq!(after.find(|line| line["name"] == home), None, "{isolation}");
-            }
-            _ => drop(refusal(&world, before, "file-read", home)),
-        }
+        let (ran, lines) = reported(&world, isolation, &granted, &list);
+        let is_reported = lines.iter().any(|line| line["name"] == home);
+        assert_eq!(is_reported, ran.code != Some(0), "{isolation}");
     }
 }
 
@@ -181,6 +193,23 @@ fn the_network_is_reported_with_its_entitlement() {
     }
 }
 
+/// The arguments say it themselves: nobody has to look into the program.
+#[test]
+fn a_program_that_nobody_can_look_into_is_reported_to_make_a_socket() {
+    let world = World::of_a_user();
+    let program = "import ctypes, socket\n\
+         PR_SET_DUMPABLE = 4\n\
+         assert ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0) == 0\n\
+         socket.socket()\n";
+    for isolation in TIERS {
+        let before = last(&world);
+        let mut command = reporting(&world, isolation, ALONE);
+        let output = command.args(["python3", "-c", program]).output();
+        ran(output.expect("run")).fails(1, "PermissionError");
+        refusal(&world, before, "network-outbound", "");
+    }
+}
+
 #[test]
 fn without_the_option_and_without_walls_nothing_is_reported() {
     let world = World::of_a_user();
@@ -194,7 +223,13 @@ fn without_the_option_and_without_walls_nothing_is_reported() {
     let mut plain = world.confined("best", &world.write("entitlements.toml", ""));
     let plain = ran(plain.args(["sh", "-c", count]).output().expect("run"));
     assert_eq!(script(&world, "best", "", count).ok(), plain.ok());
-    assert_eq!(lines(&world), Vec::<Value>::new());
+    script(&world, "best", ALONE, &format!("cat {MARKER}"));
+    refusal(&world, 0, "file-read", MARKER);
+    let names: Vec<_> = lines(&world)
+        .iter()
+        .map(|line| line["name"].clone())
+        .collect();
+    assert_eq!(names, [MARKER]);
     let both = world.run(["run", "--trace", "--report", "--", "true"]);
     both.fails(2, "--report");
 }
@@ -220,28 +255,58 @@ fn who_follows_reads_it_in_words() {
     assert!(log.contains(&says[3..]), "{log}");
 }
 
+/// Each refusal has a line of its own, or is in the number of a line after it.
 #[test]
 fn of_a_flood_the_log_has_a_part_and_the_number() {
-    let world = World::of_a_user();
-    let notes = world.write("notes", "x").display().to_string();
-    let flood = format!(
-        "import os\n\
-         for _ in range(5000):\n\
-         \x20   try: os.open({notes:?}, 0)\n\
-         \x20   except OSError: pass\n"
-    );
+    const FLOOD: u64 = 200;
     for isolation in TIERS {
-        let before = last(&world);
+        let world = World::of_a_user();
+        let notes = world.write("notes", "x").display().to_string();
+        (0..100).for_each(|number| drop(world.write(&format!("after{number}"), "x")));
+        let after = world.path("after").display().to_string();
+        let flood = format!(
+            "import os, time\n\
+             def refused(name):\n\
+             \x20   try: os.open(name, 0)\n\
+             \x20   except OSError: pass\n\
+             for _ in range({FLOOD}): refused({notes:?})\n\
+             for number in range(100):\n\
+             \x20   time.sleep(.1)\n\
+             \x20   refused({after:?} + str(number))\n"
+        );
+        world.run(["list"]).ok();
         let mut command = reporting(&world, isolation, ALONE);
-        let output = command.args(["python3", "-c", &flood]).output();
-        ran(output.expect("run")).ok();
-        refusal(&world, before, "file-read", &notes);
-        let lines = lines(&world);
-        assert!(lines.len() <= 128, "{} are kept", lines.len());
+        let flooding = Running::start(command.args(["python3", "-c", &flood]));
+        let (part, end) = until(&world, &notes, &after);
+        flooding.kill();
+        let left_out = |line: &Value| line["left_out"].as_u64().expect("a number");
+        let name = end["name"].as_str().expect("a name");
+        let number: u64 = name[after.len()..].parse().expect("its number");
+        assert!(part.len() <= 128, "{} are kept", part.len());
+        let told = part.iter().map(|line| 1 + left_out(line)).sum::<u64>() + left_out(&end);
+        assert_eq!(told, FLOOD + number, "{isolation}");
         // Another that was refused nothing as often is in the log nevertheless.
         let mut other = world.confined("best", &world.entitlements(ALONE));
         other.args(["sh", "-c", "$portolan lookup other.x"]);
         ran(other.output().expect("run")).fails(4, "1100");
+    }
+}
+
+/// The refusals of a name, and the first one of a name that begins with another.
+fn until(world: &World, name: &str, end: &str) -> (Vec<Value>, Value) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let lines = lines(world);
+        let is_end = |line: &Value| {
+            line["name"]
+                .as_str()
+                .is_some_and(|name| name.starts_with(end))
+        };
+        if let Some(at) = lines.iter().position(is_end) {
+            let part = lines[..at].iter().filter(|line| line["name"] == name);
+            return (part.cloned().collect(), lines[at].clone());
+        }
+        assert!(Instant::now() < deadline, "{lines:?}");
     }
 }
 
