@@ -337,13 +337,12 @@ fn when_the_reporter_is_killed_nothing_opens() {
         let mut said = String::new();
         let out = running.child.stdout.as_mut().expect("piped");
         out.read_to_string(&mut said).expect("its end");
-        let expected = match said.is_empty() {
-            // In namespaces all of it ends.
-            true => "",
-            false => "ENOSYS ENOSYS ENOSYS ENOSYS ",
-        };
-        assert_eq!(said, expected);
-        assert!(isolation != "T1" || !said.is_empty(), "it was ended");
+        let whole = "ENOSYS ".repeat(4);
+        match isolation {
+            "T1" => assert_eq!(said, whole),
+            // In namespaces all of it ends, at some time.
+            _ => assert!(whole.starts_with(&said), "{said}"),
+        }
     }
 }
 
