@@ -337,14 +337,7 @@ pub fn segments(memory: &mut dyn Memory, kext: &Kext) -> Result<Vec<Segment>, Re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Nothing;
-
-    impl Memory for Nothing {
-        fn read(&mut self, at: u64, _: &mut [u8]) -> Result<(), TargetError> {
-            Err(TargetError::Unreadable(at))
-        }
-    }
+    use crate::symbols::testing::Nothing;
 
     #[test]
     fn no_place_is_below_address_0() {

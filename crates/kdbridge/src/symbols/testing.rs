@@ -7,6 +7,15 @@ use tempfile::NamedTempFile;
 use crate::elf::{FileHeader, SHF_COMPRESSED, SectionHeader};
 use crate::target::{Memory, TargetError};
 
+/// Memory in which nothing is.
+pub(crate) struct Nothing;
+
+impl Memory for Nothing {
+    fn read(&mut self, at: u64, _: &mut [u8]) -> Result<(), TargetError> {
+        Err(TargetError::Unreadable(at))
+    }
+}
+
 /// Sections that become a file.
 pub(crate) struct Elf {
     kind: u16,

@@ -197,14 +197,7 @@ fn library(extension: &Extension) -> Option<Library> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Nothing;
-
-    impl Memory for Nothing {
-        fn read(&mut self, at: u64, _: &mut [u8]) -> Result<(), TargetError> {
-            Err(TargetError::Unreadable(at))
-        }
-    }
+    use crate::symbols::testing::Nothing;
 
     fn kext(number: u8) -> Kext {
         Kext {
