@@ -93,18 +93,8 @@ pub struct Violation {
     pub at_ms: u64,
     /// String. Who wanted it.
     pub label: JobLabel,
-    /// The process that wanted it.
-    pub pid: Option<u32>,
-    /// `u32`. Refusals to the same label since its last violation that there was no room for.
-    pub left_out: u32,
-    /// String. What for, such as `mach-lookup`.
-    pub operation: Text<MAX_OPERATION_BYTES>,
-    /// String. On what, such as a name; may be empty.
-    pub name: Text<MAX_PATH_BYTES>,
-    /// String. The entitlement that would have allowed it; empty if none does.
-    pub key: Text<MAX_REASON_BYTES>,
-    /// String. A value of it that would have; empty for one that is true or false.
-    pub value: Text<MAX_PATH_BYTES>,
+    /// What was refused.
+    pub refusal: Report,
 }
 
 impl Violation {
@@ -112,12 +102,7 @@ impl Violation {
         out.extend(self.number.to_le_bytes());
         out.extend(self.at_ms.to_le_bytes());
         put_string(out, self.label.as_str());
-        put_pid(out, self.pid);
-        out.extend(self.left_out.to_le_bytes());
-        put_string(out, &self.operation);
-        put_string(out, &self.name);
-        put_string(out, &self.key);
-        put_string(out, &self.value);
+        self.refusal.encode(out);
     }
 
     fn decode(cursor: &mut Cursor<'_>) -> Result<Self, DecodeError> {
@@ -125,27 +110,22 @@ impl Violation {
             number: cursor.u64()?,
             at_ms: cursor.u64()?,
             label: take_label(cursor)?,
-            pid: take_pid(cursor)?,
-            left_out: cursor.u32()?,
-            operation: take_text(cursor)?,
-            name: take_text(cursor)?,
-            key: take_text(cursor)?,
-            value: take_text(cursor)?,
+            refusal: Report::decode(cursor)?,
         })
     }
 }
 
-/// What the kernel has refused to a confined program:
+/// A refusal: in a [`Violation`], and when it was the kernel's, in a
 /// [`Report`](crate::bootstrap::Operation::Report).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The process that wanted it.
     pub pid: Option<u32>,
-    /// `u32`. Refusals since the last report that are not reported.
+    /// `u32`. Refusals to the same program since the last one that is told, which are not told.
     pub left_out: u32,
-    /// String. What for, such as `file-read`.
+    /// String. What for, such as `mach-lookup` or `file-read`.
     pub operation: Text<MAX_OPERATION_BYTES>,
-    /// String. On what, such as a path; may be empty.
+    /// String. On what, such as a name or a path; may be empty.
     pub name: Text<MAX_PATH_BYTES>,
     /// String. The entitlement that would have allowed it; empty if none does.
     pub key: Text<MAX_REASON_BYTES>,

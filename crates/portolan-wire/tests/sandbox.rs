@@ -28,12 +28,14 @@ fn violations() -> Violations {
             number: 0x0102_0304_0506_0708,
             at_ms: 1_700_000_000_000,
             label: "a.b".parse().expect("a label"),
-            pid: Some(7),
-            left_out: 2,
-            operation: "mach-lookup".into(),
-            name: "c.d".into(),
-            key: "k".into(),
-            value: "v".into(),
+            refusal: Report {
+                pid: Some(7),
+                left_out: 2,
+                operation: "mach-lookup".into(),
+                name: "c.d".into(),
+                key: "k".into(),
+                value: "v".into(),
+            },
         }],
     }
 }

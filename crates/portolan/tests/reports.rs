@@ -51,12 +51,16 @@ fn what_is_reported_is_told_of_the_program() {
     right.send(report("/b", 3), Timeout::NEVER).expect("send");
     let known = violations(&server, 2);
     let told: Vec<_> = { known.iter() }
-        .map(|one| (one.label.clone(), one.pid, &*one.name, one.left_out))
+        .map(|one| (&one.label, &one.refusal))
+        .map(|(label, one)| (label.clone(), one.pid, &*one.name, one.left_out))
         .collect();
     let expected = [("/a", 0), ("/b", 3)];
     let expected = expected.map(|(name, left_out)| (label(), Some(7), name, left_out));
     assert_eq!(told, expected);
-    assert_eq!((&*known[0].key, &*known[0].value), ("a.key", ""));
+    assert_eq!(
+        (&*known[0].refusal.key, &*known[0].refusal.value),
+        ("a.key", "")
+    );
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn a_right_to_report_does_nothing_else_and_no_other_reports() {
             .violations(0)
             .expect("violations")
             .iter()
-            .all(|one| one.name.is_empty())
+            .all(|one| one.refusal.name.is_empty())
     );
 }
 
@@ -114,5 +118,5 @@ fn what_is_no_report_is_ignored() {
         .expect("send");
     let known = violations(&server, 1);
     assert_eq!(known.len(), 1);
-    assert_eq!(&*known[0].name, "/last");
+    assert_eq!(&*known[0].refusal.name, "/last");
 }

@@ -8,7 +8,7 @@ use portolan_wire::label::JobLabel;
 
 use super::{Bootstrap, BootstrapError, read, take_send};
 
-pub use portolan_wire::sandbox::{BoundJob, Bounds, Violation};
+pub use portolan_wire::sandbox::{BoundJob, Bounds, Report, Violation};
 
 impl Bootstrap {
     /// What binds a program: a job that is loaded, or the last program that was given a right with

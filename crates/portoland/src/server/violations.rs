@@ -11,7 +11,7 @@ use portolan_port::{Message, SendOnceRight};
 use portolan_sandbox::Limit;
 use portolan_wire::bootstrap::{Operation, Reply};
 use portolan_wire::label::JobLabel;
-use portolan_wire::sandbox::{self, MAX_VIOLATIONS, Violation};
+use portolan_wire::sandbox::{self, MAX_VIOLATIONS, Report, Violation};
 
 use super::answer::done;
 use super::store::{Kind, Store};
@@ -79,12 +79,14 @@ impl Violations {
             number: self.last,
             at_ms: now_ms(),
             label: label.clone(),
-            pid: Some(pid),
-            left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
-            operation: refusal.operation.as_str().into(),
-            name: refusal.name.into(),
-            key: refusal.key.into(),
-            value: refusal.value.into(),
+            refusal: Report {
+                pid: Some(pid),
+                left_out: u32::try_from(left_out).unwrap_or(u32::MAX),
+                operation: refusal.operation.as_str().into(),
+                name: refusal.name.into(),
+                key: refusal.key.into(),
+                value: refusal.value.into(),
+            },
         };
         store.put_bytes(Kind::Violation, self.last, &one(violation.clone()));
         program.kept.push_back(violation);

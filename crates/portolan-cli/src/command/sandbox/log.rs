@@ -1,7 +1,7 @@
 //! `portolan sandbox log`.
 
 use portolan::bootstrap::Bootstrap;
-use portolan::bootstrap::sandbox::Violation;
+use portolan::bootstrap::sandbox::{Report, Violation};
 use serde::Serialize;
 
 use crate::args::sandbox::Violations;
@@ -37,16 +37,15 @@ fn print(options: &Violations, violation: &Violation) -> anyhow::Result<()> {
 }
 
 fn text(violation: &Violation) -> String {
-    let Violation {
-        label,
+    let label = &violation.label;
+    let Report {
         pid,
         operation,
         name,
         key,
         value,
         left_out,
-        ..
-    } = violation;
+    } = &violation.refusal;
     let time = time(violation);
     let pid = pid.map(|pid| format!("[{pid}]")).unwrap_or_default();
     let name = match &**name {
@@ -89,17 +88,18 @@ struct Line<'a> {
 
 impl<'a> From<&'a Violation> for Line<'a> {
     fn from(violation: &'a Violation) -> Self {
+        let refusal = &violation.refusal;
         let some = |text: &'a str| (!text.is_empty()).then_some(text);
         Self {
             number: violation.number,
             time: time(violation),
             label: violation.label.as_str(),
-            pid: violation.pid,
-            operation: &violation.operation,
-            name: some(&violation.name),
-            key: some(&violation.key),
-            value: some(&violation.value),
-            left_out: violation.left_out,
+            pid: refusal.pid,
+            operation: &refusal.operation,
+            name: some(&refusal.name),
+            key: some(&refusal.key),
+            value: some(&refusal.value),
+            left_out: refusal.left_out,
         }
     }
 }
